@@ -1,0 +1,250 @@
+"""Replay 69,659 real sales over eight connections, once for each way of deducting stock, and count what got lost.
+
+Every way gets a database of its own with a fresh stock table. What customers were told is counted by the connections,
+what left the stock is read from the table afterwards: `units lost` is the difference. Nothing is slowed down or staged.
+Ends with status 1 when decrement_inventory lost or oversold a unit, or when read-then-write lost none.
+"""
+
+import csv
+import gzip
+import multiprocessing
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import psycopg
+
+from dev.server import Server
+
+HERE = Path(__file__).parent
+CONNECTIONS = 8
+PROGRESS_EVERY = 100  # sales between two reports of one connection
+
+TRY_BY_HAND = """\
+CREATE EXTENSION IF NOT EXISTS inventory_ext;
+CREATE TABLE cds (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), title text, quantity numeric(12,2) NOT NULL);
+INSERT INTO cds (title, quantity) VALUES ('Kind of Blue', 11.52);
+SELECT attach_inventory('cds');
+SELECT decrement_inventory(id, 1) FROM cds WHERE title = 'Kind of Blue';
+SELECT title, quantity FROM cds;
+"""
+
+
+class Sale(NamedTuple):
+    product: uuid.UUID
+    units: int
+
+
+def load_sales(path: Path = HERE / "cdnow_sales.csv.gz") -> list[Sale]:
+    """The sales in order of date. The set has no product codes: a product is a price point."""
+    with gzip.open(path, "rt", newline="") as lines:
+        return [
+            Sale(uuid.uuid5(uuid.NAMESPACE_URL, f"cdnow:{row['unit_price_cents']}"), int(row["quantity"]))
+            for row in csv.DictReader(lines)
+        ]
+
+
+def opening_stock(sales: list[Sale]) -> dict[uuid.UUID, int]:
+    """Each product's whole demand, but only three quarters of it for every fifth product: those sell out."""
+    demand: Counter[uuid.UUID] = Counter()
+    for sale in sales:
+        demand[sale.product] += sale.units
+    return {
+        product: units * 3 // 4 if number % 5 == 0 else units
+        for number, (product, units) in enumerate(sorted(demand.items()))
+    }
+
+
+# --- the ways: each serves sales in order and yields, for each, whether the customer was told "sold" ---
+
+
+def read_then_write(connection: psycopg.Connection, sales: list[Sale]) -> Iterator[bool]:
+    """The original bug: the application reads the quantity, computes, and writes the result back."""
+    for sale in sales:
+        row = connection.execute("SELECT quantity FROM inventory WHERE id = %s", [sale.product]).fetchone()
+        enough = row[0] >= sale.units
+        if enough:
+            left = row[0] - sale.units
+            connection.execute("UPDATE inventory SET quantity = %s WHERE id = %s", [left, sale.product])
+        yield enough
+
+
+def call_function(function: str, refusal: str, connection: psycopg.Connection, sales: list[Sale]) -> Iterator[bool]:
+    """One call a sale; `refusal` is the SQLSTATE that means "not enough", any other error ends the demo."""
+    for sale in sales:
+        try:
+            connection.execute(f"SELECT {function}(%s, %s::numeric)", sale)
+            yield True
+        except psycopg.Error as error:
+            if error.diag.sqlstate != refusal:
+                raise
+            yield False
+
+
+@dataclass(frozen=True)
+class Way:
+    name: str
+    prepare: str  # SQL, run once its stock table stands
+    serve: Callable[[psycopg.Connection, list[Sale]], Iterator[bool]]
+
+
+READ_THEN_WRITE = Way("read, then write", "", read_then_write)
+BY_HAND = Way("PL/pgSQL by hand", (HERE / "handwritten.sql").read_text(), partial(call_function, "sell_by_hand", "P0001"))
+EXTENSION = Way(
+    "decrement_inventory",
+    "CREATE EXTENSION inventory_ext; SELECT attach_inventory('inventory')",
+    partial(call_function, "decrement_inventory", "IV001"),
+)
+WAYS = [READ_THEN_WRITE, BY_HAND, EXTENSION]
+
+
+# --- one replay ---
+
+
+@dataclass(frozen=True)
+class Result:
+    way: Way
+    sales: int
+    sold: int  # units that customers were told they have
+    deducted: int  # units that left the stock table
+    refused: int  # sales refused for want of stock
+    oversold: int  # units sold beyond what the products had
+    seconds: float
+
+    @property
+    def lost(self) -> int:
+        return self.sold - self.deducted
+
+
+def open_shop(connection: psycopg.Connection, way: Way, stock: dict[uuid.UUID, int]) -> None:
+    connection.execute("CREATE TABLE inventory (id uuid PRIMARY KEY, quantity integer NOT NULL)")
+    with connection.cursor().copy("COPY inventory (id, quantity) FROM STDIN") as copy:
+        for item in stock.items():
+            copy.write_row(item)
+    if way.prepare:
+        connection.execute(way.prepare)
+
+
+@dataclass
+class Share:
+    """What one connection did."""
+
+    told: Counter[uuid.UUID]  # units of each product that its customers were told they have
+    refused: int
+    started: float
+    ended: float = 0.0
+
+
+def one_connection(dsn: str, way: Way, number: int, sales: list[Sale]) -> Share:
+    """Serve this connection's share, in a process of its own; all connections start together."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        START.wait(timeout=60)
+        share = Share(Counter(), 0, time.monotonic())
+        for done, (sale, sold) in enumerate(zip(sales, way.serve(connection, sales), strict=True), start=1):
+            if sold:
+                share.told[sale.product] += sale.units
+            else:
+                share.refused += 1
+            if done % PROGRESS_EVERY == 0 or done == len(sales):
+                DONE[number] = done
+        share.ended = time.monotonic()
+    return share
+
+
+def share_with_workers(start, done) -> None:
+    global START, DONE
+    START, DONE = start, done
+
+
+def replay(dsn: str, way: Way, sales: list[Sale], progress: Callable[[Way, int, int], None]) -> Result:
+    """Replay the sales, dealt in turn to the connections, in the empty database that `dsn` names."""
+    stock = opening_stock(sales)
+    context = multiprocessing.get_context("fork")
+    start, done = context.Barrier(CONNECTIONS), context.Array("i", CONNECTIONS)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        open_shop(connection, way, stock)
+        with ProcessPoolExecutor(CONNECTIONS, context, share_with_workers, (start, done)) as pool:
+            futures = [
+                pool.submit(one_connection, dsn, way, number, sales[number::CONNECTIONS])
+                for number in range(CONNECTIONS)
+            ]
+            while wait(futures, timeout=0.2).not_done:
+                if any(future.done() and future.exception() for future in futures):
+                    start.abort()  # the others don't wait for one that failed
+                progress(way, sum(done), len(sales))
+            shares = [future.result() for future in futures]
+        closing = dict(connection.execute("SELECT id, quantity FROM inventory").fetchall())
+    progress(way, len(sales), len(sales))
+    told = sum((share.told for share in shares), Counter())
+    return Result(
+        way=way,
+        sales=len(sales),
+        sold=told.total(),
+        deducted=sum(stock.values()) - sum(closing.values()),
+        refused=sum(share.refused for share in shares),
+        oversold=sum(max(0, units - stock[product]) for product, units in told.items()),
+        seconds=max(share.ended for share in shares) - min(share.started for share in shares),
+    )
+
+
+# --- what is shown ---
+
+
+def show_progress(way: Way, done: int, total: int) -> None:
+    """One line a way: brought up to date in place on a terminal, printed once at the end elsewhere."""
+    line = f"  {way.name:<20} {done:>6,} of {total:,} sales"
+    if sys.stdout.isatty():
+        print(f"\r{line}", end="\n" if done == total else "", flush=True)
+    elif done == total:
+        print(line, flush=True)
+
+
+def table(results: list[Result]) -> str:
+    rows = [("way", "sales", "units sold", "units deducted", "units lost", "refused", "seconds")]
+    for r in results:
+        figures = (f"{figure:,}" for figure in (r.sales, r.sold, r.deducted, r.lost, r.refused))
+        rows.append((r.way.name, *figures, f"{r.seconds:.1f}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    )
+
+
+def verdict(results: list[Result]) -> tuple[bool, str]:
+    by_way = {result.way: result for result in results}
+    bug, ours = by_way[READ_THEN_WRITE], by_way[EXTENSION]
+    parts = [f"{r.way.name}: {r.lost:,} units lost, {r.oversold:,} oversold" for r in results]
+    if ours.lost or ours.oversold:
+        return False, f"WRONG. decrement_inventory must lose and oversell nothing. {'; '.join(parts)}."
+    if not bug.lost:
+        return False, f"NOT SHOWN. read-then-write lost nothing in this run. {'; '.join(parts)}."
+    return True, f"RIGHT. Every unit decrement_inventory sold left the stock once. {'; '.join(parts)}."
+
+
+def main() -> int:
+    sales = load_sales()
+    stock = opening_stock(sales)
+    with Server(pg="18", settings={"synchronous_commit": "off"}) as server:
+        with psycopg.connect(server.dsn(), autocommit=True) as connection:
+            fsync, commit = (connection.execute(f"SHOW {name}").fetchone()[0] for name in ("fsync", "synchronous_commit"))
+            print(f"{len(sales):,} real sales of {len(stock):,} products over {CONNECTIONS} connections on PostgreSQL 18")
+            print(f"(a throwaway server: fsync = {fsync}, synchronous_commit = {commit}), once for each way:")
+            results = []
+            for number, way in enumerate(WAYS, start=1):
+                connection.execute(f"CREATE DATABASE way_{number}")
+                results.append(replay(server.dsn(f"way_{number}"), way, sales, show_progress))
+    right, words = verdict(results)
+    print(f"\n{table(results)}\n\n{words}\n\nTry it by hand: `make psql`, then\n\n{TRY_BY_HAND}", end="")
+    return 0 if right else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

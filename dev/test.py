@@ -1,0 +1,223 @@
+"""Runs the test suites and counts: `python -m dev.test [--pg 18] [--pg 15] SUITE…`. The Makefile does the set-up first.
+
+Each suite prints a line when it starts and one when it ends. The last line is `N passed, N failed`, and the exit status
+is 1 when anything failed; the failed suites are named. A suite that depends on the server runs once for each --pg.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+from dev.server import TREES, Server, other_user
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / ".local" / "results"
+FEATURES = ["--no-default-features", "--features", "pg18 pg_test"]
+PG_TESTS = "::pg_"  # in the name of every #[pg_test], and of no other test
+
+
+# How each runner tells what passed and what failed: (passed, failed) of one line of its output.
+
+
+def cargo_counts(line):
+    found = re.match(r"test result: .*?(\d+) passed; (\d+) failed", line)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def pytest_counts(line):
+    if not re.match(r"=+ .* in [\d.]+s", line):
+        return 0, 0
+    numbers = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|error)", line)}
+    return numbers.get("passed", 0), numbers.get("failed", 0) + numbers.get("error", 0)
+
+
+def regress_counts(line):
+    """pg_regress says `ok 1 - name 5 ms` since PostgreSQL 16, `test name ... ok 5 ms` before."""
+    passed = re.match(r"ok \d|test \S+ +\.\.\. ok\b", line)
+    failed = re.match(r"not ok \d|test \S+ +\.\.\. FAILED", line)
+    return bool(passed), bool(failed)
+
+
+def node_counts(line):
+    found = re.match(r"\S+ (pass|fail) (\d+)$", line)
+    return (int(found[2]) * (found[1] == "pass"), int(found[2]) * (found[1] == "fail")) if found else (0, 0)
+
+
+class Suite:
+    """One run of one suite: runs commands, shows their output as it comes, counts the tests in it."""
+
+    def __init__(self, pg):
+        self.pg = pg
+        self.passed = self.failed = 0
+
+    def run(self, *command, counts=None, env=None):
+        """Answers whether the command succeeded. Without `counts` the command itself counts as one test."""
+        command = [str(word) for word in command]
+        failed_before = self.failed
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        try:
+            for line in process.stdout:
+                text = line.decode(errors="replace")
+                sys.stdout.write(text)
+                passed, failed = counts(text) if counts else (0, 0)
+                self.passed += passed
+                self.failed += failed
+            succeeded = process.wait() == 0
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+        if not succeeded and self.failed == failed_before:
+            self.failed += 1  # it failed without counting it
+            print(f"failed: {' '.join(command)}")
+        if not counts:
+            self.passed += succeeded
+        return succeeded
+
+
+def lint(suite):
+    suite.run("cargo", "fmt", "--all", "--", "--check")
+    suite.run("cargo", "clippy", "--all-targets", *FEATURES, "--", "-D", "warnings")
+    suite.run("ruff", "check", "dev", "demo", "tests")
+    for script in ("dev/env.sh", "dev/setup.sh", "dev/build.sh", ".ci/run"):
+        suite.run("bash", "-n", script)
+    # pgspot reads what CREATE EXTENSION reads: the script that pgrx generated from src and sql
+    sharedir = subprocess.check_output([Server(pg="18").bindir / "pg_config", "--sharedir"], text=True).strip()
+    suite.run("pgspot", *sorted(Path(sharedir).glob("extension/inventory_ext--*.sql")))
+
+
+def unit(suite):
+    suite.run("cargo", "test", "--lib", *FEATURES, "--", "--skip", PG_TESTS, counts=cargo_counts)
+
+
+# Stands in for sudo, which cargo-pgrx calls to become another user: root needs no sudo for that.
+SUDO = """#!/bin/sh
+[ "$1" = -u ] || exec "$@"
+user=$2
+shift 2
+exec setpriv --reuid="$user" --regid="$(id -g "$user")" --clear-groups env "$@"
+"""
+
+
+def pgrx_test(suite):
+    """`cargo pgrx test` on a copy of the PostgreSQL tree: it installs a debug build, which the others must not test."""
+    if not suite.run("cargo", "test", "--no-run", *FEATURES, counts=lambda _: (0, 0)):
+        return
+    with tempfile.TemporaryDirectory(prefix="inventory_ext-", dir="/tmp", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        pgdata = folder / "pgdata"
+        folder.chmod(0o755)
+        pgdata.mkdir()
+        shutil.copytree(ROOT / ".local/pg18", folder / "pg18", symlinks=True)
+        pg_config = folder / "pg18" / TREES["18"] / "bin/pg_config"
+        (folder / "config.toml").write_text(f'[configs]\npg18 = "{pg_config}"\n')
+        env = os.environ | {"PGRX_HOME": name}
+        command = ["cargo", "pgrx", "test", *FEATURES, "--pgdata", pgdata]
+        if os.geteuid() == 0:
+            user = other_user()
+            os.chown(pgdata, user.pw_uid, user.pw_gid)
+            (folder / "sudo").write_text(SUDO)
+            (folder / "sudo").chmod(0o755)
+            env["PATH"] = f"{name}:{env['PATH']}"
+            command += ["--runas", user.pw_name]
+        try:
+            suite.run(*command, "pg18", PG_TESTS, counts=cargo_counts, env=env)
+        finally:
+            for pidfile in pgdata.glob("*/postmaster.pid"):  # of a server that a crashed test run left behind
+                os.kill(int(pidfile.read_text().split()[0]), signal.SIGQUIT)
+
+
+def run_pg_regress(suite, program, kind, suffix):
+    tests = sorted(path.stem for path in (ROOT / "tests" / kind).glob(f"s*/*{suffix}"))
+    output = RESULTS / f"{kind}-{suite.pg}"
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    with Server(pg=suite.pg) as server:
+        where = ["--host", server.host, "--port", server.port, "--user", "postgres", "--dbname", f"{kind}_tests"]
+        where += ["--bindir", server.bindir, "--inputdir", f"tests/{kind}", "--outputdir", output]
+        where += ["--load-extension", "inventory_ext"]
+        program = server.libdir / "pgxs/src/test" / program
+        suite.run(program, *where, *tests, counts=regress_counts, env=server.env())
+    differences = output / "regression.diffs"
+    if differences.exists():
+        print(differences.read_text(errors="replace"))
+
+
+def regress(suite):
+    run_pg_regress(suite, "regress/pg_regress", "regress", ".sql")
+
+
+def isolation(suite):
+    run_pg_regress(suite, "isolation/pg_isolation_regress", "isolation", ".spec")
+
+
+def run_pytest(suite, folder):
+    suite.run(sys.executable, "-m", "pytest", folder, counts=pytest_counts, env=os.environ | {"PG": suite.pg})
+
+
+def client(suite):
+    run_pytest(suite, "tests/client")
+
+
+def house(suite):
+    run_pytest(suite, "tests/house")
+
+
+def rpc(suite):
+    tests = sorted((ROOT / "tests/rpc").glob("*.test.js"))
+    with Server(pg="18") as server:
+        suite.run("node", "--test", "--test-reporter=spec", *tests, counts=node_counts, env=server.env())
+
+
+ONCE = {"lint": lint, "unit": unit, "pgrx-test": pgrx_test, "rpc": rpc}
+FOR_EACH_SERVER = {"regress": regress, "isolation": isolation, "client": client, "house": house}
+
+
+def run_suite(name, function, pg):
+    title = f"{name}, PostgreSQL {pg}" if name in FOR_EACH_SERVER else name
+    print(f"==> {title}")
+    suite, begin = Suite(pg), time.monotonic()
+    try:
+        function(suite)
+    except Exception:
+        traceback.print_exc()
+        suite.failed += 1
+    print(f"==> {title}: {suite.passed} passed, {suite.failed} failed, {time.monotonic() - begin:.0f} s")
+    return title, suite
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m dev.test", description="Runs test suites")
+    parser.add_argument("--pg", action="append", choices=sorted(TREES), help="PostgreSQL version (18); may be repeated")
+    parser.add_argument("--note", help="a line to show before the last one")
+    parser.add_argument("suites", nargs="+", metavar="SUITE", help=", ".join(ONCE | FOR_EACH_SERVER))
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    runs = []
+    for name in args.suites:
+        for pg in args.pg or ["18"]:
+            if name in FOR_EACH_SERVER:
+                runs.append(run_suite(name, FOR_EACH_SERVER[name], pg))
+        if name in ONCE:
+            runs.append(run_suite(name, ONCE[name], "18"))
+    failed = [title for title, suite in runs if suite.failed or not suite.passed]
+    if failed:
+        print(f"failed: {'; '.join(failed)}")
+    if args.note:
+        print(args.note)
+    print(f"{sum(suite.passed for _, suite in runs)} passed, {sum(suite.failed for _, suite in runs)} failed")
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,400 @@
+//! Makes a table the stock table, and stops doing so.
+//!
+//! Lock order: the configuration table, then the stock table, both until the transaction ends; so attaches run one after
+//! the other and wait for running sales. What is done to the stock table is done as its owner, what is written to the
+//! configuration as the owner of the extension.
+
+use crate::answer::spaced;
+use crate::attachment::{self, CATALOG_PATH, Column, Configuration, Configured, Description, Kind};
+use crate::error::{self, Fault, Outcome};
+use crate::identity::act_as;
+use crate::spi::{Arg, Connection, connected};
+use pgrx::pg_extern;
+use pgrx::pg_sys::{self, Oid};
+use serde_json::{Value, json};
+use std::ffi::CStr;
+
+/// Makes an existing table the stock table.
+///
+/// Checks the table, makes the quantity column NOT NULL and adds a CHECK that it is neither negative nor NaN nor infinite;
+/// nothing else about the table changes, and nothing at all where a check fails. Needs ownership of the table. p_table: an
+/// ordinary or partitioned table. p_id_column: a uuid column, NOT NULL, with a plain unique index of its own.
+/// p_quantity_column: numeric, smallint, integer or bigint. p_ledger: must be false in this version. p_run_as: owner, sales run
+/// with the rights of the table's owner; or caller, grants and row-level security of the caller decide. Answers
+/// {"success": true, "table", "id_column", "quantity_column", "ledger", "run_as", "items"}. The same table with the same
+/// options again: a NOTICE and no change. Errors: 22004 NULL, 22023 another word in p_run_as, 0A000 p_ledger, 42501 not the
+/// owner, 42809 not a table that can hold stock, 42703 no such column, 42804 a column of another type, 55000 another table is
+/// attached or the id is not unique, 23514 rows that are no stock.
+#[pg_extern(sql = false)]
+pub fn attach_inventory(
+    p_table: Option<Oid>,
+    p_id_column: Option<&CStr>,
+    p_quantity_column: Option<&CStr>,
+    p_ledger: Option<bool>,
+    p_run_as: Option<String>,
+) -> String {
+    let options = Options::read(p_table, p_id_column, p_quantity_column, p_ledger, p_run_as);
+    options.and_then(|options| connected(|spi| attach(spi, &options))).unwrap_or_else(|fault| fault.raise())
+}
+
+/// Stops managing the stock table.
+///
+/// The table stays as it is, with its NOT NULL and its CHECK. Needs ownership of the table; where the table was dropped,
+/// EXECUTE alone. Errors: 55000 no stock table attached, 42501 not the owner.
+#[pg_extern(sql = false)]
+pub fn detach_inventory() {
+    connected(detach).unwrap_or_else(|fault| fault.raise());
+}
+
+struct Options {
+    table: Oid,
+    id_column: String,
+    quantity_column: String,
+    run_as: String,
+}
+
+impl Options {
+    fn read(
+        table: Option<Oid>,
+        id_column: Option<&CStr>,
+        quantity_column: Option<&CStr>,
+        ledger: Option<bool>,
+        run_as: Option<String>,
+    ) -> Outcome<Self> {
+        let name = |argument, value: Option<&CStr>| {
+            value.map(|v| v.to_string_lossy().into_owned()).ok_or_else(|| Fault::null_argument(argument))
+        };
+        let options = Self {
+            table: table.ok_or_else(|| Fault::null_argument("p_table"))?,
+            id_column: name("p_id_column", id_column)?,
+            quantity_column: name("p_quantity_column", quantity_column)?,
+            run_as: run_as.ok_or_else(|| Fault::null_argument("p_run_as"))?,
+        };
+        if ledger.ok_or_else(|| Fault::null_argument("p_ledger"))? {
+            return Err(Fault::ledger_unsupported());
+        }
+        if !matches!(options.run_as.as_str(), "owner" | "caller") {
+            return Err(Fault::unknown_word(
+                "p_run_as",
+                &options.run_as,
+                &["owner", "caller"],
+                "Pass owner or caller.",
+            ));
+        }
+        Ok(options)
+    }
+
+    fn describe(&self, spi: &Connection) -> Outcome<Description> {
+        let column = |name| Column { name, number: None };
+        attachment::describe(spi, self.table, column(&self.id_column), column(&self.quantity_column)).ok_or_else(|| {
+            Fault::unsuitable(
+                "42P01",
+                "there is no such table",
+                "no_table",
+                json!({"oid": self.table.to_u32()}),
+                "Pass the name of an existing table.",
+            )
+        })
+    }
+}
+
+fn attach(spi: &Connection, options: &Options) -> Outcome<String> {
+    require_ownership(&options.describe(spi)?)?;
+    let configuration = attachment::configuration(spi)?;
+    lock_configuration(spi, &configuration);
+    if let Some(configured) = attachment::configured(spi, &configuration)? {
+        return already(spi, options, &configured);
+    }
+    let table = lock_table(spi, options)?;
+    suits(&table, options)?;
+    let items = {
+        let _acting = act_as(table.owner, Some(CATALOG_PATH));
+        let items = check_rows(spi, &table)?;
+        constrain(spi, &table);
+        items
+    };
+    record(spi, &configuration, options, &table);
+    attachment::announce_change(&configuration);
+    warn(&table);
+    Ok(answer(&table, options, items))
+}
+
+fn answer(table: &Description, options: &Options, items: i64) -> String {
+    spaced(&json!({
+        "success": true, "table": table.name, "id_column": options.id_column, "quantity_column": options.quantity_column,
+        "ledger": false, "run_as": options.run_as, "items": items,
+    }))
+}
+
+fn detach(spi: &Connection) -> Outcome<()> {
+    let configuration = attachment::configuration(spi)?;
+    lock_configuration(spi, &configuration);
+    let configured = attachment::configured(spi, &configuration)?.ok_or_else(Fault::not_attached)?;
+    if let Ok(table) = attachment::describe_configured(spi, &configured) {
+        require_ownership(&table)?;
+        let _acting = act_as(table.owner, Some(CATALOG_PATH));
+        // Sales hold a weaker lock until they commit: none of them straddles the detach.
+        spi.once(&format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", table.name), &[], &[]);
+    }
+    let _acting = act_as(configuration.owner, Some(CATALOG_PATH));
+    spi.once(&format!("DELETE FROM {}", configuration.relation), &[], &[]);
+    attachment::announce_change(&configuration);
+    Ok(())
+}
+
+fn require_ownership(table: &Description) -> Outcome<()> {
+    if table.owned { Ok(()) } else { Err(Fault::not_owner(&table.name)) }
+}
+
+fn lock_configuration(spi: &Connection, configuration: &Configuration) {
+    let _acting = act_as(configuration.owner, Some(CATALOG_PATH));
+    spi.once(&format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", configuration.relation), &[], &[]);
+}
+
+/// Locks the table as ALTER TABLE will, and describes what then can no longer change.
+fn lock_table(spi: &Connection, options: &Options) -> Outcome<Description> {
+    let seen = options.describe(spi)?;
+    require_ownership(&seen)?;
+    if seen.kind == Kind::Other {
+        return Err(unsuitable_kind(&seen));
+    }
+    {
+        let _acting = act_as(seen.owner, Some(CATALOG_PATH));
+        spi.once(&format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", seen.name), &[], &[]);
+    }
+    let locked = options.describe(spi)?;
+    require_ownership(&locked)?;
+    Ok(locked)
+}
+
+/// A second attach: the same is a notice, anything else an error.
+fn already(spi: &Connection, options: &Options, configured: &Configured) -> Outcome<String> {
+    let attached = attachment::describe_configured(spi, configured)?;
+    let wanted = options.describe(spi)?;
+    let number = |column: &Option<attachment::ColumnDescription>| column.as_ref().map(|c| c.number);
+    let same = attached.oid == wanted.oid
+        && number(&attached.id) == number(&wanted.id)
+        && number(&attached.quantity) == number(&wanted.quantity)
+        && configured.run_as == options.run_as;
+    if !same {
+        return Err(Fault::already_attached(&attached.name));
+    }
+    error::notice(&format!("{} is attached already", attached.name));
+    let _acting = act_as(attached.owner, Some(CATALOG_PATH));
+    Ok(answer(&attached, options, count_items(spi, &attached)))
+}
+
+fn unsuitable_kind(table: &Description) -> Box<Fault> {
+    Fault::unsuitable(
+        "42809",
+        "the stock table must be an ordinary or a partitioned table",
+        "not_a_table",
+        json!({"table": table.name}),
+        "Attach the table that holds the quantities.",
+    )
+}
+
+/// Everything about the table itself; its rows are checked after.
+fn suits(table: &Description, options: &Options) -> Outcome<()> {
+    let unsuitable = |sqlstate, message, reason, facts: Value, hint| {
+        let mut all = json!({"table": table.name});
+        if let (Value::Object(all), Value::Object(facts)) = (&mut all, facts) {
+            all.extend(facts);
+        }
+        Err(Fault::unsuitable(sqlstate, message, reason, all, hint))
+    };
+    if table.kind == Kind::Other {
+        return Err(unsuitable_kind(table));
+    }
+    if table.temporary {
+        let hint = "Other sessions cannot see a temporary table; attach a permanent one.";
+        return unsuitable("42809", "the stock table must not be temporary", "temporary", json!({}), hint);
+    }
+    if table.has_children {
+        let hint = "Use a partitioned table, or one without children.";
+        return unsuitable("42809", "other tables inherit from the stock table", "has_children", json!({}), hint);
+    }
+    let missing = |column: &str| {
+        unsuitable(
+            "42703",
+            "the stock table has no such column",
+            "no_column",
+            json!({"column": column}),
+            "Name an existing column.",
+        )
+    };
+    let Some(id) = &table.id else {
+        return missing(&options.id_column);
+    };
+    let Some(quantity) = &table.quantity else {
+        return missing(&options.quantity_column);
+    };
+    let id_facts = json!({"column": id.name});
+    if id.type_oid != pg_sys::UUIDOID {
+        return unsuitable(
+            "42804",
+            "the id column must be of type uuid",
+            "id_type",
+            id_facts,
+            "Add a uuid column and name it.",
+        );
+    }
+    if quantity.shape().is_none() {
+        let hint = "Use numeric, smallint, integer or bigint.";
+        let facts = json!({"column": quantity.name});
+        return unsuitable("42804", "the quantity column must be a number of units", "quantity_type", facts, hint);
+    }
+    if quantity.generated {
+        let facts = json!({"column": quantity.name});
+        return unsuitable(
+            "42809",
+            "the quantity column is generated",
+            "quantity_generated",
+            facts,
+            "Name a column that can be written.",
+        );
+    }
+    if !id.not_null {
+        return unsuitable(
+            "55000",
+            "the id column must be NOT NULL",
+            "id_nullable",
+            id_facts,
+            "ALTER TABLE … ALTER COLUMN … SET NOT NULL.",
+        );
+    }
+    if !table.unique_index {
+        let hint = "Create a unique index on the id column alone: valid, not partial, not deferrable.";
+        return unsuitable(
+            "55000",
+            "the id column has no plain unique index of its own",
+            "id_not_unique",
+            id_facts,
+            hint,
+        );
+    }
+    Ok(())
+}
+
+/// How many bad rows an error names.
+const NAMED_ROWS: usize = 5;
+
+/// Counts the rows, and refuses a table with rows that are no stock.
+fn check_rows(spi: &Connection, table: &Description) -> Outcome<i64> {
+    let (Some(id), Some(quantity)) = (&table.id, &table.quantity) else {
+        return Ok(0);
+    };
+    let (name, id, column) = (&table.name, &id.quoted, &quantity.quoted);
+    let finite = if quantity.type_oid == pg_sys::NUMERICOID {
+        format!("AND stock.{column} OPERATOR(pg_catalog.<) 'Infinity'::pg_catalog.numeric")
+    } else {
+        String::new()
+    };
+    let good = format!("stock.{column} IS NOT NULL AND stock.{column} OPERATOR(pg_catalog.>=) 0 {finite}");
+    let bad = spi.once(
+        &format!(
+            "SELECT stock.{id}::pg_catalog.text, stock.{column}::pg_catalog.text, pg_catalog.count(*) OVER ()
+               FROM {name} AS stock WHERE NOT ({good}) ORDER BY stock.{id} LIMIT {NAMED_ROWS}"
+        ),
+        &[],
+        &[],
+    );
+    let Some(count) = bad.get::<i64>(0, 3) else {
+        return Ok(count_items(spi, table));
+    };
+    let first: Vec<Value> = (0..bad.count())
+        .map(|row| {
+            let stored = bad.get::<String>(row, 2).map_or(Value::Null, |text| crate::answer::exact(&text));
+            json!({"inventory_id": bad.get::<String>(row, 1), "quantity": stored})
+        })
+        .collect();
+    Err(Fault::unsuitable(
+        "23514",
+        "the stock table has rows whose quantity is NULL, negative, NaN or infinite",
+        "bad_rows",
+        json!({"table": name, "column": quantity.name, "rows": count, "first": first}),
+        "Correct these rows and attach again; nothing has been changed.",
+    ))
+}
+
+fn count_items(spi: &Connection, table: &Description) -> i64 {
+    spi.once(&format!("SELECT pg_catalog.count(*) FROM {}", table.name), &[], &[]).get(0, 1).unwrap_or(0)
+}
+
+/// Adds NOT NULL and the CHECK. `< 'Infinity'` also refuses NaN, which numeric sorts above every number.
+fn constrain(spi: &Connection, table: &Description) {
+    let Some(quantity) = &table.quantity else {
+        return;
+    };
+    let (name, column) = (&table.name, &quantity.quoted);
+    let (check, exists) = constraint(spi, table.oid, &quantity.name);
+    let finite = if quantity.type_oid == pg_sys::NUMERICOID {
+        format!(" AND {column} OPERATOR(pg_catalog.<) 'Infinity'::pg_catalog.numeric")
+    } else {
+        String::new()
+    };
+    if !quantity.not_null {
+        spi.once(&format!("ALTER TABLE {name} ALTER COLUMN {column} SET NOT NULL"), &[], &[]);
+    }
+    // A constraint of that name is of an earlier attach: it is made anew, whatever was done to it since.
+    if exists {
+        spi.once(&format!("ALTER TABLE {name} DROP CONSTRAINT {check}"), &[], &[]);
+    }
+    spi.once(
+        &format!(
+            "ALTER TABLE {name} ADD CONSTRAINT {check} CHECK ({column} OPERATOR(pg_catalog.>=) 0{finite}) NOT VALID"
+        ),
+        &[],
+        &[],
+    );
+    spi.once(&format!("ALTER TABLE {name} VALIDATE CONSTRAINT {check}"), &[], &[]);
+}
+
+/// `<column>_non_negative`, quoted and cut to the length of a name as PostgreSQL cuts it; and whether the table has it.
+fn constraint(spi: &Connection, table: Oid, column: &str) -> (String, bool) {
+    let rows = spi.once(
+        "SELECT pg_catalog.quote_ident(named.name::pg_catalog.text),
+                EXISTS (SELECT FROM pg_catalog.pg_constraint AS k
+                         WHERE k.conrelid OPERATOR(pg_catalog.=) $1 AND k.conname OPERATOR(pg_catalog.=) named.name)
+           FROM (SELECT ($2 OPERATOR(pg_catalog.||) '_non_negative')::pg_catalog.name) AS named (name)",
+        &[pg_sys::OIDOID, pg_sys::TEXTOID],
+        &[Arg::owned(table), Arg::owned(column)],
+    );
+    (rows.get(0, 1).unwrap_or_default(), rows.get(0, 2).unwrap_or(false))
+}
+
+fn record(spi: &Connection, configuration: &Configuration, options: &Options, table: &Description) {
+    let number = |column: &Option<attachment::ColumnDescription>| column.as_ref().map(|c| c.number);
+    let _acting = act_as(configuration.owner, Some(CATALOG_PATH));
+    spi.once(
+        &format!(
+            "INSERT INTO {} (stock_table, stock_oid, id_column, id_number, quantity_column, quantity_number, run_as)
+             VALUES ($1::pg_catalog.regclass, $1, $2::pg_catalog.name, $3, $4::pg_catalog.name, $5, $6)",
+            configuration.relation
+        ),
+        &[pg_sys::OIDOID, pg_sys::TEXTOID, pg_sys::INT2OID, pg_sys::TEXTOID, pg_sys::INT2OID, pg_sys::TEXTOID],
+        &[
+            Arg::owned(table.oid),
+            Arg::owned(options.id_column.as_str()),
+            Arg::owned(number(&table.id)),
+            Arg::owned(options.quantity_column.as_str()),
+            Arg::owned(number(&table.quantity)),
+            Arg::owned(options.run_as.as_str()),
+        ],
+    );
+}
+
+fn warn(table: &Description) {
+    if table.quantity_indexed {
+        error::warning(
+            "an index on the stock table holds the quantity column",
+            "Every sale must write to that index; without it updates can be HOT and are faster.",
+        );
+    }
+    if table.unlogged {
+        error::warning(
+            "the stock table is unlogged",
+            "A crash of the server empties it; ALTER TABLE … SET LOGGED keeps the stock.",
+        );
+    }
+}

@@ -1,0 +1,416 @@
+//! Which table is the stock table, looked up once and cached until something about it changes.
+//!
+//! The cache is told of changes by PostgreSQL's own invalidation messages: of the stock table, of the extension's
+//! configuration table (touched by attach and detach), and of schemas (their names stand in our statements). Those
+//! messages are read when a lock is taken, so the order is: lock the stock table, then ask whether the cache is still
+//! good. Attach and detach hold a stronger lock until they commit; no sale can run on a table it was not told of.
+
+#![allow(unsafe_code)]
+
+use crate::error::{Fault, Outcome};
+use crate::identity::act_as;
+use crate::quantity::Shape;
+use crate::spi::{Arg, Connection, Plan, Sight, connected};
+use pgrx::pg_sys::{self, Datum, Oid};
+use serde_json::json;
+use std::cell::{OnceCell, RefCell};
+use std::ffi::{CStr, CString};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+/// The attached stock table, as statements need it.
+pub struct Attachment {
+    /// The table's owner, as whom statements run.
+    pub owner: Oid,
+    /// Schema and name, quoted.
+    pub relation: String,
+    /// The id column, quoted.
+    pub id: String,
+    /// The quantity column, quoted.
+    pub quantity: String,
+    /// The quantity column's name, for messages.
+    pub quantity_name: String,
+    /// numeric, int2, int4 or int8.
+    pub quantity_type: Oid,
+    /// What the quantity column can hold.
+    pub shape: Shape,
+    /// A partitioned table: a ctid does not name a row.
+    pub partitioned: bool,
+    /// A foreign key points at the table.
+    pub referenced: bool,
+    /// Statements run with the caller's rights, not the owner's.
+    pub run_as_caller: bool,
+    /// The search_path pinned while user code can run as the owner.
+    pub search_path: Option<CString>,
+    oid: Oid,
+    generation: u32,
+    plans: [OnceCell<Plan>; KEPT_PLANS],
+}
+
+/// The statements kept for the stock table.
+#[derive(Clone, Copy)]
+pub enum Kept {
+    /// Locks an item that has enough.
+    Lock,
+    /// The same, with the weaker lock.
+    LockNoKey,
+    /// Locks an item whatever it has.
+    LockAny,
+    /// The same, with the weaker lock.
+    LockAnyNoKey,
+    /// Reads an item without a lock.
+    Look,
+    /// Writes the deduction.
+    Write,
+}
+
+const KEPT_PLANS: usize = Kept::Write as usize + 1;
+
+impl Attachment {
+    /// The kept plan of a statement, prepared when it is first needed.
+    pub fn plan(&self, spi: &Connection, kept: Kept, statement: impl FnOnce() -> (String, Vec<Oid>)) -> &Plan {
+        self.plans[kept as usize].get_or_init(|| {
+            let (sql, types) = statement();
+            spi.prepare(&sql, &types)
+        })
+    }
+}
+
+/// The configuration row, and the table that holds it.
+#[derive(Clone, PartialEq)]
+pub struct Configured {
+    /// The oid the row names; the table may be gone.
+    pub table: Oid,
+    /// As attached, for comparison with a second attach.
+    pub run_as: String,
+    stock_oid: Oid,
+    id_column: String,
+    id_number: i16,
+    quantity_column: String,
+    quantity_number: i16,
+}
+
+/// The extension's configuration table.
+#[derive(Clone, PartialEq)]
+pub struct Configuration {
+    /// Its oid.
+    pub oid: Oid,
+    /// Its owner, as whom it is read and written.
+    pub owner: Oid,
+    /// Schema and name, quoted.
+    pub relation: String,
+}
+
+thread_local! {
+    static CACHE: RefCell<Option<Rc<Attachment>>> = const { RefCell::new(None) };
+}
+
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+static WATCHED_STOCK: AtomicU32 = AtomicU32::new(0);
+static WATCHED_CONFIGURATION: AtomicU32 = AtomicU32::new(0);
+
+/// The search_path of statements on the extension's own tables.
+pub const CATALOG_PATH: &CStr = c"pg_catalog, pg_temp";
+
+/// The attached stock table, locked against attach and detach until the transaction ends.
+pub fn current() -> Outcome<Rc<Attachment>> {
+    if let Some(cached) = CACHE.with_borrow(Clone::clone) {
+        lock_for_sale(cached.oid);
+        if cached.generation == GENERATION.load(Relaxed) {
+            return Ok(cached);
+        }
+    }
+    let loaded = Rc::new(connected(load)?);
+    CACHE.set(Some(Rc::clone(&loaded)));
+    Ok(loaded)
+}
+
+fn load(spi: &Connection) -> Outcome<Attachment> {
+    loop {
+        let configuration = configuration(spi)?;
+        let configured = configured(spi, &configuration)?.ok_or_else(Fault::not_attached)?;
+        WATCHED_STOCK.store(configured.table.to_u32(), Relaxed);
+        WATCHED_CONFIGURATION.store(configuration.oid.to_u32(), Relaxed);
+        let generation = GENERATION.load(Relaxed);
+        lock_for_sale(configured.table);
+        let unchanged = self::configured(spi, &configuration)?.as_ref() == Some(&configured);
+        if unchanged && generation == GENERATION.load(Relaxed) {
+            let description = describe_configured(spi, &configured)?;
+            return build(&configured, description, generation);
+        }
+    }
+}
+
+fn build(configured: &Configured, table: Description, generation: u32) -> Outcome<Attachment> {
+    let broken = |reason, message| {
+        let facts = json!({"table": table.name, "id_column": configured.id_column, "quantity_column": configured.quantity_column});
+        Fault::broken_attachment(
+            reason,
+            message,
+            facts,
+            "Put the table right, or call detach_inventory and then attach_inventory again.",
+        )
+    };
+    let (Some(id), Some(quantity)) = (&table.id, &table.quantity) else {
+        return Err(broken("column_dropped", "a column of the stock table was dropped or renamed"));
+    };
+    let Some(shape) = quantity.shape().filter(|_| id.type_oid == pg_sys::UUIDOID) else {
+        return Err(broken("column_type_changed", "a column of the stock table has changed its type"));
+    };
+    if !table.unique_index {
+        return Err(broken("unique_index_missing", "the stock table has no unique index on its id column any more"));
+    }
+    let pinned = format!("pg_catalog, {}, pg_temp", table.schema);
+    Ok(Attachment {
+        owner: table.owner,
+        id: id.quoted.clone(),
+        quantity: quantity.quoted.clone(),
+        quantity_name: quantity.name.clone(),
+        quantity_type: quantity.type_oid,
+        shape,
+        partitioned: table.kind == Kind::Partitioned,
+        referenced: table.referenced,
+        run_as_caller: configured.run_as == "caller",
+        search_path: table.runs_user_code.then(|| CString::new(pinned).unwrap_or_default()),
+        relation: table.name,
+        oid: table.oid,
+        generation,
+        plans: Default::default(),
+    })
+}
+
+/// Takes the lock of a sale. Reads pending invalidation messages where the lock is new to the transaction.
+fn lock_for_sale(table: Oid) {
+    // SAFETY: locks an oid; it need not exist.
+    unsafe { pg_sys::LockRelationOid(table, pg_sys::RowExclusiveLock as i32) };
+}
+
+/// Finds the configuration table of the installed extension.
+pub fn configuration(spi: &Connection) -> Outcome<Configuration> {
+    let plan = spi.prepare(CONFIGURATION, &[]);
+    let rows = spi.run(&plan, &[], Sight::Latest);
+    match (rows.get(0, 1), rows.get(0, 2), rows.get(0, 3)) {
+        (Some(oid), Some(owner), Some(relation)) => Ok(Configuration { oid, owner, relation }),
+        _ => Err(Fault::not_attached()),
+    }
+}
+
+const CONFIGURATION: &str = "\
+SELECT c.oid, c.relowner, pg_catalog.format('%I.%I', n.nspname, c.relname)
+  FROM pg_catalog.pg_extension AS e
+  JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
+  JOIN pg_catalog.pg_class AS c
+    ON c.relnamespace OPERATOR(pg_catalog.=) n.oid AND c.relname OPERATOR(pg_catalog.=) 'inventory_attachment'
+ WHERE e.extname OPERATOR(pg_catalog.=) 'inventory_ext'";
+
+/// Reads the configuration row as the owner of its table.
+pub fn configured(spi: &Connection, configuration: &Configuration) -> Outcome<Option<Configured>> {
+    let _acting = act_as(configuration.owner, Some(CATALOG_PATH));
+    let sql = format!(
+        "SELECT stock_table::pg_catalog.oid, run_as, stock_oid, id_column::pg_catalog.text, id_number,
+                quantity_column::pg_catalog.text, quantity_number FROM {}",
+        configuration.relation
+    );
+    let plan = spi.prepare(&sql, &[]);
+    let rows = spi.run(&plan, &[], Sight::Latest);
+    let Some(table) = rows.get(0, 1) else {
+        return Ok(None);
+    };
+    let row = || {
+        Some(Configured {
+            table,
+            run_as: rows.get(0, 2)?,
+            stock_oid: rows.get(0, 3)?,
+            id_column: rows.get(0, 4)?,
+            id_number: rows.get(0, 5)?,
+            quantity_column: rows.get(0, 6)?,
+            quantity_number: rows.get(0, 7)?,
+        })
+    };
+    row().map(Some).ok_or_else(|| Fault::internal("the configuration row has a null"))
+}
+
+/// Describes the attached table, following renamed columns by number.
+pub fn describe_configured(spi: &Connection, configured: &Configured) -> Outcome<Description> {
+    // In a restored database column numbers may differ, and so does the oid: there the names count.
+    let same_table = configured.stock_oid == configured.table;
+    let id = Column { name: &configured.id_column, number: same_table.then_some(configured.id_number) };
+    let quantity =
+        Column { name: &configured.quantity_column, number: same_table.then_some(configured.quantity_number) };
+    describe(spi, configured.table, id, quantity).ok_or_else(|| {
+        Fault::broken_attachment(
+            "stock_table_dropped",
+            "the stock table was dropped",
+            json!({"oid": configured.table.to_u32()}),
+            "Call detach_inventory, then attach_inventory with the new table.",
+        )
+    })
+}
+
+/// A column asked for, by number where that is known.
+#[derive(Clone, Copy)]
+pub struct Column<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its number, which outlives a rename.
+    pub number: Option<i16>,
+}
+
+/// What the catalog says about a table.
+pub struct Description {
+    /// The table.
+    pub oid: Oid,
+    /// Ordinary, partitioned or neither.
+    pub kind: Kind,
+    /// A temporary table, which other sessions cannot see.
+    pub temporary: bool,
+    /// Not written to WAL: emptied by a crash.
+    pub unlogged: bool,
+    /// Other tables inherit from it.
+    pub has_children: bool,
+    /// Its owner.
+    pub owner: Oid,
+    /// Whether the role in force has the rights of the owner.
+    pub owned: bool,
+    /// Schema, quoted.
+    pub schema: String,
+    /// Schema and name, quoted.
+    pub name: String,
+    /// The id column, where it exists.
+    pub id: Option<ColumnDescription>,
+    /// The quantity column, where it exists.
+    pub quantity: Option<ColumnDescription>,
+    /// A plain, valid, immediate unique index on the id column alone.
+    pub unique_index: bool,
+    /// An index holds the quantity, so updates are not HOT.
+    pub quantity_indexed: bool,
+    /// A foreign key points at it.
+    pub referenced: bool,
+    /// Triggers, rules, policies or expressions of the user run on an update.
+    pub runs_user_code: bool,
+}
+
+/// What kind of relation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// An ordinary table.
+    Ordinary,
+    /// A partitioned table.
+    Partitioned,
+    /// A view, a foreign table and so on.
+    Other,
+}
+
+/// What the catalog says about a column.
+pub struct ColumnDescription {
+    /// Its number.
+    pub number: i16,
+    /// Its name.
+    pub name: String,
+    /// Its name, quoted.
+    pub quoted: String,
+    /// Its type.
+    pub type_oid: Oid,
+    /// Declared NOT NULL.
+    pub not_null: bool,
+    /// GENERATED, so that nobody can write it.
+    pub generated: bool,
+    modifier: i32,
+}
+
+impl ColumnDescription {
+    /// What a quantity column can hold; None where the type is no quantity.
+    pub fn shape(&self) -> Option<Shape> {
+        match self.type_oid {
+            pg_sys::INT2OID => Some(Shape::Whole { max: i16::MAX.into() }),
+            pg_sys::INT4OID => Some(Shape::Whole { max: i32::MAX.into() }),
+            pg_sys::INT8OID => Some(Shape::Whole { max: i64::MAX }),
+            pg_sys::NUMERICOID if self.modifier < 0 => Some(Shape::Unbounded),
+            pg_sys::NUMERICOID => {
+                // As numeric.c packs them: precision in the high half, the scale in the low 11 bits, signed.
+                let packed = self.modifier - pg_sys::VARHDRSZ as i32;
+                let scale = ((packed & 0x7ff) ^ 1024) - 1024;
+                Some(Shape::Fixed { precision: (packed >> 16) & 0xffff, scale })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Reads what the catalog says about a table now; None where there is no such table.
+pub fn describe(spi: &Connection, table: Oid, id: Column<'_>, quantity: Column<'_>) -> Option<Description> {
+    let types = [pg_sys::OIDOID, pg_sys::TEXTOID, pg_sys::INT2OID, pg_sys::TEXTOID, pg_sys::INT2OID];
+    let args = [
+        Arg::owned(table),
+        Arg::owned(id.name),
+        Arg::owned(id.number),
+        Arg::owned(quantity.name),
+        Arg::owned(quantity.number),
+    ];
+    let plan = spi.prepare(include_str!("../sql/describe.sql"), &types);
+    let rows = spi.run(&plan, &args, Sight::Latest);
+    let column = |first: i32| {
+        Some(ColumnDescription {
+            number: rows.get(0, first)?,
+            name: rows.get(0, first + 1)?,
+            quoted: rows.get(0, first + 2)?,
+            type_oid: rows.get(0, first + 3)?,
+            not_null: rows.get(0, first + 4)?,
+            generated: rows.get(0, first + 5)?,
+            modifier: rows.get(0, first + 6)?,
+        })
+    };
+    let kind = match rows.get::<String>(0, 2)?.as_str() {
+        "r" => Kind::Ordinary,
+        "p" => Kind::Partitioned,
+        _ => Kind::Other,
+    };
+    let persistence: String = rows.get(0, 3)?;
+    Some(Description {
+        oid: rows.get(0, 1)?,
+        kind,
+        temporary: persistence == "t",
+        unlogged: persistence == "u",
+        has_children: rows.get(0, 4)?,
+        owner: rows.get(0, 5)?,
+        owned: rows.get(0, 6)?,
+        schema: rows.get(0, 7)?,
+        name: rows.get(0, 8)?,
+        unique_index: rows.get(0, 9)?,
+        quantity_indexed: rows.get(0, 10)?,
+        referenced: rows.get(0, 11)?,
+        runs_user_code: rows.get(0, 12)?,
+        id: column(13),
+        quantity: column(20),
+    })
+}
+
+/// Tells every backend, when this transaction commits, to look the attachment up again.
+pub fn announce_change(configuration: &Configuration) {
+    // SAFETY: queues an invalidation message for an existing relation.
+    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(configuration.oid) };
+}
+
+/// Registers for PostgreSQL's invalidation messages; called once a backend.
+pub fn watch_catalog() {
+    // SAFETY: the callbacks are of the library, which is never unloaded; they only touch atomics.
+    unsafe {
+        pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), Datum::null());
+        pg_sys::CacheRegisterSyscacheCallback(
+            pg_sys::SysCacheIdentifier::NAMESPACEOID as i32,
+            Some(schema_changed),
+            Datum::null(),
+        );
+    }
+}
+
+unsafe extern "C-unwind" fn relation_changed(_: Datum, relation: Oid) {
+    let relation = relation.to_u32();
+    if [0, WATCHED_STOCK.load(Relaxed), WATCHED_CONFIGURATION.load(Relaxed)].contains(&relation) {
+        GENERATION.fetch_add(1, Relaxed);
+    }
+}
+
+unsafe extern "C-unwind" fn schema_changed(_: Datum, _: i32, _: u32) {
+    GENERATION.fetch_add(1, Relaxed);
+}

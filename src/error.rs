@@ -1,0 +1,309 @@
+//! Every error of the extension: SQLSTATE, MESSAGE, DETAIL, HINT.
+//!
+//! DETAIL is one JSON object whose first key is `reason`; HINT says what to do. No text of a caller stands in a MESSAGE:
+//! in the `postgrest` style the message becomes an HTTP status line. Errors of PostgreSQL itself never come through
+//! here, they pass untouched. This room may be unsafe: a SQLSTATE of our own class has no safe road through pgrx.
+
+#![allow(unsafe_code)]
+
+use crate::answer::{number, spaced};
+use crate::quantity::{Misfit, Quantity, Shape};
+use crate::settings::{self, ErrorStyle};
+use pgrx::PgLogLevel;
+use pgrx::pg_sys;
+use serde_json::{Map, Value, json};
+use std::ffi::CString;
+
+/// The result of everything that can be refused.
+pub type Outcome<T> = Result<T, Box<Fault>>;
+
+/// One error, or notice, before it is reported.
+#[derive(Debug)]
+pub struct Fault {
+    sqlstate: &'static str,
+    message: String,
+    detail: Map<String, Value>,
+    hint: &'static str,
+}
+
+/// A fault for each line of the table in the manual.
+impl Fault {
+    fn new(sqlstate: &'static str, message: impl Into<String>, detail: Value, hint: &'static str) -> Box<Self> {
+        let detail = match detail {
+            Value::Object(facts) => facts,
+            other => Map::from_iter([("reason".to_owned(), other)]),
+        };
+        Box::new(Self { sqlstate, message: message.into(), detail, hint })
+    }
+
+    /// A fault of our own class: the SQLSTATE and message of the error style in force.
+    fn styled(
+        ours: [&'static str; 2],
+        message: String,
+        constant: &'static str,
+        detail: Value,
+        hint: &'static str,
+    ) -> Box<Self> {
+        match settings::error_style() {
+            ErrorStyle::Sqlstate => Self::new(ours[0], message, detail, hint),
+            ErrorStyle::Postgrest => Self::new(ours[1], constant, detail, hint),
+        }
+    }
+
+    /// `IV001`: the item has less than was asked for.
+    pub fn insufficient(inventory_id: &str, available: Quantity, requested: Quantity) -> Box<Self> {
+        Self::styled(
+            ["IV001", "PT409"],
+            format!("Insufficient inventory. Available: {available}, Requested: {requested}"),
+            "Insufficient inventory",
+            json!({
+                "reason": "insufficient", "inventory_id": inventory_id,
+                "available": number(available), "requested": number(requested),
+            }),
+            "Ask for no more than is available, or restock the item first.",
+        )
+    }
+
+    /// `IV002`: no such item, or none the caller may sell. The words are the same, so that nobody learns of an item
+    /// of another tenant.
+    pub fn unknown_item(inventory_id: &str) -> Box<Self> {
+        Self::styled(
+            ["IV002", "PT404"],
+            "Inventory item not found".to_owned(),
+            "Inventory item not found",
+            json!({"reason": "unknown_item", "inventory_id": inventory_id}),
+            "Check the id of the item.",
+        )
+    }
+
+    /// `IV007`: the table holds something else than was written. `new_quantity` is None where no row was written.
+    pub fn verification_failed(
+        inventory_id: &str,
+        old_quantity: Quantity,
+        new_quantity: Option<Quantity>,
+        requested: Quantity,
+    ) -> Box<Self> {
+        Self::styled(
+            ["IV007", "PT500"],
+            "Inventory verification failed".to_owned(),
+            "Inventory verification failed",
+            json!({
+                "reason": "verification_failed", "inventory_id": inventory_id, "old_quantity": number(old_quantity),
+                "new_quantity": new_quantity.map(number), "requested": number(requested),
+            }),
+            "Look for a BEFORE trigger, a rule or a policy on the stock table that changes or drops the update.",
+        )
+    }
+
+    /// `IV007`: the stock itself holds something that is no quantity.
+    pub fn unreadable_stock(inventory_id: &str, stored: &str) -> Box<Self> {
+        Self::styled(
+            ["IV007", "PT500"],
+            "Inventory verification failed".to_owned(),
+            "Inventory verification failed",
+            json!({"reason": "unreadable_stock", "inventory_id": inventory_id, "stored": stored}),
+            "Correct the stored quantity: it must be a finite number of at most 28 digits.",
+        )
+    }
+
+    /// `22004`: an argument that must be given was NULL.
+    pub fn null_argument(argument: &str) -> Box<Self> {
+        Self::new(
+            "22004",
+            format!("{argument} must not be null"),
+            json!({"reason": "null_argument", "argument": argument}),
+            "Pass a value.",
+        )
+    }
+
+    /// `22023`: NaN, Infinity or -Infinity.
+    pub fn not_finite(argument: &str, value: &str) -> Box<Self> {
+        Self::new(
+            "22023",
+            format!("{argument} must be a finite number"),
+            json!({"reason": "not_finite", "argument": argument, "value": value}),
+            "Pass a number greater than zero.",
+        )
+    }
+
+    /// `22023`: zero or negative.
+    pub fn not_positive(argument: &str, value: Quantity) -> Box<Self> {
+        Self::new(
+            "22023",
+            format!("{argument} must be greater than zero"),
+            json!({"reason": "not_positive", "argument": argument, "value": number(value)}),
+            "Pass a number greater than zero.",
+        )
+    }
+
+    /// `22003`: more than 28 digits.
+    pub fn too_many_digits(argument: &str, value: &str) -> Box<Self> {
+        Self::new(
+            "22003",
+            format!("{argument} has more digits than can be kept"),
+            json!({
+                "reason": "too_many_digits", "argument": argument, "value": crate::answer::exact(value),
+                "max_digits": crate::quantity::MAX_DIGITS,
+            }),
+            "Pass at most 28 digits: a quantity is never rounded.",
+        )
+    }
+
+    /// `22003`: the quantity column cannot hold it exactly.
+    pub fn misfit(argument: &str, value: Quantity, column: &str, shape: Shape, misfit: Misfit) -> Box<Self> {
+        let mut detail =
+            json!({"reason": "too_many_digits", "argument": argument, "value": number(value), "column": column});
+        match (misfit, shape) {
+            (Misfit::Decimals { kept }, _) => {
+                detail["reason"] = json!("too_many_decimals");
+                detail["max_decimals"] = json!(kept);
+            }
+            (_, Shape::Whole { max }) => detail["max_value"] = json!(max),
+            (_, Shape::Fixed { precision, scale }) => {
+                detail["precision"] = json!(precision);
+                detail["scale"] = json!(scale);
+            }
+            (_, Shape::Unbounded) => {}
+        }
+        Self::new(
+            "22003",
+            format!("{argument} has more digits than can be kept"),
+            detail,
+            "Pass a quantity that the column can hold: a quantity is never rounded.",
+        )
+    }
+
+    /// `22023`: a word that is not one of the words allowed.
+    pub fn unknown_word(argument: &str, value: &str, allowed: &[&str], hint: &'static str) -> Box<Self> {
+        Self::new(
+            "22023",
+            format!("{argument} is not one of the allowed words"),
+            json!({"reason": "unknown_word", "argument": argument, "value": value, "allowed": allowed}),
+            hint,
+        )
+    }
+
+    /// `0A000`: the ledger is not part of this version.
+    pub fn ledger_unsupported() -> Box<Self> {
+        Self::new(
+            "0A000",
+            "p_ledger = true is not supported by this version",
+            json!({"reason": "ledger_unsupported", "argument": "p_ledger"}),
+            "Attach with p_ledger => false.",
+        )
+    }
+
+    /// `55000`: no stock table is attached.
+    pub fn not_attached() -> Box<Self> {
+        Self::new(
+            "55000",
+            "no stock table is attached",
+            json!({"reason": "not_attached"}),
+            "Call attach_inventory with your stock table first.",
+        )
+    }
+
+    /// `55000`: the attached table is no longer what was attached.
+    pub fn broken_attachment(reason: &str, message: &str, facts: Value, hint: &'static str) -> Box<Self> {
+        Self::with_reason("55000", message, reason, facts, hint)
+    }
+
+    /// `55000`: attach was asked for while another table, or the same with other options, is attached.
+    pub fn already_attached(table: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "a stock table is already attached",
+            json!({"reason": "already_attached", "table": table}),
+            "Call detach_inventory first.",
+        )
+    }
+
+    /// An attach refused for what the table is: the SQLSTATE names the kind of mismatch.
+    pub fn unsuitable(
+        sqlstate: &'static str,
+        message: &str,
+        reason: &str,
+        facts: Value,
+        hint: &'static str,
+    ) -> Box<Self> {
+        Self::with_reason(sqlstate, message, reason, facts, hint)
+    }
+
+    /// `42501`: not the owner of the stock table.
+    pub fn not_owner(table: &str) -> Box<Self> {
+        Self::new(
+            "42501",
+            "must be owner of the stock table",
+            json!({"reason": "not_owner", "table": table}),
+            "Let the owner of the table, or a superuser, call this.",
+        )
+    }
+
+    /// `XX000`: PostgreSQL refused what it never refuses; a defect of the extension.
+    pub fn internal(message: &'static str) -> Box<Self> {
+        Self::new("XX000", message, json!({"reason": "internal"}), "Report this as a bug.")
+    }
+
+    fn with_reason(sqlstate: &'static str, message: &str, reason: &str, facts: Value, hint: &'static str) -> Box<Self> {
+        let mut detail = Map::from_iter([("reason".to_owned(), json!(reason))]);
+        if let Value::Object(facts) = facts {
+            detail.extend(facts);
+        }
+        Self::new(sqlstate, message, Value::Object(detail), hint)
+    }
+}
+
+impl Fault {
+    /// Raises the error; PostgreSQL aborts the statement.
+    pub fn raise(self) -> ! {
+        self.report(PgLogLevel::ERROR as i32);
+        unreachable!("an error report of level ERROR does not return")
+    }
+
+    fn report(self, elevel: i32) {
+        let detail = spaced(&Value::Object(self.detail));
+        report(elevel, self.sqlstate, &self.message, Some(&detail), Some(self.hint));
+    }
+}
+
+/// A NOTICE to the caller.
+pub fn notice(message: &str) {
+    report(PgLogLevel::NOTICE as i32, "00000", message, None, None);
+}
+
+/// A WARNING to the caller, with what can be done about it.
+pub fn warning(message: &str, hint: &str) {
+    report(PgLogLevel::WARNING as i32, "01000", message, None, Some(hint));
+}
+
+fn report(elevel: i32, sqlstate: &str, message: &str, detail: Option<&str>, hint: Option<&str>) {
+    let message = c_text(message);
+    let detail = detail.map(c_text);
+    let hint = hint.map(c_text);
+    let pointer = |text: &Option<CString>| text.as_ref().map_or(std::ptr::null_mut(), |t| t.as_ptr().cast_mut());
+    let mut data = pg_sys::ErrorData {
+        elevel,
+        sqlerrcode: packed(sqlstate),
+        message: message.as_ptr().cast_mut(),
+        detail: pointer(&detail),
+        hint: pointer(&hint),
+        ..Default::default()
+    };
+    // SAFETY: ThrowErrorData reads the struct and copies every text before it returns or raises; the texts outlive the
+    // call. pgrx turns the raise into an unwinding that keeps the report on PostgreSQL's error stack.
+    unsafe { pg_sys::ThrowErrorData(&raw mut data) }
+}
+
+/// The five characters of a SQLSTATE in six bits each, as PostgreSQL's MAKE_SQLSTATE packs them.
+fn packed(sqlstate: &str) -> i32 {
+    sqlstate
+        .bytes()
+        .enumerate()
+        .fold(0, |code, (place, byte)| code | (i32::from(byte.wrapping_sub(b'0') & 0x3f) << (6 * place)))
+}
+
+/// Text for C, cut at a NUL byte; ours have none, a caller's `text` cannot have one.
+fn c_text(text: &str) -> CString {
+    let end = text.find('\0').unwrap_or(text.len());
+    CString::new(&text[..end]).unwrap_or_default()
+}

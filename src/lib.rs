@@ -1,0 +1,41 @@
+//! inventory_ext: stock, decided inside PostgreSQL. This file is the contents page.
+
+#![cfg_attr(not(any(test, feature = "pg_test")), warn(missing_docs))]
+
+pub mod answer;
+pub mod attach;
+pub mod attachment;
+pub mod decrement;
+pub mod error;
+pub mod identity;
+pub mod quantity;
+pub mod settings;
+pub mod spi;
+
+#[cfg(feature = "pg_test")]
+mod server_tests;
+
+pgrx::pg_module_magic!(name, version);
+
+pgrx::extension_sql_file!("../sql/attachment.sql", name = "attachment");
+pgrx::extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["attachment"]);
+
+/// Called by PostgreSQL once a backend, when the library is loaded.
+#[pgrx::pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    settings::define();
+    attachment::watch_catalog();
+}
+
+/// Where `cargo pgrx test` looks for what its server needs.
+#[cfg(test)]
+pub mod pg_test {
+    /// Nothing to prepare.
+    pub fn setup(_options: Vec<&str>) {}
+
+    /// No settings of its own.
+    #[must_use]
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        Vec::new()
+    }
+}

@@ -1,0 +1,166 @@
+//! Quantity: an exact, finite number of units of stock.
+//!
+//! Pure Rust, so that its rules are tested without a server. A quantity keeps at most 28 digits, what does not fit is
+//! refused by name and nothing is ever rounded. It prints with the digits it was read with: `11.50` stays `11.50`.
+
+use rust_decimal::Decimal;
+use std::fmt;
+use std::str::FromStr;
+
+/// The most digits a quantity keeps; rust_decimal's 96-bit mantissa holds every number of 28 digits.
+pub const MAX_DIGITS: usize = 28;
+
+/// An exact number of units: at most [`MAX_DIGITS`] digits, never NaN or infinite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Quantity(Decimal);
+
+/// Why a text is not a [`Quantity`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// NaN, Infinity or -Infinity, which `numeric` allows and stock does not.
+    NotFinite,
+    /// More than [`MAX_DIGITS`] digits, counted as written.
+    TooManyDigits,
+    /// Not a number in plain decimal notation.
+    Malformed,
+}
+
+/// What a quantity column can hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// `numeric` without precision: bounded by [`MAX_DIGITS`] alone.
+    Unbounded,
+    /// `numeric(precision, scale)`; the scale may be negative since PostgreSQL 15.
+    Fixed {
+        /// Total digits kept.
+        precision: i32,
+        /// Digits after the decimal point.
+        scale: i32,
+    },
+    /// smallint, integer or bigint.
+    Whole {
+        /// The greatest value of the type.
+        max: i64,
+    },
+}
+
+/// Why a quantity does not fit a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misfit {
+    /// The column keeps fewer decimals, so the quantity would be rounded.
+    Decimals {
+        /// Decimals the column keeps; negative when it keeps only multiples of a power of ten.
+        kept: i32,
+    },
+    /// The column can never hold so much.
+    Magnitude,
+}
+
+impl FromStr for Quantity {
+    type Err = Unfit;
+
+    /// Reads plain decimal notation, as PostgreSQL prints `numeric`.
+    fn from_str(text: &str) -> Result<Self, Unfit> {
+        if matches!(text, "NaN" | "Infinity" | "-Infinity") {
+            return Err(Unfit::NotFinite);
+        }
+        let unsigned = text.strip_prefix('-').unwrap_or(text);
+        if unsigned.is_empty() || !unsigned.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+            return Err(Unfit::Malformed);
+        }
+        let (whole, decimals) = unsigned.split_once('.').unwrap_or((unsigned, ""));
+        let significant_whole = whole.trim_start_matches('0');
+        let digits =
+            if significant_whole.is_empty() { decimals.len() } else { significant_whole.len() + decimals.len() };
+        if digits > MAX_DIGITS {
+            return Err(Unfit::TooManyDigits);
+        }
+        Decimal::from_str_exact(text).map(Self).map_err(|_| Unfit::Malformed)
+    }
+}
+
+impl From<i64> for Quantity {
+    fn from(units: i64) -> Self {
+        Self(Decimal::from(units))
+    }
+}
+
+impl fmt::Display for Quantity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl Quantity {
+    /// No units.
+    pub const ZERO: Self = Self(Decimal::ZERO);
+
+    /// More than nothing.
+    pub fn is_positive(self) -> bool {
+        self > Self::ZERO
+    }
+
+    /// True where `self - taken` is exactly `left`.
+    ///
+    /// Whole numbers at one scale are compared, because a decimal subtraction may round a result of more than 28
+    /// digits. Where the numbers do not fit even so, `left` would have more digits than a quantity has: false.
+    pub fn less(self, taken: Self, left: Self) -> bool {
+        let parts = [self.0.normalize(), taken.0.normalize(), left.0.normalize()];
+        let scale = parts.iter().map(Decimal::scale).max().unwrap_or(0);
+        let at_scale = |d: &Decimal| 10_i128.checked_pow(scale - d.scale())?.checked_mul(d.mantissa());
+        match parts.each_ref().map(at_scale) {
+            [Some(before), Some(taken), Some(after)] => before.checked_sub(taken) == Some(after),
+            _ => false,
+        }
+    }
+
+    /// The quantity as a whole number of units, where it is one that fits.
+    pub fn to_i64(self) -> Option<i64> {
+        let normal = self.0.normalize();
+        (normal.scale() == 0).then(|| i64::try_from(normal.mantissa()).ok()).flatten()
+    }
+
+    /// Checks that a column of this shape can hold the quantity without rounding it.
+    pub fn fits(self, shape: Shape) -> Result<(), Misfit> {
+        let (decimals_kept, limit) = match shape {
+            Shape::Unbounded => return Ok(()),
+            Shape::Whole { max } => (0, Some(max)),
+            Shape::Fixed { scale, .. } => (scale, None),
+        };
+        if self.decimals() > decimals_kept {
+            return Err(Misfit::Decimals { kept: decimals_kept });
+        }
+        let too_great = match (shape, limit) {
+            (_, Some(max)) => self.0.abs() > Decimal::from(max),
+            (Shape::Fixed { precision, scale }, _) => self.whole_digits() > precision - scale,
+            _ => false,
+        };
+        if too_great { Err(Misfit::Magnitude) } else { Ok(()) }
+    }
+
+    /// Decimals needed, without trailing zeros: 2 for 0.50 is 1; -2 for 300.
+    fn decimals(self) -> i32 {
+        let normal = self.0.normalize();
+        let mut decimals = i32::try_from(normal.scale()).unwrap_or(i32::MAX);
+        let mut mantissa = normal.mantissa();
+        while decimals <= 0 && mantissa != 0 && mantissa % 10 == 0 {
+            mantissa /= 10;
+            decimals -= 1;
+        }
+        if mantissa == 0 { i32::MIN } else { decimals }
+    }
+
+    /// Digits before the decimal point, without leading zeros: 3 for 120.5, 0 for 0.5, -2 for 0.001.
+    fn whole_digits(self) -> i32 {
+        let mantissa = self.0.mantissa().unsigned_abs();
+        if mantissa == 0 {
+            return i32::MIN;
+        }
+        let digits = mantissa.ilog10() as i32 + 1;
+        digits - self.0.scale() as i32
+    }
+}
+
+#[cfg(test)]
+#[path = "quantity_tests.rs"]
+mod tests;

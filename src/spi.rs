@@ -1,0 +1,259 @@
+//! The only room that names SPI: kept plans, bound parameters, rows read out by type.
+//!
+//! Promises: identifiers and values never meet in a SQL text (values are bound); no row limit is ever passed, because a
+//! limit would end an UPDATE … RETURNING early and skip AFTER STATEMENT triggers; nothing outlives the connection but
+//! Rust values, so that many calls in one transaction need no more memory than one. pgrx's own SPI client is not used for
+//! writing because it assigns a transaction id before it is known whether anything will be written.
+
+#![allow(unsafe_code)]
+
+use crate::error::Fault;
+use crate::quantity::{Quantity, Unfit};
+use pgrx::callconv::{self, ArgAbi};
+use pgrx::pg_sys::{self, Datum, Oid};
+use pgrx::pgrx_sql_entity_graph::metadata::{
+    ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
+};
+use pgrx::{FromDatum, IntoDatum};
+use std::ffi::{CStr, CString};
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+
+/// A prepared statement that lives as long as its value, not as long as a connection.
+pub struct Plan(NonNull<pg_sys::_SPI_plan>);
+
+impl Drop for Plan {
+    fn drop(&mut self) {
+        // SAFETY: the pointer came from SPI_keepplan and is freed once; plans in use are held by an Rc of their user.
+        unsafe { pg_sys::SPI_freeplan(self.0.as_ptr()) };
+    }
+}
+
+/// A bound parameter. A pointer in it lives as long as the borrow it was made from.
+#[derive(Clone, Copy)]
+pub struct Arg<'a> {
+    datum: Datum,
+    is_null: bool,
+    life: PhantomData<&'a ()>,
+}
+
+impl Arg<'_> {
+    /// Binds a value of a type that needs no borrow: a number, an oid, or a value PostgreSQL has copied.
+    pub fn owned(value: impl IntoDatum) -> Self {
+        let datum = value.into_datum();
+        Self { datum: datum.unwrap_or(Datum::null()), is_null: datum.is_none(), life: PhantomData }
+    }
+}
+
+/// An open SPI connection, closed with [`connected`].
+pub struct Connection(());
+
+/// Runs `act` inside an SPI connection of its own.
+///
+/// Where PostgreSQL raises an error inside, its abort closes the connection.
+pub fn connected<T>(act: impl FnOnce(&Connection) -> T) -> T {
+    // SAFETY: paired with SPI_finish below; an error in between is cleaned up by the abort of the (sub)transaction.
+    unsafe { pg_sys::SPI_connect() };
+    let answer = act(&Connection(()));
+    // SAFETY: closes the connection opened above; `answer` holds no SPI memory, its type cannot borrow the connection.
+    unsafe { pg_sys::SPI_finish() };
+    answer
+}
+
+/// What a statement sees of the database.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Sight {
+    /// A snapshot as the isolation level gives it: a new one for each statement under READ COMMITTED.
+    Isolation,
+    /// What is committed now, whatever the isolation level: for our own configuration.
+    Latest,
+}
+
+impl Connection {
+    /// Prepares and keeps a statement.
+    pub fn prepare(&self, sql: &str, types: &[Oid]) -> Plan {
+        let text = CString::new(sql).unwrap_or_default();
+        let mut types = types.to_vec();
+        // SAFETY: the text and the types are copied by SPI_prepare, which raises an error for a bad statement; a kept
+        // plan belongs to us alone.
+        let plan = unsafe {
+            let plan = pg_sys::SPI_prepare(text.as_ptr(), types.len() as i32, types.as_mut_ptr());
+            match NonNull::new(plan) {
+                Some(plan) => {
+                    pg_sys::SPI_keepplan(plan.as_ptr());
+                    Some(plan)
+                }
+                None => None,
+            }
+        };
+        match plan {
+            Some(plan) => Plan(plan),
+            None => Fault::internal("SPI_prepare refused a statement").raise(),
+        }
+    }
+
+    /// Runs a kept plan to its end and gives all of its rows.
+    pub fn run<'c>(&'c self, plan: &Plan, args: &[Arg<'_>], sight: Sight) -> Rows<'c> {
+        let mut values: Vec<Datum> = args.iter().map(|arg| arg.datum).collect();
+        let nulls: Vec<core::ffi::c_char> =
+            args.iter().map(|arg| if arg.is_null { b'n' } else { b' ' } as core::ffi::c_char).collect();
+        // SAFETY: as many values as the plan has parameters, of the types it was prepared with; borrowed values outlive
+        // the call. The last argument is the row limit: none.
+        let status = unsafe {
+            match sight {
+                Sight::Isolation => {
+                    pg_sys::SPI_execute_plan(plan.0.as_ptr(), values.as_mut_ptr(), nulls.as_ptr(), false, 0)
+                }
+                Sight::Latest => pg_sys::SPI_execute_snapshot(
+                    plan.0.as_ptr(),
+                    values.as_mut_ptr(),
+                    nulls.as_ptr(),
+                    pg_sys::GetLatestSnapshot(),
+                    std::ptr::null_mut(),
+                    true,
+                    true,
+                    0,
+                ),
+            }
+        };
+        if status < 0 {
+            Fault::internal("SPI refused to run a plan").raise();
+        }
+        // SAFETY: both variables were set by the execution above.
+        unsafe { Rows { table: pg_sys::SPI_tuptable, count: pg_sys::SPI_processed as usize, life: PhantomData } }
+    }
+
+    /// Prepares, runs and forgets a statement; for what runs once.
+    pub fn once<'c>(&'c self, sql: &str, types: &[Oid], args: &[Arg<'_>]) -> Rows<'c> {
+        let plan = self.prepare(sql, types);
+        self.run(&plan, args, Sight::Isolation)
+    }
+}
+
+/// The rows a statement gave; their memory is returned when they are dropped.
+pub struct Rows<'c> {
+    table: *mut pg_sys::SPITupleTable,
+    count: usize,
+    life: PhantomData<&'c Connection>,
+}
+
+impl Drop for Rows<'_> {
+    fn drop(&mut self) {
+        // While an error of PostgreSQL unwinds, its abort frees the table.
+        if !self.table.is_null() && !std::thread::panicking() {
+            // SAFETY: the table is freed once, before its connection is closed.
+            unsafe { pg_sys::SPI_freetuptable(self.table) };
+        }
+    }
+}
+
+impl Rows<'_> {
+    /// How many rows the statement gave or touched.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// A value of any simple type; None for NULL. Columns count from 1.
+    pub fn get<T: FromDatum>(&self, row: usize, column: i32) -> Option<T> {
+        let (datum, is_null) = self.datum(row, column)?;
+        // SAFETY: the caller names the type the statement gives; the value is copied out of the row.
+        unsafe { T::from_datum(datum, is_null) }
+    }
+
+    /// A value as a parameter of a later statement, as long as the rows are held.
+    pub fn arg(&self, row: usize, column: i32) -> Arg<'_> {
+        let (datum, is_null) = self.datum(row, column).unwrap_or((Datum::null(), true));
+        Arg { datum, is_null, life: PhantomData }
+    }
+
+    /// A quantity of the type of the quantity column. The text of what is no quantity comes back as the error.
+    pub fn quantity(&self, row: usize, column: i32, type_oid: Oid) -> Result<Quantity, String> {
+        match type_oid {
+            pg_sys::INT2OID => self.get::<i16>(row, column).map(i64::from).map(Quantity::from),
+            pg_sys::INT4OID => self.get::<i32>(row, column).map(i64::from).map(Quantity::from),
+            pg_sys::INT8OID => self.get::<i64>(row, column).map(Quantity::from),
+            _ => {
+                let Some((datum, false)) = self.datum(row, column) else {
+                    return Err("null".to_owned());
+                };
+                // SAFETY: the column is numeric, and the row that holds the value is alive.
+                return unsafe { read_numeric(datum) }.map_err(|(_, text)| text);
+            }
+        }
+        .ok_or_else(|| "null".to_owned())
+    }
+
+    fn datum(&self, row: usize, column: i32) -> Option<(Datum, bool)> {
+        if self.table.is_null() || row >= self.count {
+            return None;
+        }
+        let mut is_null = true;
+        // SAFETY: the table is alive (see Drop) and has `count` rows; SPI_getbinval checks the column number.
+        let datum = unsafe {
+            let table = &*self.table;
+            pg_sys::SPI_getbinval(*table.vals.add(row), table.tupdesc, column, &raw mut is_null)
+        };
+        Some((datum, is_null))
+    }
+}
+
+/// A numeric argument of a SQL function, held as PostgreSQL passed it so that it can be bound again as it is.
+pub struct NumericArg {
+    datum: Datum,
+}
+
+impl NumericArg {
+    /// The parameter for a numeric column.
+    pub fn arg(&self) -> Arg<'_> {
+        Arg { datum: self.datum, is_null: false, life: PhantomData }
+    }
+
+    /// The exact value, or why it is none, with the text PostgreSQL prints.
+    pub fn read(&self) -> Result<Quantity, (Unfit, String)> {
+        // SAFETY: the datum is the non-null numeric argument of the running call, alive until it returns.
+        unsafe { read_numeric(self.datum) }
+    }
+}
+
+impl FromDatum for NumericArg {
+    unsafe fn from_polymorphic_datum(datum: Datum, is_null: bool, _type_oid: Oid) -> Option<Self> {
+        (!is_null).then_some(Self { datum })
+    }
+}
+
+/// Reads a numeric through its text, which keeps the digits PostgreSQL prints.
+///
+/// # Safety
+/// `datum` must be a non-null numeric that is alive.
+unsafe fn read_numeric(datum: Datum) -> Result<Quantity, (Unfit, String)> {
+    // SAFETY: numeric_out takes one non-null numeric and gives a C string in the current memory context.
+    unsafe {
+        let text = pg_sys::OidOutputFunctionCall(pg_sys::Oid::from(pg_sys::F_NUMERIC_OUT), datum);
+        let read = {
+            let text = CStr::from_ptr(text).to_string_lossy();
+            text.parse::<Quantity>().map_err(|unfit| (unfit, text.into_owned()))
+        };
+        pg_sys::pfree(text.cast());
+        read
+    }
+}
+
+// SAFETY: the datum is taken as it is passed; it lives until the call returns, and so does a NumericArg, which the macro
+// hands to the function by value.
+unsafe impl<'fcx> ArgAbi<'fcx> for NumericArg {
+    unsafe fn unbox_arg_unchecked(arg: callconv::Arg<'_, 'fcx>) -> Self {
+        // SAFETY: the caller promises an argument that is not null.
+        match unsafe { arg.unbox_arg_using_from_datum() } {
+            Some(value) => value,
+            None => Fault::internal("a null numeric was read as a number").raise(),
+        }
+    }
+}
+
+// SAFETY: numeric is the SQL type whose datum NumericArg holds.
+unsafe impl SqlTranslatable for NumericArg {
+    const TYPE_IDENT: &'static str = <pgrx::AnyNumeric as SqlTranslatable>::TYPE_IDENT;
+    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
+    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> = <pgrx::AnyNumeric as SqlTranslatable>::ARGUMENT_SQL;
+    const RETURN_SQL: Result<ReturnsRef, ReturnsError> = <pgrx::AnyNumeric as SqlTranslatable>::RETURN_SQL;
+}

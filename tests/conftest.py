@@ -1,0 +1,73 @@
+"""Fixtures for all pytest suites: one throwaway server a session, one fresh database a test.
+
+PG=15 in the environment picks the server version (default 18). The extension must be installed in that server's tree:
+`dev/build.sh 18` does it, and `make client` or `make house` does it by itself.
+"""
+
+import itertools
+import os
+import random
+from dataclasses import dataclass
+
+import psycopg
+import pytest
+from hypothesis import settings
+
+from dev.server import Server
+
+# No deadline: how long an example takes says nothing about right or wrong.
+settings.register_profile("inventory_ext", print_blob=True, derandomize=False, deadline=None)
+settings.load_profile("inventory_ext")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    """Every run tries other examples; its seed is shown, so that a failing run can be repeated."""
+    if config.option.hypothesis_seed is None:
+        config.option.hypothesis_seed = os.environ.get("HYPOTHESIS_SEED") or str(random.SystemRandom().getrandbits(32))
+
+
+def pytest_report_header(config):
+    seed = config.option.hypothesis_seed
+    return f"PostgreSQL {os.environ.get('PG', '18')}; hypothesis seed {seed}, repeat with HYPOTHESIS_SEED={seed}"
+
+
+@dataclass
+class Database:
+    server: Server
+    name: str
+
+    def dsn(self, user="postgres"):
+        return self.server.dsn(self.name, user)
+
+    def connect(self, user="postgres", autocommit=True, **kwargs):
+        return psycopg.connect(self.dsn(user), autocommit=autocommit, **kwargs)
+
+
+@pytest.fixture(scope="session")
+def server():
+    with Server(pg=os.environ.get("PG", "18")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def template(server):
+    """A database with the extension in schema public, to make the others from."""
+    name = "template_inventory"
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    with psycopg.connect(server.dsn(name), autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION inventory_ext")
+    return name
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def db(server, template):
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        yield Database(server, name)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
