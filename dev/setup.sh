@@ -20,7 +20,7 @@ debs() {
         apt_private update >&2 && touch "$cache/updated" || return 1
     fi
     rm -rf "$downloads" && mkdir -p "$downloads"
-    (cd "$downloads" && apt_private download "$@" >&2) || return 1
+    (cd "$downloads" && apt_private download "$@" >&2) || { rm -f "$cache/updated"; return 1; }
     local deb
     for deb in "$downloads"/*.deb; do dpkg -x "$deb" "$folder" || return 1; done
     rm -rf "$downloads"
