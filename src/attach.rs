@@ -5,7 +5,8 @@
 //! configuration as the owner of the extension.
 
 use crate::answer::spaced;
-use crate::attachment::{self, CATALOG_PATH, Column, Configuration, Configured, Description, Kind};
+use crate::attachment::{self, CATALOG_PATH, Columns, Configuration, Configured, Description, Kind};
+use crate::companions::{self, Companions};
 use crate::error::{self, Fault, Outcome};
 use crate::identity::act_as;
 use crate::spi::{Arg, Connection, connected};
@@ -17,14 +18,16 @@ use std::ffi::CStr;
 /// Makes an existing table the stock table.
 ///
 /// Checks the table, makes the quantity column NOT NULL and adds a CHECK that it is neither negative nor NaN nor infinite;
-/// nothing else about the table changes, and nothing at all where a check fails. Needs ownership of the table. p_table: an
-/// ordinary or partitioned table. p_id_column: a uuid column, NOT NULL, with a plain unique index of its own.
-/// p_quantity_column: numeric, smallint, integer or bigint. p_ledger: must be false in this version. p_run_as: owner, sales run
-/// with the rights of the table's owner; or caller, grants and row-level security of the caller decide. Answers
-/// {"success": true, "table", "id_column", "quantity_column", "ledger", "run_as", "items"}. The same table with the same
-/// options again: a NOTICE and no change. Errors: 22004 NULL, 22023 another word in p_run_as, 0A000 p_ledger, 42501 not the
-/// owner, 42809 not a table that can hold stock, 42703 no such column, 42804 a column of another type, 55000 another table is
-/// attached or the id is not unique, 23514 rows that are no stock.
+/// nothing at all changes where a check fails. Makes the tables <table>_request for idempotency keys and, with p_ledger,
+/// <table>_movement with an opening movement for every item, and the triggers that record every change of stock; what an
+/// earlier attach left of these is gone on with. Needs ownership of the table. p_table: an ordinary or partitioned table.
+/// p_id_column: a uuid column, NOT NULL, with a plain unique index of its own. p_quantity_column: numeric, smallint, integer
+/// or bigint. p_ledger: keep a ledger. p_run_as: owner, sales run with the rights of the table's owner; or caller, grants and
+/// row-level security of the caller decide. Answers {"success": true, "table", "id_column", "quantity_column", "ledger",
+/// "run_as", "items"}. The same table with the same options again: a NOTICE and no change. Errors: 22004 NULL, 22023 another
+/// word in p_run_as, 42501 not the owner, 42P01 no such table, 42809 not a table that can hold stock, 42703 no such column, 42804 a column of
+/// another type, 42P07 another relation has the name of a table to be made, 55000 another table is attached or the id is not
+/// unique, 23514 rows that are no stock.
 #[pg_extern(sql = false)]
 pub fn attach_inventory(
     p_table: Option<Oid>,
@@ -39,8 +42,8 @@ pub fn attach_inventory(
 
 /// Stops managing the stock table.
 ///
-/// The table stays as it is, with its NOT NULL and its CHECK. Needs ownership of the table; where the table was dropped,
-/// EXECUTE alone. Errors: 55000 no stock table attached, 42501 not the owner.
+/// The table stays as it is, with its NOT NULL and its CHECK, and so do the ledger and the idempotency keys; changes of
+/// stock are no longer recorded. Needs ownership of the table; where the table was dropped, EXECUTE alone. Errors: 55000 no stock table attached, 42501 not the owner.
 #[pg_extern(sql = false)]
 pub fn detach_inventory() {
     connected(detach).unwrap_or_else(|fault| fault.raise());
@@ -50,6 +53,7 @@ struct Options {
     table: Oid,
     id_column: String,
     quantity_column: String,
+    ledger: bool,
     run_as: String,
 }
 
@@ -68,11 +72,9 @@ impl Options {
             table: table.ok_or_else(|| Fault::null_argument("p_table"))?,
             id_column: name("p_id_column", id_column)?,
             quantity_column: name("p_quantity_column", quantity_column)?,
+            ledger: ledger.ok_or_else(|| Fault::null_argument("p_ledger"))?,
             run_as: run_as.ok_or_else(|| Fault::null_argument("p_run_as"))?,
         };
-        if ledger.ok_or_else(|| Fault::null_argument("p_ledger"))? {
-            return Err(Fault::ledger_unsupported());
-        }
         if !matches!(options.run_as.as_str(), "owner" | "caller") {
             return Err(Fault::unknown_word(
                 "p_run_as",
@@ -85,8 +87,7 @@ impl Options {
     }
 
     fn describe(&self, spi: &Connection) -> Outcome<Description> {
-        let column = |name| Column { name, number: None };
-        attachment::describe(spi, self.table, column(&self.id_column), column(&self.quantity_column)).ok_or_else(|| {
+        attachment::describe(spi, self.table, Columns::Named(&self.id_column, &self.quantity_column)).ok_or_else(|| {
             Fault::unsuitable(
                 "42P01",
                 "there is no such table",
@@ -107,13 +108,12 @@ fn attach(spi: &Connection, options: &Options) -> Outcome<String> {
     }
     let table = lock_table(spi, options)?;
     suits(&table, options)?;
-    let items = {
+    let (items, check_name) = {
         let _acting = act_as(table.owner, Some(CATALOG_PATH));
-        let items = check_rows(spi, &table)?;
-        constrain(spi, &table);
-        items
+        (check_rows(spi, &table)?, constrain(spi, &table))
     };
-    record(spi, &configuration, options, &table);
+    let companions = companions::make(spi, &configuration, &table, options.ledger)?;
+    record(spi, &configuration, options, &check_name, &companions);
     attachment::announce_change(&configuration);
     warn(&table);
     Ok(answer(&table, options, items))
@@ -122,7 +122,7 @@ fn attach(spi: &Connection, options: &Options) -> Outcome<String> {
 fn answer(table: &Description, options: &Options, items: i64) -> String {
     spaced(&json!({
         "success": true, "table": table.name, "id_column": options.id_column, "quantity_column": options.quantity_column,
-        "ledger": false, "run_as": options.run_as, "items": items,
+        "ledger": options.ledger, "run_as": options.run_as, "items": items,
     }))
 }
 
@@ -132,9 +132,9 @@ fn detach(spi: &Connection) -> Outcome<()> {
     let configured = attachment::configured(spi, &configuration)?.ok_or_else(Fault::not_attached)?;
     if let Ok(table) = attachment::describe_configured(spi, &configured) {
         require_ownership(&table)?;
-        let _acting = act_as(table.owner, Some(CATALOG_PATH));
         // Sales hold a weaker lock until they commit: none of them straddles the detach.
-        spi.once(&format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", table.name), &[], &[]);
+        lock_relation(spi, table.owner, &table.name, "SHARE ROW EXCLUSIVE");
+        companions::unhook(spi, &table);
     }
     let _acting = act_as(configuration.owner, Some(CATALOG_PATH));
     spi.once(&format!("DELETE FROM {}", configuration.relation), &[], &[]);
@@ -147,8 +147,12 @@ fn require_ownership(table: &Description) -> Outcome<()> {
 }
 
 fn lock_configuration(spi: &Connection, configuration: &Configuration) {
-    let _acting = act_as(configuration.owner, Some(CATALOG_PATH));
-    spi.once(&format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", configuration.relation), &[], &[]);
+    lock_relation(spi, configuration.owner, &configuration.relation, "SHARE ROW EXCLUSIVE");
+}
+
+fn lock_relation(spi: &Connection, owner: Oid, relation: &str, mode: &str) {
+    let _acting = act_as(owner, Some(CATALOG_PATH));
+    spi.once(&format!("LOCK TABLE {relation} IN {mode} MODE"), &[], &[]);
 }
 
 /// Locks the table as ALTER TABLE will, and describes what then can no longer change.
@@ -158,10 +162,7 @@ fn lock_table(spi: &Connection, options: &Options) -> Outcome<Description> {
     if seen.kind == Kind::Other {
         return Err(unsuitable_kind(&seen));
     }
-    {
-        let _acting = act_as(seen.owner, Some(CATALOG_PATH));
-        spi.once(&format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", seen.name), &[], &[]);
-    }
+    lock_relation(spi, seen.owner, &seen.name, "ACCESS EXCLUSIVE");
     let locked = options.describe(spi)?;
     require_ownership(&locked)?;
     Ok(locked)
@@ -175,6 +176,7 @@ fn already(spi: &Connection, options: &Options, configured: &Configured) -> Outc
     let same = attached.oid == wanted.oid
         && number(&attached.id) == number(&wanted.id)
         && number(&attached.quantity) == number(&wanted.quantity)
+        && configured.movement_table.is_some() == options.ledger
         && configured.run_as == options.run_as;
     if !same {
         return Err(Fault::already_attached(&attached.name));
@@ -321,13 +323,14 @@ fn count_items(spi: &Connection, table: &Description) -> i64 {
     spi.once(&format!("SELECT pg_catalog.count(*) FROM {}", table.name), &[], &[]).get(0, 1).unwrap_or(0)
 }
 
-/// Adds NOT NULL and the CHECK. `< 'Infinity'` also refuses NaN, which numeric sorts above every number.
-fn constrain(spi: &Connection, table: &Description) {
-    let Some(quantity) = &table.quantity else {
-        return;
-    };
-    let (name, column) = (&table.name, &quantity.quoted);
-    let (check, exists) = constraint(spi, table.oid, &quantity.name);
+/// Adds NOT NULL and the CHECK, and gives the name of the CHECK.
+///
+/// `< 'Infinity'` also refuses NaN, which numeric sorts above every number. The id stands in the CHECK, which holds for every
+/// uuid, so that the CHECK names both columns of the attachment, first the id.
+fn constrain(spi: &Connection, table: &Description) -> String {
+    let (Some(id), Some(quantity)) = (&table.id, &table.quantity) else { return String::new() };
+    let (name, id, column) = (&table.name, &id.quoted, &quantity.quoted);
+    let check = Check::of(spi, table.oid, &quantity.name);
     let finite = if quantity.type_oid == pg_sys::NUMERICOID {
         format!(" AND {column} OPERATOR(pg_catalog.<) 'Infinity'::pg_catalog.numeric")
     } else {
@@ -336,50 +339,67 @@ fn constrain(spi: &Connection, table: &Description) {
     if !quantity.not_null {
         spi.once(&format!("ALTER TABLE {name} ALTER COLUMN {column} SET NOT NULL"), &[], &[]);
     }
+    let quoted = &check.quoted;
     // A constraint of that name is of an earlier attach: it is made anew, whatever was done to it since.
-    if exists {
-        spi.once(&format!("ALTER TABLE {name} DROP CONSTRAINT {check}"), &[], &[]);
+    if check.exists {
+        spi.once(&format!("ALTER TABLE {name} DROP CONSTRAINT {quoted}"), &[], &[]);
     }
-    spi.once(
-        &format!(
-            "ALTER TABLE {name} ADD CONSTRAINT {check} CHECK ({column} OPERATOR(pg_catalog.>=) 0{finite}) NOT VALID"
-        ),
-        &[],
-        &[],
-    );
-    spi.once(&format!("ALTER TABLE {name} VALIDATE CONSTRAINT {check}"), &[], &[]);
+    let condition = format!("{id} IS NOT NULL AND {column} OPERATOR(pg_catalog.>=) 0{finite}");
+    spi.once(&format!("ALTER TABLE {name} ADD CONSTRAINT {quoted} CHECK ({condition}) NOT VALID"), &[], &[]);
+    spi.once(&format!("ALTER TABLE {name} VALIDATE CONSTRAINT {quoted}"), &[], &[]);
+    check.name
 }
 
-/// `<column>_non_negative`, quoted and cut to the length of a name as PostgreSQL cuts it; and whether the table has it.
-fn constraint(spi: &Connection, table: Oid, column: &str) -> (String, bool) {
-    let rows = spi.once(
-        "SELECT pg_catalog.quote_ident(named.name::pg_catalog.text),
-                EXISTS (SELECT FROM pg_catalog.pg_constraint AS k
-                         WHERE k.conrelid OPERATOR(pg_catalog.=) $1 AND k.conname OPERATOR(pg_catalog.=) named.name)
-           FROM (SELECT ($2 OPERATOR(pg_catalog.||) '_non_negative')::pg_catalog.name) AS named (name)",
-        &[pg_sys::OIDOID, pg_sys::TEXTOID],
-        &[Arg::owned(table), Arg::owned(column)],
-    );
-    (rows.get(0, 1).unwrap_or_default(), rows.get(0, 2).unwrap_or(false))
+/// `<column>_non_negative`, cut to the length of a name as PostgreSQL cuts it.
+struct Check {
+    name: String,
+    quoted: String,
+    exists: bool,
 }
 
-fn record(spi: &Connection, configuration: &Configuration, options: &Options, table: &Description) {
-    let number = |column: &Option<attachment::ColumnDescription>| column.as_ref().map(|c| c.number);
+impl Check {
+    fn of(spi: &Connection, table: Oid, column: &str) -> Self {
+        let rows = spi.once(
+            "SELECT named.name::pg_catalog.text, pg_catalog.quote_ident(named.name::pg_catalog.text),
+                    EXISTS (SELECT FROM pg_catalog.pg_constraint AS k
+                             WHERE k.conrelid OPERATOR(pg_catalog.=) $1 AND k.conname OPERATOR(pg_catalog.=) named.name)
+               FROM (SELECT ($2 OPERATOR(pg_catalog.||) '_non_negative')::pg_catalog.name) AS named (name)",
+            &[pg_sys::OIDOID, pg_sys::TEXTOID],
+            &[Arg::owned(table), Arg::owned(column)],
+        );
+        Self {
+            name: rows.get(0, 1).unwrap_or_default(),
+            quoted: rows.get(0, 2).unwrap_or_default(),
+            exists: rows.get(0, 3).unwrap_or(false),
+        }
+    }
+}
+
+fn record(
+    spi: &Connection,
+    configuration: &Configuration,
+    options: &Options,
+    check_name: &str,
+    companions: &Companions,
+) {
+    let (oid, text) = (pg_sys::OIDOID, pg_sys::TEXTOID);
     let _acting = act_as(configuration.owner, Some(CATALOG_PATH));
     spi.once(
         &format!(
-            "INSERT INTO {} (stock_table, stock_oid, id_column, id_number, quantity_column, quantity_number, run_as)
-             VALUES ($1::pg_catalog.regclass, $1, $2::pg_catalog.name, $3, $4::pg_catalog.name, $5, $6)",
+            "INSERT INTO {} (stock_table, check_name, id_column, quantity_column, run_as, movement_table, request_table)
+             VALUES ($1::pg_catalog.regclass, $2::pg_catalog.name, $3::pg_catalog.name, $4::pg_catalog.name, $5,
+                     $6::pg_catalog.regclass, $7::pg_catalog.regclass)",
             configuration.relation
         ),
-        &[pg_sys::OIDOID, pg_sys::TEXTOID, pg_sys::INT2OID, pg_sys::TEXTOID, pg_sys::INT2OID, pg_sys::TEXTOID],
+        &[oid, text, text, text, text, oid, oid],
         &[
-            Arg::owned(table.oid),
+            Arg::owned(options.table),
+            Arg::owned(check_name),
             Arg::owned(options.id_column.as_str()),
-            Arg::owned(number(&table.id)),
             Arg::owned(options.quantity_column.as_str()),
-            Arg::owned(number(&table.quantity)),
             Arg::owned(options.run_as.as_str()),
+            Arg::owned(companions.movement_table),
+            Arg::owned(companions.request_table),
         ],
     );
 }

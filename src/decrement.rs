@@ -4,16 +4,17 @@
 //!
 //! Two statements, because under READ COMMITTED each takes a snapshot of its own and an UPDATE by ctid must see the version
 //! that was locked. The quantity stands in the condition of the locking SELECT: an item that is sold out is refused
-//! without a row lock, a transaction id or WAL, and without waiting for whoever holds the row. Whatever runs on the table
-//! besides, the answer is given only where the table holds old - deducted.
+//! without a row lock, a transaction id or WAL, and without waiting for whoever holds the row. The answer is given only
+//! where the row was written as old - deducted; what an AFTER trigger does to it then is an act of its own.
 
 use crate::answer::Deduction;
-use crate::attachment::{self, Attachment, Kept};
+use crate::attachment::{Attachment, Kept};
+use crate::call::Call;
+use crate::context::CallContext;
 use crate::error::{Fault, Outcome};
-use crate::identity::act_as;
+use crate::ledger::Kind;
 use crate::quantity::{Quantity, Shape, Unfit};
-use crate::settings::{self, RowLock};
-use crate::spi::{Arg, Connection, NumericArg, Rows, Sight, connected};
+use crate::spi::{Arg, Connection, NumericArg, Rows, Sight};
 use pgrx::pg_sys::{self, Oid};
 use pgrx::{Uuid, pg_extern};
 
@@ -35,20 +36,28 @@ fn sell(id: Option<Uuid>, quantity: Option<&NumericArg>) -> Outcome<String> {
     let id = id.ok_or_else(|| Fault::null_argument("p_inventory_id"))?;
     let argument = quantity.ok_or_else(|| Fault::null_argument("p_quantity"))?;
     let requested = positive("p_quantity", argument)?;
-    let stock = attachment::current()?;
-    requested
+    let printed_id = id.to_string();
+    let context = CallContext::read(None, None)?;
+    let call = Call { function: "decrement_inventory", kind: Kind::Sale, single: true, context };
+    call.run(
+        || format!("{printed_id} {}", requested.canonical()),
+        |spi, stock| {
+            fits("p_quantity", requested, stock)?;
+            let bound = bind(stock, argument, requested);
+            Sale { stock, id, printed_id: &printed_id, requested, bound }.make(spi)
+        },
+    )
+}
+
+/// Checks that the quantity column keeps every digit of a quantity.
+pub fn fits(argument: &str, quantity: Quantity, stock: &Attachment) -> Outcome<()> {
+    quantity
         .fits(stock.shape)
-        .map_err(|misfit| Fault::misfit("p_quantity", requested, &stock.quantity_name, stock.shape, misfit))?;
-    let sale =
-        Sale { stock: &stock, id, printed_id: id.to_string(), requested, bound: bind(&stock, argument, requested) };
-    let acting = (!stock.run_as_caller).then(|| act_as(stock.owner, stock.search_path.as_deref()));
-    let answer = connected(|spi| sale.make(spi));
-    drop(acting);
-    answer
+        .map_err(|misfit| Fault::misfit(argument, quantity, &stock.quantity_name, stock.shape, misfit))
 }
 
 /// Reads a quantity that must be more than nothing.
-fn positive(argument: &str, value: &NumericArg) -> Outcome<Quantity> {
+pub fn positive(argument: &str, value: &NumericArg) -> Outcome<Quantity> {
     match value.read() {
         Ok(quantity) if quantity.is_positive() => Ok(quantity),
         Ok(quantity) => Err(Fault::not_positive(argument, quantity)),
@@ -69,7 +78,7 @@ fn bind<'a>(stock: &Attachment, argument: &'a NumericArg, requested: Quantity) -
 struct Sale<'a> {
     stock: &'a Attachment,
     id: Uuid,
-    printed_id: String,
+    printed_id: &'a str,
     requested: Quantity,
     bound: Arg<'a>,
 }
@@ -79,7 +88,7 @@ impl Sale<'_> {
         let locked = self.lock(spi)?;
         let old_quantity = self.read(&locked, 1)?;
         let new_quantity = self.write(spi, &locked, old_quantity)?;
-        let answer = Deduction { inventory_id: &self.printed_id, old_quantity, new_quantity, deducted: self.requested };
+        let answer = Deduction { inventory_id: self.printed_id, old_quantity, new_quantity, deducted: self.requested };
         Ok(answer.to_json())
     }
 
@@ -90,19 +99,19 @@ impl Sale<'_> {
     /// (row-level security for the caller) cannot keep the call going round.
     fn lock<'c>(&self, spi: &'c Connection) -> Outcome<Rows<'c>> {
         for _ in 0..2 {
-            let locked = self.run(spi, self.strength(Kept::Lock, Kept::LockNoKey));
+            let locked = self.run(spi, self.stock.by_strength(Kept::Lock, Kept::LockNoKey));
             if locked.count() > 0 {
                 return Ok(locked);
             }
             let seen = self.run(spi, Kept::Look);
             if seen.count() == 0 {
-                return Err(Fault::unknown_item(&self.printed_id));
+                return Err(Fault::unknown_item(self.printed_id));
             }
             self.refuse_shortage(&seen)?;
         }
-        let locked = self.run(spi, self.strength(Kept::LockAny, Kept::LockAnyNoKey));
+        let locked = self.run(spi, self.stock.by_strength(Kept::LockAny, Kept::LockAnyNoKey));
         if locked.count() == 0 {
-            return Err(Fault::unknown_item(&self.printed_id));
+            return Err(Fault::unknown_item(self.printed_id));
         }
         self.refuse_shortage(&locked)?;
         Ok(locked)
@@ -111,18 +120,18 @@ impl Sale<'_> {
     fn refuse_shortage(&self, seen: &Rows<'_>) -> Outcome<()> {
         let available = self.read(seen, 1)?;
         if available < self.requested {
-            return Err(Fault::insufficient(&self.printed_id, available, self.requested));
+            return Err(Fault::insufficient(self.printed_id, available, self.requested));
         }
         Ok(())
     }
 
     /// Writes the deduction into the locked row and reads back what the table holds.
     fn write(&self, spi: &Connection, locked: &Rows<'_>, old_quantity: Quantity) -> Outcome<Quantity> {
-        let row = if self.stock.partitioned { Arg::owned(self.id) } else { locked.arg(0, 2) };
+        let row = if self.stock.by_ctid { locked.arg(0, 2) } else { Arg::owned(self.id) };
         let plan = self.stock.plan(spi, Kept::Write, || self.statement(Kept::Write));
         let written = spi.run(plan, &[row, self.bound], Sight::Isolation);
         let failed =
-            |new_quantity| Fault::verification_failed(&self.printed_id, old_quantity, new_quantity, self.requested);
+            |new_quantity| Fault::verification_failed(self.printed_id, old_quantity, new_quantity, self.requested);
         if written.count() != 1 {
             return Err(failed(None));
         }
@@ -142,27 +151,16 @@ impl Sale<'_> {
 
     fn read(&self, rows: &Rows<'_>, column: i32) -> Outcome<Quantity> {
         rows.quantity(0, column, self.stock.quantity_type)
-            .map_err(|stored| Fault::unreadable_stock(&self.printed_id, &stored))
-    }
-
-    fn strength(&self, full: Kept, no_key: Kept) -> Kept {
-        match settings::row_lock() {
-            RowLock::Update => full,
-            RowLock::NoKeyUpdate => no_key,
-            RowLock::Auto if self.stock.referenced => no_key,
-            RowLock::Auto => full,
-        }
+            .map_err(|stored| Fault::unreadable_stock(self.printed_id, &stored))
     }
 
     fn statement(&self, kept: Kept) -> (String, Vec<Oid>) {
-        let Attachment { relation, id, quantity, .. } = self.stock;
-        // ONLY: rows of tables that inherit from an ordinary stock table are no items.
-        let only = if self.stock.partitioned { "" } else { "ONLY " };
-        let source = format!("{only}{relation} AS stock");
+        let Attachment { id, quantity, .. } = self.stock;
+        let source = self.stock.source();
         let whole = matches!(self.stock.shape, Shape::Whole { .. });
         let amount = if whole { pg_sys::INT8OID } else { pg_sys::NUMERICOID };
         let item = format!("stock.{id} OPERATOR(pg_catalog.=) $1");
-        let columns = format!("stock.{quantity}, stock.ctid");
+        let columns = format!("stock.{quantity}{}", if self.stock.by_ctid { ", stock.ctid" } else { "" });
         match kept {
             Kept::Lock | Kept::LockNoKey => (
                 format!(
@@ -175,12 +173,13 @@ impl Sale<'_> {
                 (format!("SELECT {columns} FROM {source} WHERE {item} {}", lock_clause(kept)), vec![pg_sys::UUIDOID])
             }
             Kept::Look => (format!("SELECT stock.{quantity} FROM {source} WHERE {item}"), vec![pg_sys::UUIDOID]),
-            Kept::Write => {
-                // The row was locked by this transaction, so its ctid stays; in a partitioned table a ctid names no row.
-                let (row, row_type) = if self.stock.partitioned {
-                    (item, pg_sys::UUIDOID)
-                } else {
+            // Kept::Write; the other statements are of other rooms.
+            _ => {
+                // The row was locked by this transaction, so its ctid stays.
+                let (row, row_type) = if self.stock.by_ctid {
                     ("stock.ctid OPERATOR(pg_catalog.=) $1".to_owned(), pg_sys::TIDOID)
+                } else {
+                    (item, pg_sys::UUIDOID)
                 };
                 (
                     format!(

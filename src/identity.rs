@@ -67,3 +67,12 @@ pub fn current_role() -> pg_sys::Oid {
     // SAFETY: reads a variable of the backend.
     unsafe { pg_sys::GetUserId() }
 }
+
+/// The name of a role, or its number where it was dropped meanwhile.
+pub fn role_name(role: pg_sys::Oid) -> String {
+    // SAFETY: gives NULL for a missing role, else a palloc'd C string, which is copied.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(role, true);
+        if name.is_null() { role.to_u32().to_string() } else { CStr::from_ptr(name).to_string_lossy().into_owned() }
+    }
+}

@@ -45,6 +45,16 @@ impl Arg<'_> {
     }
 }
 
+impl<'a> Arg<'a> {
+    /// Binds a value as PostgreSQL holds it.
+    ///
+    /// # Safety
+    /// The datum must be of the parameter's type and alive as long as `'a`.
+    pub unsafe fn raw(datum: Datum) -> Self {
+        Self { datum, is_null: false, life: PhantomData }
+    }
+}
+
 /// An open SPI connection, closed with [`connected`].
 pub struct Connection(());
 
@@ -197,6 +207,44 @@ impl Rows<'_> {
     }
 }
 
+/// A value of a row, by column name; None where it is NULL or there is no such column.
+///
+/// # Safety
+/// The tuple must be of a relation with that descriptor, and both alive.
+pub unsafe fn row_value(
+    tuple: *mut pg_sys::HeapTupleData,
+    descriptor: pg_sys::TupleDesc,
+    column: &str,
+) -> Option<Datum> {
+    let name = CString::new(column).ok()?;
+    // SAFETY: as the caller promises; a column that is not there has a number below one.
+    unsafe {
+        let number = pg_sys::SPI_fnumber(descriptor, name.as_ptr());
+        let mut is_null = true;
+        let datum = (number > 0).then(|| pg_sys::SPI_getbinval(tuple, descriptor, number, &raw mut is_null));
+        datum.filter(|_| !is_null)
+    }
+}
+
+/// A quantity as PostgreSQL prints it, whatever it is.
+///
+/// # Safety
+/// `datum` must be a non-null value of the type, which is one of the quantity types, and alive.
+pub unsafe fn printed(datum: Datum, type_oid: Oid) -> String {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let text = match type_oid {
+            pg_sys::INT2OID => return (datum.value() as i16).to_string(),
+            pg_sys::INT4OID => return (datum.value() as i32).to_string(),
+            pg_sys::INT8OID => return (datum.value() as i64).to_string(),
+            _ => pg_sys::OidOutputFunctionCall(Oid::from(pg_sys::F_NUMERIC_OUT), datum),
+        };
+        let printed = CStr::from_ptr(text).to_string_lossy().into_owned();
+        pg_sys::pfree(text.cast());
+        printed
+    }
+}
+
 /// A numeric argument of a SQL function, held as PostgreSQL passed it so that it can be bound again as it is.
 pub struct NumericArg {
     datum: Datum,
@@ -238,22 +286,44 @@ unsafe fn read_numeric(datum: Datum) -> Result<Quantity, (Unfit, String)> {
     }
 }
 
-// SAFETY: the datum is taken as it is passed; it lives until the call returns, and so does a NumericArg, which the macro
-// hands to the function by value.
-unsafe impl<'fcx> ArgAbi<'fcx> for NumericArg {
-    unsafe fn unbox_arg_unchecked(arg: callconv::Arg<'_, 'fcx>) -> Self {
-        // SAFETY: the caller promises an argument that is not null.
-        match unsafe { arg.unbox_arg_using_from_datum() } {
-            Some(value) => value,
-            None => Fault::internal("a null numeric was read as a number").raise(),
-        }
+/// The text of a jsonb argument. pgrx reads jsonb itself, but raises an internal error where it is nested too deeply.
+pub struct JsonbText(pub String);
+
+impl FromDatum for JsonbText {
+    unsafe fn from_polymorphic_datum(datum: Datum, is_null: bool, _type_oid: Oid) -> Option<Self> {
+        // SAFETY: the caller passes a jsonb; its output function gives a C string, which is copied.
+        (!is_null).then(|| unsafe {
+            let text = pg_sys::OidOutputFunctionCall(Oid::from(pg_sys::F_JSONB_OUT), datum);
+            let copy = CStr::from_ptr(text).to_string_lossy().into_owned();
+            pg_sys::pfree(text.cast());
+            Self(copy)
+        })
     }
 }
 
-// SAFETY: numeric is the SQL type whose datum NumericArg holds.
-unsafe impl SqlTranslatable for NumericArg {
-    const TYPE_IDENT: &'static str = <pgrx::AnyNumeric as SqlTranslatable>::TYPE_IDENT;
-    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
-    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> = <pgrx::AnyNumeric as SqlTranslatable>::ARGUMENT_SQL;
-    const RETURN_SQL: Result<ReturnsRef, ReturnsError> = <pgrx::AnyNumeric as SqlTranslatable>::RETURN_SQL;
+macro_rules! argument {
+    ($type:ty, $like:ty) => {
+        // SAFETY: the datum is taken as it is passed; it lives until the call returns, and so does the value, which the
+        // macro hands to the function.
+        unsafe impl<'fcx> ArgAbi<'fcx> for $type {
+            unsafe fn unbox_arg_unchecked(arg: callconv::Arg<'_, 'fcx>) -> Self {
+                // SAFETY: the caller promises an argument that is not null.
+                match unsafe { arg.unbox_arg_using_from_datum() } {
+                    Some(value) => value,
+                    None => Fault::internal("a null argument was read as a value").raise(),
+                }
+            }
+        }
+
+        // SAFETY: the SQL type whose datum the value is read from.
+        unsafe impl SqlTranslatable for $type {
+            const TYPE_IDENT: &'static str = <$like as SqlTranslatable>::TYPE_IDENT;
+            const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
+            const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> = <$like as SqlTranslatable>::ARGUMENT_SQL;
+            const RETURN_SQL: Result<ReturnsRef, ReturnsError> = <$like as SqlTranslatable>::RETURN_SQL;
+        }
+    };
 }
+
+argument!(NumericArg, pgrx::AnyNumeric);
+argument!(JsonbText, pgrx::JsonB);
