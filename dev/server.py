@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -64,7 +65,8 @@ class Server:
         self.run_as = other_user() if os.geteuid() == 0 else None
 
     def __enter__(self):
-        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # unwinds, so __exit__ runs
         self.folder = Path(tempfile.mkdtemp(prefix="inventory_ext-", dir="/tmp"))
         watch = ["sh", "-c", REAPER, "reaper", str(self.folder)]

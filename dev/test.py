@@ -111,8 +111,10 @@ exec setpriv --reuid="$user" --regid="$(id -g "$user")" --clear-groups env "$@"
 
 def pgrx_test(suite):
     """`cargo pgrx test` on a copy of the PostgreSQL tree: it installs a debug build, which the others must not test."""
-    if not suite.run("cargo", "test", "--no-run", *FEATURES, counts=lambda _: (0, 0)):
-        return
+    # Built first with the usual PGRX_HOME: what is built with the one below, cargo would build anew each time.
+    for build in (["build", "--lib"], ["test", "--no-run"]):
+        if not suite.run("cargo", *build, *FEATURES, counts=lambda _: (0, 0)):
+            return
     with tempfile.TemporaryDirectory(prefix="inventory_ext-", dir="/tmp", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         pgdata = folder / "pgdata"

@@ -193,3 +193,32 @@ for (const [style, expected] of Object.entries(styles)) {
     })
   })
 }
+
+// PostgREST hands a role's settings on only if it knows their names when it loads its configuration, so the library must
+// be loaded into its sessions from the start.
+describe('an error style for one role', () => {
+  let shop
+  before(async () => {
+    shop = await openShop({
+      callers: ['browser'],
+      prepare: (db, roles) =>
+        db.query(`
+          ALTER ROLE ${roles.authenticator} SET session_preload_libraries = 'inventory_ext';
+          ALTER ROLE ${roles.browser} SET inventory_ext.error_style = 'postgrest';
+          GRANT EXECUTE ON FUNCTION decrement_inventory TO ${roles.browser}`)
+    })
+  })
+  after(() => shop?.close())
+
+  test('two roles get their own styles from the same PostgREST', async () => {
+    const item = await shop.item('3.00')
+    const browser = { role: shop.roles.browser }
+    const answers = await Promise.all(
+      [browser, undefined, browser, undefined].map((caller) => shop.sell(item, 5, caller))
+    )
+    assert.deepEqual(
+      answers.map(({ status, error }) => [status, error.code]),
+      [[409, 'PT409'], [400, 'IV001'], [409, 'PT409'], [400, 'IV001']]
+    )
+  })
+})
