@@ -48,14 +48,23 @@ pub struct Attachment {
     pub run_as_caller: bool,
     /// The search_path pinned while user code can run as the owner.
     pub search_path: Option<CString>,
-    /// The ledger, schema and name quoted, where there is one.
-    pub movements: Option<String>,
-    /// The idempotency keys, schema and name quoted.
-    pub requests: String,
+    /// The ledger, where there is one.
+    pub movements: Option<Owned>,
+    /// The idempotency keys.
+    pub requests: Owned,
     /// The table itself; a partition of it has another oid.
     pub oid: Oid,
     generation: u32,
     plans: [OnceCell<Plan>; KEPT_PLANS],
+}
+
+/// A table that belongs to the stock table, and as whom it is written: its own owner, who may be another by now.
+#[derive(Clone)]
+pub struct Owned {
+    /// Schema and name, quoted.
+    pub name: String,
+    /// Its owner.
+    pub owner: Oid,
 }
 
 /// The statements kept for the stock table.
@@ -201,8 +210,8 @@ fn watch(configuration: &Configuration, configured: &Configured) {
 
 /// The tables that grow with the stock table.
 struct Companions {
-    movements: Option<String>,
-    requests: String,
+    movements: Option<Owned>,
+    requests: Owned,
     run_user_code: bool,
 }
 
@@ -221,8 +230,8 @@ fn describe_companions(spi: &Connection, configured: &Configured) -> Outcome<Com
     let requests = companion(configured.request_table, "request_table_dropped")?;
     Ok(Companions {
         run_user_code: requests.runs_user_code || movements.as_ref().is_some_and(|m| m.runs_user_code),
-        movements: movements.map(|m| m.name),
-        requests: requests.name,
+        movements: movements.map(|m| Owned { name: m.name, owner: m.owner }),
+        requests: Owned { name: requests.name, owner: requests.owner },
     })
 }
 

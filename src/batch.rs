@@ -6,12 +6,12 @@
 
 use crate::answer::number;
 use crate::attachment::{Attachment, Kept};
-use crate::call::Call;
-use crate::context::CallContext;
+use crate::call::{Call, in_context};
 use crate::decrement::fits;
 use crate::error::{Fault, Outcome};
+use crate::failpoint::{self, Place};
 use crate::items::{self, Line};
-use crate::ledger::Kind;
+use crate::ledger::{Kind, Rows};
 use crate::quantity::{Quantity, Shape};
 use crate::settings;
 use crate::spi::{Arg, Connection, JsonbText, Sight};
@@ -76,17 +76,17 @@ fn order(
     key: Option<String>,
     on_shortage: Option<String>,
 ) -> Outcome<String> {
-    let JsonbText(text) = items.ok_or_else(|| Fault::null_argument("p_items"))?;
-    let on_shortage = OnShortage::read(on_shortage)?;
-    let context = CallContext::read(reference, key)?;
-    let lines =
-        items::read(&text, settings::max_batch_lines()).map_err(|fault| fault.traced(context.reference.as_deref()))?;
-    let reference = context.reference.clone();
-    let call = Call { function: "decrement_inventory_batch", kind: Kind::Sale, single: false, context };
-    call.run(
-        || canonical(&lines, on_shortage, reference.as_deref()),
-        |spi, stock| deduct(spi, stock, &lines, on_shortage),
-    )
+    in_context(reference, key, |context| {
+        let JsonbText(text) = items.ok_or_else(|| Fault::null_argument("p_items"))?;
+        let on_shortage = OnShortage::read(on_shortage)?;
+        let lines = items::read(&text, settings::max_batch_lines())?;
+        let reference = context.reference.clone();
+        let call = Call { function: "decrement_inventory_batch", kind: Kind::Sale, rows: Rows::Many, context };
+        call.run(
+            || canonical(&lines, on_shortage, reference.as_deref()),
+            |spi, stock| deduct(spi, stock, &lines, on_shortage),
+        )
+    })
 }
 
 /// The order as its retries must repeat it: the same items and sums, in whatever order they are named.
@@ -98,7 +98,7 @@ fn canonical(lines: &[Line], on_shortage: OnShortage, reference: Option<&str>) -
 
 fn deduct(spi: &Connection, stock: &Attachment, lines: &[Line], on_shortage: OnShortage) -> Outcome<String> {
     for line in lines {
-        fits("p_items", line.quantity, stock)?;
+        fits("p_items", line.quantity, stock).map_err(|fault| fault.at_element(line.element))?;
     }
     let held = lock(spi, stock, lines.iter().map(|line| line.id).collect())?;
     let mut changes = Vec::with_capacity(lines.len());
@@ -176,6 +176,7 @@ pub fn lock(spi: &Connection, stock: &Attachment, ids: Vec<Uuid>) -> Outcome<Has
         (sql, vec![pg_sys::UUIDARRAYOID])
     });
     let rows = spi.run(plan, &[Arg::owned(ids)], Sight::Isolation);
+    failpoint::reached(spi, Place::Locked);
     let mut held = HashMap::with_capacity(rows.count());
     for row in 0..rows.count() {
         let id: Uuid = rows.get(row, 1).ok_or_else(|| Fault::internal("an item has no id"))?;
@@ -206,6 +207,7 @@ pub fn write(spi: &Connection, stock: &Attachment, changes: &[Change]) -> Outcom
     let ids: Vec<Uuid> = changes.iter().map(|change| change.id).collect();
     let deltas: Vec<String> = changes.iter().map(|change| printed_delta(change.delta, stock.shape)).collect();
     let rows = spi.run(plan, &[Arg::owned(ids), Arg::owned(deltas)], Sight::Isolation);
+    failpoint::reached(spi, Place::Written);
     let mut written = HashMap::with_capacity(rows.count());
     for row in 0..rows.count() {
         let id: Uuid = rows.get(row, 1).ok_or_else(|| Fault::internal("an item has no id"))?;

@@ -5,7 +5,7 @@ use crate::context::CallContext;
 use crate::error::Outcome;
 use crate::idempotency::{self, Request};
 use crate::identity::{act_as, current_role};
-use crate::ledger::{self, Kind};
+use crate::ledger::{self, Kind, Rows};
 use crate::spi::{Connection, connected};
 
 /// What is called, and as what the ledger records it.
@@ -14,10 +14,21 @@ pub struct Call {
     pub function: &'static str,
     /// The kind of its movements.
     pub kind: Kind,
-    /// It changes one row.
-    pub single: bool,
+    /// How many rows it changes.
+    pub rows: Rows,
     /// Reference and key.
     pub context: CallContext,
+}
+
+/// Reads the context of a call, then runs it; every error names the reference, so that it can be traced to its order.
+pub fn in_context(
+    reference: Option<String>,
+    key: Option<String>,
+    act: impl FnOnce(CallContext) -> Outcome<String>,
+) -> Outcome<String> {
+    let context = CallContext::read(reference, key)?;
+    let reference = context.reference.clone();
+    act(context).map_err(|fault| fault.traced(reference.as_deref()))
 }
 
 impl Call {
@@ -29,20 +40,11 @@ impl Call {
         arguments: impl FnOnce() -> String,
         act: impl FnOnce(&Connection, &Attachment) -> Outcome<String>,
     ) -> Outcome<String> {
-        let done = self.run_untraced(arguments, act);
-        done.map_err(|fault| fault.traced(self.context.reference.as_deref()))
-    }
-
-    fn run_untraced(
-        &self,
-        arguments: impl FnOnce() -> String,
-        act: impl FnOnce(&Connection, &Attachment) -> Outcome<String>,
-    ) -> Outcome<String> {
         let stock = attachment::current()?;
         let role = current_role();
         let _acting = (!stock.run_as_caller).then(|| act_as(stock.owner, stock.search_path.as_deref()));
         connected(|spi| {
-            let recorded = || ledger::within(&stock, self.kind, &self.context, role, self.single, || act(spi, &stock));
+            let recorded = || ledger::within(&stock, self.kind, &self.context, role, self.rows, || act(spi, &stock));
             match &self.context.key {
                 None => recorded(),
                 Some(key) => {

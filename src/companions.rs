@@ -68,6 +68,23 @@ pub fn unhook(spi: &Connection, table: &Description) {
     for trigger in STOCK_TRIGGERS {
         drop_trigger(spi, table, &table.name, table.oid, trigger.name);
     }
+    for (oid, name) in partitions(spi, table) {
+        drop_trigger(spi, table, &name, oid, TRUNCATE_GUARD.name);
+    }
+}
+
+/// The partitions there are, of all levels. PostgreSQL gives statement triggers to none of them.
+fn partitions(spi: &Connection, table: &Description) -> Vec<(Oid, String)> {
+    let rows = spi.once(
+        "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname)
+           FROM pg_catalog.pg_partition_tree($1) AS tree
+           JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) tree.relid
+           JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+          WHERE tree.level OPERATOR(pg_catalog.>) 0 ORDER BY c.oid",
+        &[pg_sys::REGCLASSOID],
+        &[Arg::owned(table.oid)],
+    );
+    (0..rows.count()).filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2)?))).collect()
 }
 
 struct Companion {
@@ -122,7 +139,7 @@ fn find(spi: &Connection, table: &Description, bare: &str, columns: &str) -> Out
             "a relation of another make has the name of a table that belongs to the stock table",
             "name_taken",
             json!({"table": table.name, "relation": name}),
-            "Rename that relation, or the stock table.",
+            "Rename that relation, or give a table of an earlier attach to the owner of the stock table.",
         ));
     }
     Ok(Some(Companion { oid, name, new: false }))
@@ -188,8 +205,8 @@ struct TriggerDefinition {
 }
 
 /// A digit sorts before a letter: these fire before the triggers of a user, so the ledger has the order of the changes.
-/// `{changed}` stands for the condition that id or quantity has changed.
-const STOCK_TRIGGERS: [TriggerDefinition; 4] = [
+/// The row trigger has no condition on the columns, which would keep them from ALTER COLUMN … TYPE.
+const STOCK_TRIGGERS: [TriggerDefinition; 3] = [
     TriggerDefinition {
         name: "0_inventory_movement_flush",
         when: "AFTER INSERT OR UPDATE OR DELETE",
@@ -197,24 +214,20 @@ const STOCK_TRIGGERS: [TriggerDefinition; 4] = [
         function: "inventory_movement_flush",
     },
     TriggerDefinition {
-        name: "0_inventory_movement_item",
-        when: "AFTER INSERT OR DELETE",
+        name: "0_inventory_movement_record",
+        when: "AFTER INSERT OR UPDATE OR DELETE",
         each: "FOR EACH ROW",
         function: "inventory_movement_record",
     },
-    TriggerDefinition {
-        name: "0_inventory_movement_update",
-        when: "AFTER UPDATE",
-        each: "FOR EACH ROW WHEN ({changed})",
-        function: "inventory_movement_record",
-    },
-    TriggerDefinition {
-        name: "0_inventory_truncate",
-        when: "BEFORE TRUNCATE",
-        each: "FOR EACH STATEMENT",
-        function: "inventory_truncate_guard",
-    },
+    TRUNCATE_GUARD,
 ];
+
+const TRUNCATE_GUARD: TriggerDefinition = TriggerDefinition {
+    name: "0_inventory_truncate",
+    when: "BEFORE TRUNCATE",
+    each: "FOR EACH STATEMENT",
+    function: "inventory_truncate_guard",
+};
 
 const LEDGER_TRIGGERS: [TriggerDefinition; 2] = [
     TriggerDefinition {
@@ -232,14 +245,13 @@ const LEDGER_TRIGGERS: [TriggerDefinition; 2] = [
 ];
 
 fn set_triggers(spi: &Connection, configuration: &Configuration, table: &Description, ledger: &str) {
-    let (Some(id), Some(quantity)) = (&table.id, &table.quantity) else { return };
-    let changed = [id, quantity].map(|column| format!("OLD.{0} IS DISTINCT FROM NEW.{0}", column.quoted)).join(" OR ");
     let ledger_oid = oid_of(spi, ledger);
-    let on_stock = STOCK_TRIGGERS.iter().map(|trigger| (trigger, table.name.as_str(), table.oid));
-    let on_ledger = LEDGER_TRIGGERS.iter().map(|trigger| (trigger, ledger, ledger_oid));
-    for (TriggerDefinition { name, when, each, function }, relation, oid) in on_stock.chain(on_ledger) {
-        drop_trigger(spi, table, relation, oid, name);
-        let each = each.replace("{changed}", &changed);
+    let on_stock = STOCK_TRIGGERS.iter().map(|trigger| (trigger, table.oid, table.name.clone()));
+    let on_ledger = LEDGER_TRIGGERS.iter().map(|trigger| (trigger, ledger_oid, ledger.to_owned()));
+    let on_partitions = partitions(spi, table).into_iter().map(|(oid, name)| (&TRUNCATE_GUARD, oid, name));
+    for (trigger, oid, relation) in on_stock.chain(on_ledger).chain(on_partitions) {
+        let TriggerDefinition { name, when, each, function } = trigger;
+        drop_trigger(spi, table, &relation, oid, name);
         let schema = &configuration.schema;
         run_as_owner(
             spi,

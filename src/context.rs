@@ -29,7 +29,7 @@ impl CallContext {
             check("p_reference", reference)?;
         }
         if let Some(key) = &key {
-            check("p_idempotency_key", key)?;
+            check("p_idempotency_key", key).map_err(|fault| fault.traced(reference.as_deref()))?;
         }
         Ok(Self { reference, key })
     }

@@ -9,12 +9,12 @@
 
 use crate::answer::Deduction;
 use crate::attachment::{Attachment, Kept};
-use crate::call::Call;
+use crate::call::{Call, in_context};
 use crate::context::CallContext;
 use crate::error::{Fault, Outcome};
-use crate::ledger::Kind;
+use crate::ledger::{Kind, Rows};
 use crate::quantity::{Quantity, Shape, Unfit};
-use crate::spi::{Arg, Connection, NumericArg, Rows, Sight};
+use crate::spi::{self, Arg, Connection, NumericArg, Sight};
 use pgrx::pg_sys::{self, Oid};
 use pgrx::{Uuid, pg_extern};
 
@@ -29,16 +29,16 @@ use pgrx::{Uuid, pg_extern};
 /// PT500 stand for IV001, IV002 and IV007.
 #[pg_extern(sql = false)]
 pub fn decrement_inventory(p_inventory_id: Option<Uuid>, p_quantity: Option<NumericArg>) -> String {
-    sell(p_inventory_id, p_quantity.as_ref()).unwrap_or_else(|fault| fault.raise())
+    in_context(None, None, |context| sell(p_inventory_id, p_quantity.as_ref(), context))
+        .unwrap_or_else(|fault| fault.raise())
 }
 
-fn sell(id: Option<Uuid>, quantity: Option<&NumericArg>) -> Outcome<String> {
+fn sell(id: Option<Uuid>, quantity: Option<&NumericArg>, context: CallContext) -> Outcome<String> {
     let id = id.ok_or_else(|| Fault::null_argument("p_inventory_id"))?;
     let argument = quantity.ok_or_else(|| Fault::null_argument("p_quantity"))?;
     let requested = positive("p_quantity", argument)?;
     let printed_id = id.to_string();
-    let context = CallContext::read(None, None)?;
-    let call = Call { function: "decrement_inventory", kind: Kind::Sale, single: true, context };
+    let call = Call { function: "decrement_inventory", kind: Kind::Sale, rows: Rows::One, context };
     call.run(
         || format!("{printed_id} {}", requested.canonical()),
         |spi, stock| {
@@ -97,7 +97,7 @@ impl Sale<'_> {
     /// Where the locking SELECT finds nothing but a plain look finds enough, a restock came between the two: it is tried
     /// once more, and then decided under an unconditional lock, so that a row which may be seen but not locked
     /// (row-level security for the caller) cannot keep the call going round.
-    fn lock<'c>(&self, spi: &'c Connection) -> Outcome<Rows<'c>> {
+    fn lock<'c>(&self, spi: &'c Connection) -> Outcome<spi::Rows<'c>> {
         for _ in 0..2 {
             let locked = self.run(spi, self.stock.by_strength(Kept::Lock, Kept::LockNoKey));
             if locked.count() > 0 {
@@ -117,7 +117,7 @@ impl Sale<'_> {
         Ok(locked)
     }
 
-    fn refuse_shortage(&self, seen: &Rows<'_>) -> Outcome<()> {
+    fn refuse_shortage(&self, seen: &spi::Rows<'_>) -> Outcome<()> {
         let available = self.read(seen, 1)?;
         if available < self.requested {
             return Err(Fault::insufficient(self.printed_id, available, self.requested));
@@ -126,7 +126,7 @@ impl Sale<'_> {
     }
 
     /// Writes the deduction into the locked row and reads back what the table holds.
-    fn write(&self, spi: &Connection, locked: &Rows<'_>, old_quantity: Quantity) -> Outcome<Quantity> {
+    fn write(&self, spi: &Connection, locked: &spi::Rows<'_>, old_quantity: Quantity) -> Outcome<Quantity> {
         let row = if self.stock.by_ctid { locked.arg(0, 2) } else { Arg::owned(self.id) };
         let plan = self.stock.plan(spi, Kept::Write, || self.statement(Kept::Write));
         let written = spi.run(plan, &[row, self.bound], Sight::Isolation);
@@ -142,14 +142,14 @@ impl Sale<'_> {
         Ok(new_quantity)
     }
 
-    fn run<'c>(&self, spi: &'c Connection, kept: Kept) -> Rows<'c> {
+    fn run<'c>(&self, spi: &'c Connection, kept: Kept) -> spi::Rows<'c> {
         let plan = self.stock.plan(spi, kept, || self.statement(kept));
         let args = [Arg::owned(self.id), self.bound];
         let used = if matches!(kept, Kept::Lock | Kept::LockNoKey) { 2 } else { 1 };
         spi.run(plan, &args[..used], Sight::Isolation)
     }
 
-    fn read(&self, rows: &Rows<'_>, column: i32) -> Outcome<Quantity> {
+    fn read(&self, rows: &spi::Rows<'_>, column: i32) -> Outcome<Quantity> {
         rows.quantity(0, column, self.stock.quantity_type)
             .map_err(|stored| Fault::unreadable_stock(self.printed_id, &stored))
     }

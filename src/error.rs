@@ -249,6 +249,17 @@ impl Fault {
         )
     }
 
+    /// `22003`: a line, or the sum of the lines on one item, has more than 28 digits. `facts` names the element.
+    pub fn too_many_item_digits(facts: Value) -> Box<Self> {
+        Self::with_reason(
+            "22003",
+            "p_items has more digits than can be kept",
+            "too_many_digits",
+            facts,
+            "Pass at most 28 digits: a quantity is never rounded.",
+        )
+    }
+
     /// `54000`: more lines than allowed.
     pub fn too_many_lines(lines: usize, max_lines: usize) -> Box<Self> {
         Self::new(
@@ -403,6 +414,12 @@ impl Fault {
 }
 
 impl Fault {
+    /// Names the element of p_items that is meant.
+    pub fn at_element(mut self: Box<Self>, element: usize) -> Box<Self> {
+        self.detail.insert("element".to_owned(), json!(element));
+        self
+    }
+
     /// Names the reference of the call, so that a failed change can be traced to its order.
     pub fn traced(mut self: Box<Self>, reference: Option<&str>) -> Box<Self> {
         if let Some(reference) = reference {

@@ -6,6 +6,7 @@
 
 use crate::attachment::{self, Attachment, Kept};
 use crate::error::{Fault, Outcome};
+use crate::failpoint::{self, Place};
 use crate::identity::act_as;
 use crate::spi::{Arg, Connection, Sight, connected};
 use pgrx::datum::Interval;
@@ -32,22 +33,24 @@ pub fn once(
     if let Some(answer) = claim(spi, stock, request)? {
         return Ok(answer);
     }
+    failpoint::reached(spi, Place::KeyClaimed);
     let answer = act()?;
-    let _acting = act_as(stock.owner, stock.search_path.as_deref());
+    let _acting = act_as(stock.requests.owner, stock.search_path.as_deref());
     let plan = stock.plan(spi, Kept::KeepAnswer, || {
         let sql = format!(
             "UPDATE {} SET answer = $2::pg_catalog.json WHERE idempotency_key OPERATOR(pg_catalog.=) $1",
-            stock.requests
+            stock.requests.name
         );
         (sql, vec![pg_sys::TEXTOID, pg_sys::TEXTOID])
     });
     spi.run(plan, &[Arg::owned(request.key), Arg::owned(answer.as_str())], Sight::Isolation);
+    failpoint::reached(spi, Place::AnswerKept);
     Ok(answer)
 }
 
 /// None where the key is ours now; else the answer it stands for.
 fn claim(spi: &Connection, stock: &Attachment, request: &Request<'_>) -> Outcome<Option<String>> {
-    let _acting = act_as(stock.owner, stock.search_path.as_deref());
+    let _acting = act_as(stock.requests.owner, stock.search_path.as_deref());
     let args = [Arg::owned(request.key), Arg::owned(request.function), Arg::owned(request.arguments.as_str())];
     let types = || vec![pg_sys::TEXTOID; 3];
     loop {
@@ -56,7 +59,7 @@ fn claim(spi: &Connection, stock: &Attachment, request: &Request<'_>) -> Outcome
                 "INSERT INTO {} (idempotency_key, function_name, arguments_hash)
                  VALUES ($1, $2, pg_catalog.sha256(pg_catalog.convert_to($3, 'UTF8')))
                  ON CONFLICT (idempotency_key) DO NOTHING",
-                stock.requests
+                stock.requests.name
             );
             (sql, types())
         });
@@ -69,7 +72,7 @@ fn claim(spi: &Connection, stock: &Attachment, request: &Request<'_>) -> Outcome
                         AND arguments_hash OPERATOR(pg_catalog.=) pg_catalog.sha256(pg_catalog.convert_to($3, 'UTF8')),
                         answer::pg_catalog.text
                    FROM {} WHERE idempotency_key OPERATOR(pg_catalog.=) $1",
-                stock.requests
+                stock.requests.name
             );
             (sql, types())
         });
@@ -104,7 +107,7 @@ pub fn purge_requests(p_older_than: Option<Interval>) -> i64 {
 fn purge(older_than: Option<Interval>) -> Outcome<i64> {
     let older_than = older_than.ok_or_else(|| Fault::null_argument("p_older_than"))?;
     let stock = attachment::current()?;
-    let _acting = act_as(stock.owner, stock.search_path.as_deref());
+    let _acting = act_as(stock.requests.owner, stock.search_path.as_deref());
     connected(|spi| {
         let interval = [pg_sys::INTERVALOID];
         let valid = spi.once(
@@ -117,7 +120,7 @@ fn purge(older_than: Option<Interval>) -> Outcome<i64> {
         }
         let sql = format!(
             "DELETE FROM {} WHERE created_at OPERATOR(pg_catalog.<) (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) $1)",
-            stock.requests
+            stock.requests.name
         );
         Ok(spi.once(&sql, &interval, &[Arg::owned(older_than)]).count() as i64)
     })

@@ -44,8 +44,7 @@ pub fn read(text: &str, max_lines: usize) -> Outcome<Vec<Line>> {
         match lines.get_mut(place) {
             None => lines.push(line),
             Some(first) => {
-                first.quantity =
-                    first.quantity.plus(line.quantity).ok_or_else(|| wrong(element, "too_many_digits", value))?;
+                first.quantity = first.quantity.plus(line.quantity).ok_or_else(|| too_long(element, value))?;
             }
         }
     }
@@ -72,17 +71,24 @@ fn read_line(element: usize, value: &Value) -> Outcome<Line> {
         Ok(quantity) if quantity.is_positive() => Ok(Line { id, quantity, element }),
         Ok(_) => Err(wrong(element, "not_positive", value)),
         Err(Unfit::NotFinite) => Err(wrong(element, "not_finite", value)),
-        Err(Unfit::TooManyDigits) => Err(wrong(element, "too_many_digits", value)),
+        Err(Unfit::TooManyDigits) => Err(too_long(element, value)),
         Err(Unfit::Malformed) => Err(wrong(element, "not_a_number", value)),
     }
 }
 
-/// An error that names the element. A long element is not repeated in full.
 fn wrong(element: usize, reason: &str, value: &Value) -> Box<Fault> {
+    Fault::malformed_items("p_items has a line that cannot be read", reason, facts(element, value))
+}
+
+fn too_long(element: usize, value: &Value) -> Box<Fault> {
+    Fault::too_many_item_digits(facts(element, value))
+}
+
+/// What an error says of the element. A long one is not repeated in full.
+fn facts(element: usize, value: &Value) -> Value {
     let printed = answer::spaced(value);
     let line = if printed.len() <= 200 { value.clone() } else { json!(printed.chars().take(200).collect::<String>()) };
-    let facts = json!({"argument": "p_items", "element": element, "line": line});
-    Fault::malformed_items("p_items has a line that cannot be read", reason, facts)
+    json!({"argument": "p_items", "element": element, "line": line})
 }
 
 /// The canonical spelling: 32 hexadecimal digits, with hyphens after the 8th, 12th, 16th and 20th, or none.

@@ -1,20 +1,22 @@
 //! The ledger's only writer: triggers on the stock table, so that no change of stock escapes it, ours or anyone's.
 //!
-//! A row trigger notes each change of a quantity; the trigger at the end of the statement writes what was noted, in order,
-//! with one INSERT. A single sale, and a change in a partition (which may be written to directly, without a statement on the
-//! partitioned table), is written at once. Notes of an aborted subtransaction are dropped with it; a commit with notes
-//! left is refused. The triggers' names sort before a user's, so that a change made by a user's own trigger on the same row
-//! stands behind the change that caused it.
+//! A row trigger notes each change of a quantity; the trigger at the end of the statement writes what was noted with one
+//! INSERT. A statement that a user's trigger runs inside another one on the stock table leaves its notes to the outer one,
+//! and notes are written in the order of the commands that made the changes: all rows of a statement are changed before its
+//! first trigger fires. A single sale is written at once, and so is a change of a partition by others, who may write to it
+//! without a statement on the partitioned table. Notes of an aborted subtransaction are dropped with it; a commit with
+//! notes left is refused.
 
 #![allow(unsafe_code)]
 
-use crate::attachment::{self, Attachment, Kept};
+use crate::attachment::{self, Attachment, Kept, Owned};
 use crate::context::{self, CallContext};
 use crate::error::{Fault, Outcome};
 use crate::identity::{act_as, current_role};
+use crate::quantity::Quantity;
 use crate::spi::{self, Arg, Connection, Sight, connected};
 use crate::trigger::{Firing, Operation};
-use pgrx::pg_sys::{self, Oid};
+use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::{Uuid, pg_extern, pg_guard};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -65,12 +67,15 @@ struct Frame {
     stamp: Rc<Stamp>,
     /// The trigger depth at which its changes are noted; deeper ones are a user's trigger's.
     depth: i32,
-    /// One row: written at once.
-    single: bool,
+    rows: Rows,
 }
 
 struct Note {
     subtransaction: pg_sys::SubTransactionId,
+    /// The trigger depth of its statement.
+    depth: i32,
+    /// The command that made the change.
+    command: u32,
     id: Uuid,
     kind: Kind,
     old_quantity: String,
@@ -93,7 +98,7 @@ pub fn within<T>(
     kind: Kind,
     context: &CallContext,
     role: Oid,
-    single: bool,
+    rows: Rows,
     act: impl FnOnce() -> T,
 ) -> T {
     if stock.movements.is_none() {
@@ -101,7 +106,7 @@ pub fn within<T>(
     }
     let stamp =
         Stamp { kind, reference: context.reference.clone(), key: context.key.clone(), actor: context::actor(role) };
-    let frame = Frame { stamp: Rc::new(stamp), depth: trigger_depth() + 1, single };
+    let frame = Frame { stamp: Rc::new(stamp), depth: trigger_depth() + 1, rows };
     FRAMES.with_borrow_mut(|frames| frames.push(frame));
     let _open = OpenFrame;
     act()
@@ -132,7 +137,7 @@ pub fn inventory_movement_record(call: pg_sys::FunctionCallInfo) -> i64 {
 #[pg_extern(sql = false)]
 pub fn inventory_movement_flush(call: pg_sys::FunctionCallInfo) -> i64 {
     let _firing = Firing::of(call);
-    if !NOTES.with_borrow(Vec::is_empty) {
+    if !NOTES.with_borrow(Vec::is_empty) && !within_outer_statement(trigger_depth()) {
         attachment::current().map(|stock| flush(&stock)).unwrap_or_else(|fault| fault.raise());
     }
     0
@@ -143,7 +148,8 @@ pub fn inventory_movement_flush(call: pg_sys::FunctionCallInfo) -> i64 {
 pub fn inventory_movement_guard(call: pg_sys::FunctionCallInfo) -> i64 {
     let firing = Firing::of(call);
     let operation = firing.operation();
-    if operation != Operation::Insert || !WRITING.get() {
+    // One statement is let through, not what a user's trigger on the ledger does meanwhile.
+    if operation != Operation::Insert || !WRITING.replace(false) {
         Fault::ledger_protected(operation.name(), &firing.table_name()).raise();
     }
     0
@@ -160,46 +166,116 @@ fn record(firing: &Firing) -> Outcome<()> {
     if firing.table() != stock.oid && !(stock.partitioned && firing.on_partition()) {
         return Err(Fault::stray_trigger(&firing.table_name()));
     }
-    let (frame, single) = stamp_in_force();
-    let first = firing.first_row();
-    let first_id = first.uuid(&stock.id_name)?;
-    let first_quantity = first.datum(&stock.quantity_name)?;
-    // SAFETY: the value is a non-null quantity of the row.
-    let printed = |datum| unsafe { spi::printed(datum, stock.quantity_type) };
-    let zero = || "0".to_owned();
-    match firing.operation() {
-        Operation::Insert => note(first_id, Kind::Opening, zero(), printed(first_quantity), frame),
-        Operation::Delete => note(first_id, Kind::Closing, printed(first_quantity), zero(), frame),
-        _ => {
-            let updated = firing.updated_row();
-            let (id, quantity) = (updated.uuid(&stock.id_name)?, updated.datum(&stock.quantity_name)?);
-            if id != first_id {
-                note(first_id, Kind::Closing, printed(first_quantity), zero(), Rc::clone(&frame));
-                note(id, Kind::Opening, zero(), printed(quantity), frame);
-            } else if single {
+    let depth = trigger_depth();
+    let change = Change::read(firing, &stock)?;
+    let (stamp, ours) = stamp_in_force(depth);
+    match change {
+        Change::Item { id, kind, old_quantity, new_quantity, command } => {
+            note(depth, command, id, kind, [old_quantity, new_quantity], stamp);
+        }
+        Change::Moved { from, to, command } => {
+            note(depth, command, from.0, Kind::Closing, [from.1, zero()], Rc::clone(&stamp));
+            note(depth, command, to.0, Kind::Opening, [zero(), to.1], stamp);
+        }
+        Change::Quantity { id, old_quantity, new_quantity, command } => {
+            if ours == Some(Rows::One) && NOTES.with_borrow(Vec::is_empty) {
                 // SAFETY: both are quantities of rows that live as long as the firing.
-                let quantities = unsafe { [Arg::raw(first_quantity), Arg::raw(quantity)] };
-                write_one(&stock, id, quantities, &frame);
-            } else {
-                note(id, frame.kind, printed(first_quantity), printed(quantity), frame);
+                let quantities = unsafe { [Arg::raw(old_quantity), Arg::raw(new_quantity)] };
+                write_one(&stock, id, quantities, &stamp);
+                return Ok(());
+            }
+            let [old_quantity, new_quantity] = [old_quantity, new_quantity].map(|datum| printed(datum, &stock));
+            if ours.is_some() || differ(&old_quantity, &new_quantity) {
+                note(depth, command, id, stamp.kind, [old_quantity, new_quantity], stamp);
             }
         }
     }
-    if stock.partitioned || NOTES.with_borrow(Vec::len) >= MAX_NOTES {
+    let alone = stock.partitioned && ours.is_none();
+    if (alone || NOTES.with_borrow(Vec::len) >= MAX_NOTES) && !within_outer_statement(depth) {
         flush(&stock);
     }
     Ok(())
 }
 
-/// The stamp of our own call whose statement fired the trigger, or one for a direct write; and whether it is one row.
-fn stamp_in_force() -> (Rc<Stamp>, bool) {
-    let depth = trigger_depth();
+/// Whether notes wait for the end of a statement outside of one at this depth.
+fn within_outer_statement(depth: i32) -> bool {
+    NOTES.with_borrow(|notes| notes.iter().any(|note| note.depth < depth))
+}
+
+/// What happened to a row.
+enum Change {
+    /// An item came or went.
+    Item { id: Uuid, kind: Kind, old_quantity: String, new_quantity: String, command: u32 },
+    /// An item got another id.
+    Moved { from: (Uuid, String), to: (Uuid, String), command: u32 },
+    /// Its quantity was written, and may be the same.
+    Quantity { id: Uuid, old_quantity: Datum, new_quantity: Datum, command: u32 },
+}
+
+impl Change {
+    fn read(firing: &Firing, stock: &Attachment) -> Outcome<Self> {
+        let first = firing.first_row();
+        let id = first.uuid(&stock.id_name)?;
+        let quantity = first.datum(&stock.quantity_name)?;
+        let item =
+            |kind, old_quantity, new_quantity, command| Self::Item { id, kind, old_quantity, new_quantity, command };
+        Ok(match firing.operation() {
+            Operation::Insert => item(Kind::Opening, zero(), printed(quantity, stock), first.made_by()),
+            Operation::Delete => item(Kind::Closing, printed(quantity, stock), zero(), first.deleted_by()),
+            _ => {
+                let updated = firing.updated_row();
+                let (new_id, new_quantity) = (updated.uuid(&stock.id_name)?, updated.datum(&stock.quantity_name)?);
+                let command = updated.made_by();
+                if new_id == id {
+                    Self::Quantity { id, old_quantity: quantity, new_quantity, command }
+                } else {
+                    Self::Moved {
+                        from: (id, printed(quantity, stock)),
+                        to: (new_id, printed(new_quantity, stock)),
+                        command,
+                    }
+                }
+            }
+        })
+    }
+}
+
+fn zero() -> String {
+    "0".to_owned()
+}
+
+fn printed(datum: Datum, stock: &Attachment) -> String {
+    // SAFETY: the value is a non-null quantity of a row that lives as long as the firing.
+    unsafe { spi::printed(datum, stock.quantity_type) }
+}
+
+/// 1.0 and 1.00 are the same quantity; what is no quantity is compared as it is printed.
+fn differ(one: &str, other: &str) -> bool {
+    match (one.parse::<Quantity>(), other.parse::<Quantity>()) {
+        (Ok(one), Ok(other)) => one != other,
+        _ => one != other,
+    }
+}
+
+/// How many rows one of our own calls changes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Rows {
+    /// One, written to the ledger at once.
+    One,
+    /// Any number.
+    Many,
+}
+
+/// The stamp of our own call whose statement fired the trigger, and how many rows it changes; or one for a direct write.
+fn stamp_in_force(depth: i32) -> (Rc<Stamp>, Option<Rows>) {
     let ours = FRAMES.with_borrow(|frames| {
-        frames.last().filter(|frame| frame.depth == depth).map(|frame| (Rc::clone(&frame.stamp), frame.single))
+        let frame = frames.last().filter(|frame| frame.depth == depth)?;
+        Some((Rc::clone(&frame.stamp), Some(frame.rows)))
     });
     ours.unwrap_or_else(|| {
         // Rows of one statement share a stamp.
-        let last = NOTES.with_borrow(|notes| notes.last().map(|note| Rc::clone(&note.stamp)));
+        let last = NOTES
+            .with_borrow(|notes| notes.last().filter(|note| note.depth == depth).map(|note| Rc::clone(&note.stamp)));
         let stamp = last.filter(|stamp| stamp.kind == Kind::External).unwrap_or_else(|| {
             Rc::new(Stamp {
                 kind: Kind::External,
@@ -208,14 +284,14 @@ fn stamp_in_force() -> (Rc<Stamp>, bool) {
                 actor: context::actor(current_role()),
             })
         });
-        (stamp, false)
+        (stamp, None)
     })
 }
 
-fn note(id: Uuid, kind: Kind, old_quantity: String, new_quantity: String, stamp: Rc<Stamp>) {
+fn note(depth: i32, command: u32, id: Uuid, kind: Kind, [old_quantity, new_quantity]: [String; 2], stamp: Rc<Stamp>) {
     // SAFETY: reads a counter of the backend.
     let subtransaction = unsafe { pg_sys::GetCurrentSubTransactionId() };
-    let note = Note { subtransaction, id, kind, old_quantity, new_quantity, stamp };
+    let note = Note { subtransaction, depth, command, id, kind, old_quantity, new_quantity, stamp };
     NOTES.with_borrow_mut(|notes| notes.push(note));
 }
 
@@ -245,8 +321,8 @@ pub fn writing<T>(owner: Oid, search_path: Option<&std::ffi::CStr>, write: impl 
 const COLUMNS: &str = "inventory_id, kind, old_quantity, new_quantity, reference, idempotency_key, actor";
 
 fn write_one(stock: &Attachment, id: Uuid, [old_quantity, new_quantity]: [Arg<'_>; 2], stamp: &Stamp) {
-    let Some(movements) = &stock.movements else { return };
-    writing(stock.owner, stock.search_path.as_deref(), |spi| {
+    let Some(Owned { name: movements, owner }) = &stock.movements else { return };
+    writing(*owner, stock.search_path.as_deref(), |spi| {
         let plan = stock.plan(spi, Kept::Record, || {
             let (quantity, text) = (stock.quantity_type, pg_sys::TEXTOID);
             let sql = format!("INSERT INTO {movements} ({COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7)");
@@ -265,13 +341,14 @@ fn write_one(stock: &Attachment, id: Uuid, [old_quantity, new_quantity]: [Arg<'_
     });
 }
 
-/// Writes all notes, in the order they were made: one INSERT for each act.
+/// Writes all notes, in the order of the commands that made the changes: one INSERT for each act.
 fn flush(stock: &Attachment) {
-    let notes = NOTES.take();
-    let Some(movements) = &stock.movements else { return };
+    let mut notes = NOTES.take();
+    let Some(Owned { name: movements, owner }) = &stock.movements else { return };
+    notes.sort_by_key(|note| note.command);
     for act in notes.chunk_by(|one, next| Rc::ptr_eq(&one.stamp, &next.stamp)) {
         let stamp = &act[0].stamp;
-        writing(stock.owner, stock.search_path.as_deref(), |spi| {
+        writing(*owner, stock.search_path.as_deref(), |spi| {
             let plan = stock.plan(spi, Kept::RecordMany, || {
                 let sql = format!(
                     "INSERT INTO {movements} ({COLUMNS})

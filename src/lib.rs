@@ -9,6 +9,7 @@ pub mod companions;
 pub mod context;
 pub mod decrement;
 pub mod error;
+pub mod failpoint;
 pub mod idempotency;
 pub mod identity;
 pub mod items;

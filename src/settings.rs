@@ -52,6 +52,16 @@ static REQUEST_HEADERS: GucSetting<bool> = GucSetting::<bool>::new(false);
 // 10,000: an order of a wholesaler; its locks are held until commit, so more should be several orders.
 static MAX_BATCH_LINES: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 
+// Unset: no place stops anybody.
+#[cfg(feature = "failpoints")]
+static FAILPOINT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
+/// The place where a test wants the backend to stop.
+#[cfg(feature = "failpoints")]
+pub fn failpoint() -> Option<String> {
+    text(&FAILPOINT)
+}
+
 /// The error style in force.
 pub fn error_style() -> ErrorStyle {
     ERROR_STYLE.get()
@@ -128,6 +138,15 @@ pub fn define() {
         &MAX_BATCH_LINES,
         1,
         1_000_000,
+        GucContext::Suset,
+        none,
+    );
+    #[cfg(feature = "failpoints")]
+    GucRegistry::define_string_guc(
+        c"inventory_ext.failpoint",
+        c"Where a test stops this backend.",
+        c"Only in builds with the feature failpoints.",
+        &FAILPOINT,
         GucContext::Suset,
         none,
     );

@@ -80,14 +80,20 @@ pub enum Sight {
 }
 
 impl Connection {
-    /// Prepares and keeps a statement.
+    /// Prepares and keeps a statement, planned once for all parameters: every statement here finds its rows by key, so a plan
+    /// for one value is no better, and must not be made again for each call.
     pub fn prepare(&self, sql: &str, types: &[Oid]) -> Plan {
         let text = CString::new(sql).unwrap_or_default();
         let mut types = types.to_vec();
         // SAFETY: the text and the types are copied by SPI_prepare, which raises an error for a bad statement; a kept
         // plan belongs to us alone.
         let plan = unsafe {
-            let plan = pg_sys::SPI_prepare(text.as_ptr(), types.len() as i32, types.as_mut_ptr());
+            let plan = pg_sys::SPI_prepare_cursor(
+                text.as_ptr(),
+                types.len() as i32,
+                types.as_mut_ptr(),
+                pg_sys::CURSOR_OPT_GENERIC_PLAN as i32,
+            );
             match NonNull::new(plan) {
                 Some(plan) => {
                     pg_sys::SPI_keepplan(plan.as_ptr());
@@ -98,7 +104,7 @@ impl Connection {
         };
         match plan {
             Some(plan) => Plan(plan),
-            None => Fault::internal("SPI_prepare refused a statement").raise(),
+            None => Fault::internal("SPI refused to prepare a statement").raise(),
         }
     }
 

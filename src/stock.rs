@@ -5,11 +5,10 @@
 use crate::answer::{number, spaced};
 use crate::attachment::Attachment;
 use crate::batch::{self, Change};
-use crate::call::Call;
-use crate::context::CallContext;
+use crate::call::{Call, in_context};
 use crate::decrement::{fits, positive};
 use crate::error::{Fault, Outcome};
-use crate::ledger::Kind;
+use crate::ledger::{Kind, Rows};
 use crate::quantity::{Quantity, Unfit};
 use crate::spi::{Connection, NumericArg};
 use pgrx::{Uuid, pg_extern};
@@ -77,23 +76,24 @@ fn restock(
     reference: Option<String>,
     key: Option<String>,
 ) -> Outcome<String> {
-    let id = id.ok_or_else(|| Fault::null_argument("p_inventory_id"))?;
-    let added = positive("p_quantity", quantity.ok_or_else(|| Fault::null_argument("p_quantity"))?)?;
-    let context = CallContext::read(reference, key)?;
-    let reference = context.reference.clone();
-    let call = Call { function: "restock_inventory", kind: Kind::Restock, single: true, context };
-    call.run(
-        || json!([id.to_string(), added.canonical().to_string(), reference]).to_string(),
-        |spi, stock| {
-            fits("p_quantity", added, stock)?;
-            let old_quantity = lock_one(spi, stock, id)?;
-            let new_quantity = change_one(spi, stock, id, old_quantity, added)?;
-            Ok(spaced(&json!({
-                "success": true, "inventory_id": id.to_string(), "old_quantity": number(old_quantity),
-                "new_quantity": number(new_quantity), "added": number(added),
-            })))
-        },
-    )
+    in_context(reference, key, |context| {
+        let id = item("p_inventory_id", id)?;
+        let added = amount(quantity)?;
+        let reference = context.reference.clone();
+        let call = Call { function: "restock_inventory", kind: Kind::Restock, rows: Rows::One, context };
+        call.run(
+            || json!([id.to_string(), added.canonical().to_string(), reference]).to_string(),
+            |spi, stock| {
+                fits("p_quantity", added, stock)?;
+                let old_quantity = lock_one(spi, stock, id)?;
+                let new_quantity = change_one(spi, stock, id, old_quantity, added)?;
+                Ok(spaced(&json!({
+                    "success": true, "inventory_id": id.to_string(), "old_quantity": number(old_quantity),
+                    "new_quantity": number(new_quantity), "added": number(added),
+                })))
+            },
+        )
+    })
 }
 
 fn adjust(
@@ -102,33 +102,41 @@ fn adjust(
     expected: Option<&NumericArg>,
     reason: Option<String>,
 ) -> Outcome<String> {
-    let id = id.ok_or_else(|| Fault::null_argument("p_inventory_id"))?;
-    let counted =
-        not_negative("p_counted_quantity", counted.ok_or_else(|| Fault::null_argument("p_counted_quantity"))?)?;
-    let expected = expected.map(|value| not_negative("p_expected_quantity", value)).transpose()?;
-    let context = CallContext::read(reason, None)?;
-    let reference = context.reference.clone();
-    let call = Call { function: "adjust_inventory", kind: Kind::Adjustment, single: true, context };
-    let canonical = |quantity: Quantity| quantity.canonical().to_string();
-    call.run(
-        || json!([id.to_string(), canonical(counted), expected.map(canonical), reference]).to_string(),
-        |spi, stock| {
-            fits("p_counted_quantity", counted, stock)?;
-            let old_quantity = lock_one(spi, stock, id)?;
-            if let Some(expected) = expected.filter(|&expected| expected != old_quantity) {
-                return Err(Fault::stale(&id.to_string(), expected, old_quantity));
-            }
-            let delta = counted
-                .plus(old_quantity.negated())
-                .ok_or_else(|| Fault::overflow(&id.to_string(), old_quantity, counted))?;
-            let new_quantity =
-                if counted == old_quantity { old_quantity } else { change_one(spi, stock, id, old_quantity, delta)? };
-            Ok(spaced(&json!({
-                "success": true, "inventory_id": id.to_string(), "old_quantity": number(old_quantity),
-                "new_quantity": number(new_quantity), "adjusted": number(delta),
-            })))
-        },
-    )
+    in_context(reason, None, |context| {
+        let id = item("p_inventory_id", id)?;
+        let counted = counted.ok_or_else(|| Fault::null_argument("p_counted_quantity"))?;
+        let counted = not_negative("p_counted_quantity", counted)?;
+        let expected = expected.map(|value| not_negative("p_expected_quantity", value)).transpose()?;
+        let reference = context.reference.clone();
+        let call = Call { function: "adjust_inventory", kind: Kind::Adjustment, rows: Rows::One, context };
+        let canonical = |quantity: Quantity| quantity.canonical().to_string();
+        call.run(
+            || json!([id.to_string(), canonical(counted), expected.map(canonical), reference]).to_string(),
+            |spi, stock| set_to(spi, stock, id, counted, expected),
+        )
+    })
+}
+
+fn set_to(
+    spi: &Connection,
+    stock: &Attachment,
+    id: Uuid,
+    counted: Quantity,
+    expected: Option<Quantity>,
+) -> Outcome<String> {
+    fits("p_counted_quantity", counted, stock)?;
+    let old_quantity = lock_one(spi, stock, id)?;
+    if let Some(expected) = expected.filter(|&expected| expected != old_quantity) {
+        return Err(Fault::stale(&id.to_string(), expected, old_quantity));
+    }
+    let delta =
+        counted.plus(old_quantity.negated()).ok_or_else(|| Fault::overflow(&id.to_string(), old_quantity, counted))?;
+    let unchanged = counted == old_quantity;
+    let new_quantity = if unchanged { old_quantity } else { change_one(spi, stock, id, old_quantity, delta)? };
+    Ok(spaced(&json!({
+        "success": true, "inventory_id": id.to_string(), "old_quantity": number(old_quantity),
+        "new_quantity": number(new_quantity), "adjusted": number(delta),
+    })))
 }
 
 fn transfer(
@@ -138,43 +146,53 @@ fn transfer(
     reference: Option<String>,
     key: Option<String>,
 ) -> Outcome<String> {
-    let from = from.ok_or_else(|| Fault::null_argument("p_from"))?;
-    let to = to.ok_or_else(|| Fault::null_argument("p_to"))?;
-    let moved = positive("p_quantity", quantity.ok_or_else(|| Fault::null_argument("p_quantity"))?)?;
-    if from == to {
-        return Err(Fault::same_item(&from.to_string()));
+    in_context(reference, key, |context| {
+        let (from, to) = (item("p_from", from)?, item("p_to", to)?);
+        let moved = amount(quantity)?;
+        if from == to {
+            return Err(Fault::same_item(&from.to_string()));
+        }
+        let reference = context.reference.clone();
+        let call = Call { function: "transfer_inventory", kind: Kind::Transfer, rows: Rows::Many, context };
+        call.run(
+            || json!([from.to_string(), to.to_string(), moved.canonical().to_string(), reference]).to_string(),
+            |spi, stock| shift(spi, stock, [from, to], moved),
+        )
+    })
+}
+
+fn shift(spi: &Connection, stock: &Attachment, [from, to]: [Uuid; 2], moved: Quantity) -> Outcome<String> {
+    fits("p_quantity", moved, stock)?;
+    let held = batch::lock(spi, stock, vec![from, to])?;
+    let of = |id: Uuid| held.get(id.as_bytes()).copied().ok_or_else(|| Fault::unknown_item(&id.to_string()));
+    let (available, target) = (of(from)?, of(to)?);
+    if available < moved {
+        return Err(Fault::insufficient(&from.to_string(), available, moved));
     }
-    let context = CallContext::read(reference, key)?;
-    let reference = context.reference.clone();
-    let call = Call { function: "transfer_inventory", kind: Kind::Transfer, single: false, context };
-    call.run(
-        || json!([from.to_string(), to.to_string(), moved.canonical().to_string(), reference]).to_string(),
-        |spi, stock| {
-            fits("p_quantity", moved, stock)?;
-            let held = batch::lock(spi, stock, vec![from, to])?;
-            let of = |id: Uuid| held.get(id.as_bytes()).copied().ok_or_else(|| Fault::unknown_item(&id.to_string()));
-            let (available, target) = (of(from)?, of(to)?);
-            if available < moved {
-                return Err(Fault::insufficient(&from.to_string(), available, moved));
-            }
-            room_for(stock, to, target, moved)?;
-            let changes = [
-                Change { id: from, old_quantity: available, delta: moved.negated() },
-                Change { id: to, old_quantity: target, delta: moved },
-            ];
-            let written = batch::write(spi, stock, &changes)?;
-            let side = |change: &Change, new_quantity: Option<&Quantity>| {
-                json!({
-                    "inventory_id": change.id.to_string(), "old_quantity": number(change.old_quantity),
-                    "new_quantity": new_quantity.copied().map(number),
-                })
-            };
-            Ok(spaced(&json!({
-                "success": true, "from": side(&changes[0], written.first()), "to": side(&changes[1], written.get(1)),
-                "transferred": number(moved),
-            })))
-        },
-    )
+    room_for(stock, to, target, moved)?;
+    let changes = [
+        Change { id: from, old_quantity: available, delta: moved.negated() },
+        Change { id: to, old_quantity: target, delta: moved },
+    ];
+    let written = batch::write(spi, stock, &changes)?;
+    let side = |change: &Change, new_quantity: Option<&Quantity>| {
+        json!({
+            "inventory_id": change.id.to_string(), "old_quantity": number(change.old_quantity),
+            "new_quantity": new_quantity.copied().map(number),
+        })
+    };
+    Ok(spaced(&json!({
+        "success": true, "from": side(&changes[0], written.first()), "to": side(&changes[1], written.get(1)),
+        "transferred": number(moved),
+    })))
+}
+
+fn item(argument: &str, id: Option<Uuid>) -> Outcome<Uuid> {
+    id.ok_or_else(|| Fault::null_argument(argument))
+}
+
+fn amount(quantity: Option<&NumericArg>) -> Outcome<Quantity> {
+    positive("p_quantity", quantity.ok_or_else(|| Fault::null_argument("p_quantity"))?)
 }
 
 fn lock_one(spi: &Connection, stock: &Attachment, id: Uuid) -> Outcome<Quantity> {

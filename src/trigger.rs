@@ -102,6 +102,18 @@ impl Firing {
 }
 
 impl Row<'_> {
+    /// The number of the command that made this version of the row, within the transaction.
+    pub fn made_by(&self) -> u32 {
+        // SAFETY: the version was made by this transaction, as an AFTER trigger's new row always is.
+        unsafe { pg_sys::HeapTupleHeaderGetCmin((*self.tuple).t_data) }
+    }
+
+    /// The number of the command that deleted this version of the row, within the transaction.
+    pub fn deleted_by(&self) -> u32 {
+        // SAFETY: the version was deleted by this transaction, as an AFTER DELETE trigger's row always is.
+        unsafe { pg_sys::HeapTupleHeaderGetCmax((*self.tuple).t_data) }
+    }
+
     /// The item's id.
     pub fn uuid(&self, column: &str) -> Outcome<Uuid> {
         let datum = self.datum(column)?;
