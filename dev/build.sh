@@ -19,6 +19,9 @@ extension_dir=$("$pg_config" --sharedir)/extension
 library_dir=$("$pg_config" --pkglibdir)
 need_rust
 
+# .local/pgrx/config.toml names PostgreSQL 18 and no other, so that it never changes, which would make cargo build anew.
+[ "$1" = 18 ] || export PGRX_PG_CONFIG_PATH=$pg_config
+
 install() {
     cargo pgrx install --release --pg-config "$pg_config" --no-default-features --features "pg$major" "$@" >&2 ||
         die "building for PostgreSQL $major failed: the messages above say why"
@@ -26,7 +29,7 @@ install() {
 
 if [ -n "$own" ]; then
     # a target folder of its own: it reads other headers, and cargo would build everything again and again
-    export PGRX_PG_CONFIG_PATH=$pg_config CARGO_TARGET_DIR=$ROOT/target/install
+    export CARGO_TARGET_DIR=$ROOT/target/install
     say "building inventory_ext for $("$pg_config" --version) and installing it into $extension_dir"
     if [ -w "$extension_dir" ] && [ -w "$library_dir" ]; then install; else install --sudo; fi
     exit

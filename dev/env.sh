@@ -15,13 +15,14 @@ export PYTHONPATH=$ROOT PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 site_packages=$(echo "$VENV"/lib/python3*/site-packages)
 export PATH=$VENV/bin:$LOCAL/cargo/bin:$PATH
 
-# bindgen: libclang from PyPI, which has no headers of its own, so the compiler's. The pg15 folders hold headers that
-# PostgreSQL 15 includes and the machine lacks; they are named always, so that adding them later rebuilds nothing.
-export LIBCLANG_PATH=$site_packages/clang/native
-multiarch=$(gcc -print-multiarch 2>/dev/null || true)
+# bindgen: libclang from PyPI, which has no headers of its own, so it is given the compiler's.
+LIBCLANG_PATH=$site_packages/clang/native
 BINDGEN_EXTRA_CLANG_ARGS="-I$(gcc -print-file-name=include 2>/dev/null || true)"
-BINDGEN_EXTRA_CLANG_ARGS+=" -I$LOCAL/pg15/usr/include -I$LOCAL/pg15/usr/include/$multiarch"
-export BINDGEN_EXTRA_CLANG_ARGS
+export LIBCLANG_PATH BINDGEN_EXTRA_CLANG_ARGS
+
+# Headers that PostgreSQL 15's headers include, where the machine has none of its own (dev/setup.sh pg15).
+multiarch=$(gcc -print-multiarch 2>/dev/null || true)
+export CPATH=$LOCAL/pg15/usr/include:$LOCAL/pg15/usr/include/$multiarch${CPATH:+:$CPATH}
 
 # The default toolchain if it is new enough, else an installed nightly that is.
 rust_is_enough() {

@@ -137,6 +137,8 @@ def pgrx_test(suite):
         finally:
             for pidfile in pgdata.glob("*/postmaster.pid"):  # of a server that a crashed test run left behind
                 os.kill(int(pidfile.read_text().split()[0]), signal.SIGQUIT)
+            packaged = Path(env.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug/inventory_ext-pg18"
+            shutil.rmtree(packaged / folder.relative_to("/"), ignore_errors=True)  # as root, cargo-pgrx keeps a copy
 
 
 def run_pg_regress(suite, program, kind, suffix):

@@ -6,7 +6,7 @@ A control shows that each trap is live for ordinary SQL of that session; the tra
 
 import pytest
 
-from shop import ONE, allow_sales, create_role, left, refused_sale, sell, shop
+from shop import ONE, allow_sales, create_role, left, refused, refused_sale, sell, shop
 
 TRAPS = """
     CREATE TABLE sprung (trap text, victim name);
@@ -179,7 +179,7 @@ def test_attach_under_a_hostile_path_attaches_honestly(db, conn, owner, till):
     assert len(constraint) == 1 and "evil" not in constraint[0][0]
 
 
-# The helpers of shop.py cast with unqualified names, which here would be the traps' domains.
+# shop.py casts with unqualified names, which here would be the traps' domains.
 CALL = "SELECT public.decrement_inventory(%s::pg_catalog.uuid, %s::pg_catalog.numeric)::pg_catalog.text"
 
 
@@ -188,8 +188,6 @@ def sell_unqualified(till, quantity):
 
 
 def refused_unqualified(till, quantity):
-    from shop import refused
-
     return refused(till, CALL, (str(ONE), quantity))
 
 

@@ -8,7 +8,7 @@ the list of pairs that PostgreSQL keeps beside it included.
 
 import re
 
-from shop import left, shop, item
+from shop import item, left, shop
 
 CALLS, ITEMS = 1_000_000, 10_000
 LIMIT = 16 * 1024 * 1024

@@ -207,4 +207,6 @@ def test_switching_under_fire_loses_and_invents_nothing(db, conn):
     sold = sum(number for number, _ in outcomes)
     assert sold > 0
     assert left(conn, ONE, "old") + left(conn, ONE, "new") == 2_000_000 - sold
-    assert {answer.reason for _, refusals in outcomes for answer in refusals} <= {"not_attached"}
+    heard = {answer for _, refusals in outcomes for answer in refusals}
+    assert {answer.sqlstate for answer in heard} <= {"55000"}, heard
+    assert {answer.reason for answer in heard} <= {"not_attached"}

@@ -251,3 +251,30 @@ def test_a_sale_sees_what_its_own_transaction_wrote_before(conn, till):
     assert refused_sale(till, TWO, "1").sqlstate == "IV002"
     till.rollback()
     assert (left(conn, ONE), left(conn, TWO)) == (10, 5)
+
+
+def test_a_procedure_may_commit_between_its_sales(conn):
+    """Each transaction of a CALL is one of its own: what was committed stays, what was rolled back goes."""
+    conn.execute(
+        f"""
+        CREATE PROCEDURE sell_in_steps() LANGUAGE plpgsql AS $$
+        BEGIN
+            FOR n IN 1 .. 4 LOOP
+                PERFORM decrement_inventory('{ONE}', 1);
+                IF n % 2 = 0 THEN ROLLBACK; ELSE COMMIT; END IF;
+            END LOOP;
+            PERFORM decrement_inventory('{TWO}', 99);
+        END $$
+        """
+    )
+    assert refused(conn, "CALL sell_in_steps()").sqlstate == "IV001"
+    assert (left(conn, ONE), left(conn, TWO)) == (8, 5)
+
+
+def test_a_query_that_would_like_to_be_parallel_sells_as_well(conn):
+    """The function is marked PARALLEL UNSAFE: PostgreSQL must not hand it to a worker."""
+    setting = "debug_parallel_query" if conn.info.server_version >= 160000 else "force_parallel_mode"
+    conn.execute(f"SET {setting} = on; SET parallel_setup_cost = 0; SET min_parallel_table_scan_size = 0")
+    rows = conn.execute("SELECT decrement_inventory(id, 1) ->> 'deducted' FROM inventory").fetchall()
+    assert rows == [("1",), ("1",)]
+    assert (left(conn, ONE), left(conn, TWO)) == (9, 4)
