@@ -29,8 +29,12 @@ SELECT c.oid,
            OR EXISTS (SELECT FROM pg_catalog.pg_index AS x
                        WHERE x.indrelid OPERATOR(pg_catalog.=) c.oid AND (x.indexprs IS NOT NULL OR x.indpred IS NOT NULL))
            OR EXISTS (SELECT FROM pg_catalog.pg_constraint AS k
-                       WHERE k.conrelid OPERATOR(pg_catalog.=) c.oid AND k.contype OPERATOR(pg_catalog.=) 'c'
-                         AND k.conname OPERATOR(pg_catalog.<>) COALESCE($4, '')::pg_catalog.name),
+                       JOIN pg_catalog.pg_depend AS d
+                         ON d.objid OPERATOR(pg_catalog.=) k.oid
+                        AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_constraint'::pg_catalog.regclass
+                        AND d.refclassid OPERATOR(pg_catalog.=) ANY (ARRAY['pg_catalog.pg_proc'::pg_catalog.regclass,
+                                                                           'pg_catalog.pg_operator'::pg_catalog.regclass]::pg_catalog.oid[])
+                      WHERE k.conrelid OPERATOR(pg_catalog.=) c.oid AND k.contype OPERATOR(pg_catalog.=) 'c'),
        c.relname::pg_catalog.text,
        i.attnum, i.attname::pg_catalog.text, pg_catalog.quote_ident(i.attname), i.atttypid, i.attnotnull,
        i.attgenerated OPERATOR(pg_catalog.<>) '', i.atttypmod,

@@ -23,7 +23,7 @@ or bigint. p_ledger: keep a ledger. p_run_as: owner, sales run with the rights o
 row-level security of the caller decide. Answers {"success": true, "table", "id_column", "quantity_column", "ledger",
 "run_as", "items"}. The same table with the same options again: a NOTICE and no change. Errors: 22004 NULL, 22023 another
 word in p_run_as, 42501 not the owner, 42P01 no such table, 42809 not a table that can hold stock, 42703 no such column, 42804 a column of
-another type, 42P07 another relation has the name of a table to be made, 55000 another table is attached or the id is not
+another type, 42P07 and 42710 another relation or constraint has the name of one to be made, 55000 another table is attached or the id is not
 unique, 23514 rows that are no stock.$comment$;
 
 CREATE FUNCTION @extschema@.detach_inventory() RETURNS pg_catalog.void

@@ -5,8 +5,9 @@
 //! configuration as the owner of the extension.
 
 use crate::answer::spaced;
-use crate::attachment::{self, CATALOG_PATH, Columns, Configuration, Configured, Description, Kind};
+use crate::attachment::{self, CATALOG_PATH, ColumnDescription, Columns, Configuration, Configured, Description, Kind};
 use crate::companions::{self, Companions};
+use crate::encoding;
 use crate::error::{self, Fault, Outcome};
 use crate::identity::act_as;
 use crate::spi::{Arg, Connection, connected};
@@ -26,7 +27,7 @@ use std::ffi::CStr;
 /// row-level security of the caller decide. Answers {"success": true, "table", "id_column", "quantity_column", "ledger",
 /// "run_as", "items"}. The same table with the same options again: a NOTICE and no change. Errors: 22004 NULL, 22023 another
 /// word in p_run_as, 42501 not the owner, 42P01 no such table, 42809 not a table that can hold stock, 42703 no such column, 42804 a column of
-/// another type, 42P07 another relation has the name of a table to be made, 55000 another table is attached or the id is not
+/// another type, 42P07 and 42710 another relation or constraint has the name of one to be made, 55000 another table is attached or the id is not
 /// unique, 23514 rows that are no stock.
 #[pg_extern(sql = false)]
 pub fn attach_inventory(
@@ -34,10 +35,12 @@ pub fn attach_inventory(
     p_id_column: Option<&CStr>,
     p_quantity_column: Option<&CStr>,
     p_ledger: Option<bool>,
-    p_run_as: Option<String>,
-) -> String {
-    let options = Options::read(p_table, p_id_column, p_quantity_column, p_ledger, p_run_as);
-    options.and_then(|options| connected(|spi| attach(spi, &options))).unwrap_or_else(|fault| fault.raise())
+    p_run_as: Option<&[u8]>,
+) -> Vec<u8> {
+    let run_as = p_run_as.map(encoding::from_server);
+    let options = Options::read(p_table, p_id_column, p_quantity_column, p_ledger, run_as);
+    let answer = options.and_then(|options| connected(|spi| attach(spi, &options)));
+    encoding::to_server(&answer.unwrap_or_else(|fault| fault.raise()))
 }
 
 /// Stops managing the stock table.
@@ -65,9 +68,8 @@ impl Options {
         ledger: Option<bool>,
         run_as: Option<String>,
     ) -> Outcome<Self> {
-        let name = |argument, value: Option<&CStr>| {
-            value.map(|v| v.to_string_lossy().into_owned()).ok_or_else(|| Fault::null_argument(argument))
-        };
+        let name =
+            |argument, value: Option<&CStr>| value.map(encoding::from_c).ok_or_else(|| Fault::null_argument(argument));
         let options = Self {
             table: table.ok_or_else(|| Fault::null_argument("p_table"))?,
             id_column: name("p_id_column", id_column)?,
@@ -110,7 +112,7 @@ fn attach(spi: &Connection, options: &Options) -> Outcome<String> {
     suits(&table, options)?;
     let (items, check_name) = {
         let _acting = act_as(table.owner, Some(CATALOG_PATH));
-        (check_rows(spi, &table)?, constrain(spi, &table))
+        (check_rows(spi, &table)?, constrain(spi, &table)?)
     };
     let companions = companions::make(spi, &configuration, &table, options.ledger)?;
     record(spi, &configuration, options, &check_name, &companions);
@@ -262,7 +264,7 @@ fn suits(table: &Description, options: &Options) -> Outcome<()> {
             "the id column must be NOT NULL",
             "id_nullable",
             id_facts,
-            "ALTER TABLE … ALTER COLUMN … SET NOT NULL.",
+            "Make it so with ALTER TABLE and SET NOT NULL.",
         );
     }
     if !table.unique_index {
@@ -306,8 +308,8 @@ fn check_rows(spi: &Connection, table: &Description) -> Outcome<i64> {
     };
     let first: Vec<Value> = (0..bad.count())
         .map(|row| {
-            let stored = bad.get::<String>(row, 2).map_or(Value::Null, |text| crate::answer::exact(&text));
-            json!({"inventory_id": bad.get::<String>(row, 1), "quantity": stored})
+            let stored = bad.text(row, 2).map_or(Value::Null, |text| crate::answer::exact(&text));
+            json!({"inventory_id": bad.text(row, 1), "quantity": stored})
         })
         .collect();
     Err(Fault::unsuitable(
@@ -327,10 +329,19 @@ fn count_items(spi: &Connection, table: &Description) -> i64 {
 ///
 /// `< 'Infinity'` also refuses NaN, which numeric sorts above every number. The id stands in the CHECK, which holds for every
 /// uuid, so that the CHECK names both columns of the attachment, first the id.
-fn constrain(spi: &Connection, table: &Description) -> String {
-    let (Some(id), Some(quantity)) = (&table.id, &table.quantity) else { return String::new() };
+fn constrain(spi: &Connection, table: &Description) -> Outcome<String> {
+    let (Some(id), Some(quantity)) = (&table.id, &table.quantity) else { return Ok(String::new()) };
+    let check = Check::of(spi, table.oid, id, quantity);
     let (name, id, column) = (&table.name, &id.quoted, &quantity.quoted);
-    let check = Check::of(spi, table.oid, &quantity.name);
+    if check.foreign {
+        return Err(Fault::unsuitable(
+            "42710",
+            "the stock table has a constraint with the name of the CHECK to be added",
+            "constraint_name_taken",
+            json!({"table": name, "constraint": check.name}),
+            "Rename that constraint.",
+        ));
+    }
     let finite = if quantity.type_oid == pg_sys::NUMERICOID {
         format!(" AND {column} OPERATOR(pg_catalog.<) 'Infinity'::pg_catalog.numeric")
     } else {
@@ -347,7 +358,7 @@ fn constrain(spi: &Connection, table: &Description) -> String {
     let condition = format!("{id} IS NOT NULL AND {column} OPERATOR(pg_catalog.>=) 0{finite}");
     spi.once(&format!("ALTER TABLE {name} ADD CONSTRAINT {quoted} CHECK ({condition}) NOT VALID"), &[], &[]);
     spi.once(&format!("ALTER TABLE {name} VALIDATE CONSTRAINT {quoted}"), &[], &[]);
-    check.name
+    Ok(check.name)
 }
 
 /// `<column>_non_negative`, cut to the length of a name as PostgreSQL cuts it.
@@ -355,22 +366,28 @@ struct Check {
     name: String,
     quoted: String,
     exists: bool,
+    /// The one there is names other columns than ours does, or is no CHECK.
+    foreign: bool,
 }
 
 impl Check {
-    fn of(spi: &Connection, table: Oid, column: &str) -> Self {
+    fn of(spi: &Connection, table: Oid, id: &ColumnDescription, quantity: &ColumnDescription) -> Self {
         let rows = spi.once(
             "SELECT named.name::pg_catalog.text, pg_catalog.quote_ident(named.name::pg_catalog.text),
-                    EXISTS (SELECT FROM pg_catalog.pg_constraint AS k
-                             WHERE k.conrelid OPERATOR(pg_catalog.=) $1 AND k.conname OPERATOR(pg_catalog.=) named.name)
-               FROM (SELECT ($2 OPERATOR(pg_catalog.||) '_non_negative')::pg_catalog.name) AS named (name)",
-            &[pg_sys::OIDOID, pg_sys::TEXTOID],
-            &[Arg::owned(table), Arg::owned(column)],
+                    k.oid IS NOT NULL,
+                    k.oid IS NOT NULL AND NOT COALESCE(
+                        k.contype OPERATOR(pg_catalog.=) 'c' AND k.conkey OPERATOR(pg_catalog.=) ARRAY[$3, $4], false)
+               FROM (SELECT ($2 OPERATOR(pg_catalog.||) '_non_negative')::pg_catalog.name) AS named (name)
+               LEFT JOIN pg_catalog.pg_constraint AS k
+                 ON k.conrelid OPERATOR(pg_catalog.=) $1 AND k.conname OPERATOR(pg_catalog.=) named.name",
+            &[pg_sys::OIDOID, pg_sys::TEXTOID, pg_sys::INT2OID, pg_sys::INT2OID],
+            &[Arg::owned(table), Arg::text(quantity.name.as_str()), Arg::owned(id.number), Arg::owned(quantity.number)],
         );
         Self {
-            name: rows.get(0, 1).unwrap_or_default(),
-            quoted: rows.get(0, 2).unwrap_or_default(),
+            name: rows.text(0, 1).unwrap_or_default(),
+            quoted: rows.text(0, 2).unwrap_or_default(),
             exists: rows.get(0, 3).unwrap_or(false),
+            foreign: rows.get(0, 4).unwrap_or(false),
         }
     }
 }
@@ -394,10 +411,10 @@ fn record(
         &[oid, text, text, text, text, oid, oid],
         &[
             Arg::owned(options.table),
-            Arg::owned(check_name),
-            Arg::owned(options.id_column.as_str()),
-            Arg::owned(options.quantity_column.as_str()),
-            Arg::owned(options.run_as.as_str()),
+            Arg::text(check_name),
+            Arg::text(options.id_column.as_str()),
+            Arg::text(options.quantity_column.as_str()),
+            Arg::text(options.run_as.as_str()),
             Arg::owned(companions.movement_table),
             Arg::owned(companions.request_table),
         ],
@@ -414,7 +431,7 @@ fn warn(table: &Description) {
     if table.unlogged {
         error::warning(
             "the stock table is unlogged",
-            "A crash of the server empties it; ALTER TABLE … SET LOGGED keeps the stock.",
+            "A crash of the server empties it; ALTER TABLE with SET LOGGED keeps the stock.",
         );
     }
 }

@@ -7,6 +7,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::encoding;
 use crate::error::{Fault, Outcome};
 use crate::identity::act_as;
 use crate::quantity::Shape;
@@ -175,6 +176,7 @@ pub fn current() -> Outcome<Rc<Attachment>> {
         if cached.generation == GENERATION.load(Relaxed) {
             return Ok(cached);
         }
+        unlock(cached.oid);
     }
     let loaded = Rc::new(connected(load)?);
     CACHE.set(Some(Rc::clone(&loaded)));
@@ -197,6 +199,7 @@ fn load(spi: &Connection) -> Outcome<Attachment> {
             }
             return build(&configured, description, companions, generation);
         }
+        unlock(configured.table);
     }
 }
 
@@ -246,7 +249,7 @@ fn build(configured: &Configured, table: Description, companions: Companions, ge
     if !table.unique_index {
         return Err(broken("unique_index_missing", "the stock table has no unique index on its id column any more"));
     }
-    let pinned = format!("pg_catalog, {}, pg_temp", table.schema);
+    let pinned = format!("{}, pg_temp", table.schema);
     Ok(Attachment {
         owner: table.owner,
         id: id.quoted.clone(),
@@ -259,8 +262,7 @@ fn build(configured: &Configured, table: Description, companions: Companions, ge
         by_ctid: table.kind == Kind::Ordinary && configured.run_as == "owner",
         referenced: table.referenced,
         run_as_caller: configured.run_as == "caller",
-        search_path: (table.runs_user_code || companions.run_user_code)
-            .then(|| CString::new(pinned).unwrap_or_default()),
+        search_path: (table.runs_user_code || companions.run_user_code).then(|| encoding::c_text(&pinned)),
         movements: companions.movements,
         requests: companions.requests,
         relation: table.name,
@@ -291,17 +293,29 @@ fn lost_columns(spi: &Connection, configured: &Configured) -> Box<Fault> {
     }
 }
 
-/// Takes the lock of a sale. Reads pending invalidation messages where the lock is new to the transaction.
+/// Takes the lock of a sale, and then reads the invalidation messages that came before it.
+///
+/// Taking a lock reads them too, but not where the transaction has the lock already; a schema can be renamed even then.
 fn lock_for_sale(table: Oid) {
     // SAFETY: locks an oid; it need not exist.
-    unsafe { pg_sys::LockRelationOid(table, pg_sys::RowExclusiveLock as i32) };
+    unsafe {
+        pg_sys::LockRelationOid(table, pg_sys::RowExclusiveLock as i32);
+        pg_sys::AcceptInvalidationMessages();
+    }
+}
+
+/// Gives back a lock on what turned out not to be the stock table any more; waiting for another one with it could deadlock
+/// with a session that switches from one to the other.
+fn unlock(table: Oid) {
+    // SAFETY: releases a lock taken by lock_for_sale; one that the transaction took before stays.
+    unsafe { pg_sys::UnlockRelationOid(table, pg_sys::RowExclusiveLock as i32) };
 }
 
 /// Finds the configuration table of the installed extension.
 pub fn configuration(spi: &Connection) -> Outcome<Configuration> {
     let plan = spi.prepare(CONFIGURATION, &[]);
     let rows = spi.run(&plan, &[], Sight::Latest);
-    match (rows.get(0, 1), rows.get(0, 2), rows.get(0, 3), rows.get(0, 4)) {
+    match (rows.get(0, 1), rows.get(0, 2), rows.text(0, 3), rows.text(0, 4)) {
         (Some(oid), Some(owner), Some(relation), Some(schema)) => Ok(Configuration { oid, owner, relation, schema }),
         _ => Err(Fault::not_attached()),
     }
@@ -331,10 +345,10 @@ pub fn configured(spi: &Connection, configuration: &Configuration) -> Outcome<Op
     let row = || {
         Some(Configured {
             table,
-            run_as: rows.get(0, 2)?,
-            check_name: rows.get(0, 3)?,
-            id_column: rows.get(0, 4)?,
-            quantity_column: rows.get(0, 5)?,
+            run_as: rows.text(0, 2)?,
+            check_name: rows.text(0, 3)?,
+            id_column: rows.text(0, 4)?,
+            quantity_column: rows.text(0, 5)?,
             movement_table: rows.get(0, 6),
             request_table: rows.get(0, 7)?,
         })
@@ -457,26 +471,26 @@ pub fn describe(spi: &Connection, table: Oid, columns: Columns<'_>) -> Option<De
         Columns::None => (None, None, None),
     };
     let types = [pg_sys::OIDOID, pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::TEXTOID];
-    let args = [Arg::owned(table), Arg::owned(id), Arg::owned(quantity), Arg::owned(mark)];
+    let args = [Arg::owned(table), Arg::text(id), Arg::text(quantity), Arg::text(mark)];
     let plan = spi.prepare(include_str!("../sql/describe.sql"), &types);
     let rows = spi.run(&plan, &args, Sight::Latest);
     let column = |first: i32| {
         Some(ColumnDescription {
             number: rows.get(0, first)?,
-            name: rows.get(0, first + 1)?,
-            quoted: rows.get(0, first + 2)?,
+            name: rows.text(0, first + 1)?,
+            quoted: rows.text(0, first + 2)?,
             type_oid: rows.get(0, first + 3)?,
             not_null: rows.get(0, first + 4)?,
             generated: rows.get(0, first + 5)?,
             modifier: rows.get(0, first + 6)?,
         })
     };
-    let kind = match rows.get::<String>(0, 2)?.as_str() {
+    let kind = match rows.text(0, 2)?.as_str() {
         "r" => Kind::Ordinary,
         "p" => Kind::Partitioned,
         _ => Kind::Other,
     };
-    let persistence: String = rows.get(0, 3)?;
+    let persistence = rows.text(0, 3)?;
     Some(Description {
         oid: rows.get(0, 1)?,
         kind,
@@ -485,13 +499,13 @@ pub fn describe(spi: &Connection, table: Oid, columns: Columns<'_>) -> Option<De
         has_children: rows.get(0, 4)?,
         owner: rows.get(0, 5)?,
         owned: rows.get(0, 6)?,
-        schema: rows.get(0, 7)?,
-        name: rows.get(0, 8)?,
+        schema: rows.text(0, 7)?,
+        name: rows.text(0, 8)?,
         unique_index: rows.get(0, 9)?,
         quantity_indexed: rows.get(0, 10)?,
         referenced: rows.get(0, 11)?,
         runs_user_code: rows.get(0, 12)?,
-        bare_name: rows.get(0, 13)?,
+        bare_name: rows.text(0, 13)?,
         id: column(14),
         quantity: column(21),
     })

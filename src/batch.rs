@@ -8,6 +8,7 @@ use crate::answer::number;
 use crate::attachment::{Attachment, Kept};
 use crate::call::{Call, in_context};
 use crate::decrement::fits;
+use crate::encoding::{from_server, to_server};
 use crate::error::{Fault, Outcome};
 use crate::failpoint::{self, Place};
 use crate::items::{self, Line};
@@ -33,11 +34,13 @@ use std::collections::HashMap;
 #[pg_extern(sql = false)]
 pub fn decrement_inventory_batch(
     p_items: Option<JsonbText>,
-    p_reference: Option<String>,
-    p_idempotency_key: Option<String>,
-    p_on_shortage: Option<String>,
-) -> String {
-    order(p_items, p_reference, p_idempotency_key, p_on_shortage).unwrap_or_else(|fault| fault.raise())
+    p_reference: Option<&[u8]>,
+    p_idempotency_key: Option<&[u8]>,
+    p_on_shortage: Option<&[u8]>,
+) -> Vec<u8> {
+    let [reference, key, on_shortage] =
+        [p_reference, p_idempotency_key, p_on_shortage].map(|text| text.map(from_server));
+    to_server(&order(p_items, reference, key, on_shortage).unwrap_or_else(|fault| fault.raise()))
 }
 
 /// What becomes of a line that is short.
@@ -192,6 +195,9 @@ pub fn lock(spi: &Connection, stock: &Attachment, ids: Vec<Uuid>) -> Outcome<Has
 pub fn write(spi: &Connection, stock: &Attachment, changes: &[Change]) -> Outcome<Vec<Quantity>> {
     if changes.is_empty() {
         return Ok(Vec::new());
+    }
+    for Change { id, old_quantity, delta } in changes {
+        old_quantity.plus(*delta).ok_or_else(|| Fault::overflow(&id.to_string(), *old_quantity, *delta))?;
     }
     let plan = stock.plan(spi, Kept::WriteMany, || {
         let (source, id, quantity) = (stock.source(), &stock.id, &stock.quantity);

@@ -84,7 +84,7 @@ fn partitions(spi: &Connection, table: &Description) -> Vec<(Oid, String)> {
         &[pg_sys::REGCLASSOID],
         &[Arg::owned(table.oid)],
     );
-    (0..rows.count()).filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2)?))).collect()
+    (0..rows.count()).filter_map(|row| Some((rows.get(row, 1)?, rows.text(row, 2)?))).collect()
 }
 
 struct Companion {
@@ -127,12 +127,12 @@ fn find(spi: &Connection, table: &Description, bare: &str, columns: &str) -> Out
            JOIN pg_catalog.pg_class AS stock ON stock.relnamespace OPERATOR(pg_catalog.=) c.relnamespace
           WHERE stock.oid OPERATOR(pg_catalog.=) $1 AND c.relname OPERATOR(pg_catalog.=) $2::pg_catalog.name",
         &[pg_sys::OIDOID, pg_sys::TEXTOID],
-        &[Arg::owned(table.oid), Arg::owned(bare)],
+        &[Arg::owned(table.oid), Arg::text(bare)],
     );
-    let (Some(oid), Some(name)) = (rows.get(0, 1), rows.get::<String>(0, 2)) else { return Ok(None) };
+    let (Some(oid), Some(name)) = (rows.get(0, 1), rows.text(0, 2)) else { return Ok(None) };
     let ours = rows.get(0, 3) == Some(table.owner)
-        && rows.get::<String>(0, 4).as_deref() == Some("r")
-        && rows.get::<String>(0, 5).is_some_and(|found| found.starts_with(columns));
+        && rows.text(0, 4).as_deref() == Some("r")
+        && rows.text(0, 5).is_some_and(|found| found.starts_with(columns));
     if !ours {
         return Err(Fault::unsuitable(
             "42P07",
@@ -155,7 +155,7 @@ fn companion_name(table: &str, suffix: &str) -> String {
 }
 
 fn quoted(spi: &Connection, name: &str) -> String {
-    spi.once("SELECT pg_catalog.quote_ident($1)", &[pg_sys::TEXTOID], &[Arg::owned(name)]).get(0, 1).unwrap_or_default()
+    spi.once("SELECT pg_catalog.quote_ident($1)", &[pg_sys::TEXTOID], &[Arg::text(name)]).text(0, 1).unwrap_or_default()
 }
 
 /// Brings the ledger to what the stock table says: an opening movement for every item new to it, an external one where stock
@@ -189,12 +189,12 @@ fn record_stock(table: &Description, ledger: &str) {
     );
     let actor = context::actor(current_role());
     let reference = crate::settings::reference();
-    writing(table.owner, Some(CATALOG_PATH), |spi| {
-        for sql in [present, gone] {
-            let args = [Arg::owned(reference.as_deref()), Arg::owned(actor.as_str())];
+    for sql in [present, gone] {
+        let args = [Arg::text(reference.as_deref()), Arg::text(actor.as_str())];
+        writing(table.owner, Some(CATALOG_PATH), |spi| {
             spi.once(&sql, &[pg_sys::TEXTOID, pg_sys::TEXTOID], &args);
-        }
-    });
+        });
+    }
 }
 
 struct TriggerDefinition {
@@ -206,7 +206,13 @@ struct TriggerDefinition {
 
 /// A digit sorts before a letter: these fire before the triggers of a user, so the ledger has the order of the changes.
 /// The row trigger has no condition on the columns, which would keep them from ALTER COLUMN … TYPE.
-const STOCK_TRIGGERS: [TriggerDefinition; 3] = [
+const STOCK_TRIGGERS: [TriggerDefinition; 4] = [
+    TriggerDefinition {
+        name: "0_inventory_movement_begin",
+        when: "BEFORE INSERT OR UPDATE OR DELETE",
+        each: "FOR EACH STATEMENT",
+        function: "inventory_movement_begin",
+    },
     TriggerDefinition {
         name: "0_inventory_movement_flush",
         when: "AFTER INSERT OR UPDATE OR DELETE",
@@ -264,7 +270,7 @@ fn set_triggers(spi: &Connection, configuration: &Configuration, table: &Descrip
 }
 
 fn oid_of(spi: &Connection, relation: &str) -> Oid {
-    let rows = spi.once("SELECT $1::pg_catalog.regclass::pg_catalog.oid", &[pg_sys::TEXTOID], &[Arg::owned(relation)]);
+    let rows = spi.once("SELECT $1::pg_catalog.regclass::pg_catalog.oid", &[pg_sys::TEXTOID], &[Arg::text(relation)]);
     rows.get(0, 1).unwrap_or(pg_sys::InvalidOid)
 }
 
@@ -273,7 +279,7 @@ fn drop_trigger(spi: &Connection, table: &Description, relation: &str, oid: Oid,
         "SELECT FROM pg_catalog.pg_trigger AS t
           WHERE t.tgrelid OPERATOR(pg_catalog.=) $1 AND t.tgname OPERATOR(pg_catalog.=) $2::pg_catalog.name",
         &[pg_sys::OIDOID, pg_sys::TEXTOID],
-        &[Arg::owned(oid), Arg::owned(name)],
+        &[Arg::owned(oid), Arg::text(name)],
     );
     if found.count() > 0 {
         run_as_owner(spi, table, &format!("DROP TRIGGER \"{name}\" ON {relation}"));

@@ -11,6 +11,7 @@ use crate::answer::Deduction;
 use crate::attachment::{Attachment, Kept};
 use crate::call::{Call, in_context};
 use crate::context::CallContext;
+use crate::encoding::to_server;
 use crate::error::{Fault, Outcome};
 use crate::ledger::{Kind, Rows};
 use crate::quantity::{Quantity, Shape, Unfit};
@@ -28,9 +29,9 @@ use pgrx::{Uuid, pg_extern};
 /// positive, 22003 digits the column cannot keep, 55000 no stock table attached; in the postgrest style PT409, PT404 and
 /// PT500 stand for IV001, IV002 and IV007.
 #[pg_extern(sql = false)]
-pub fn decrement_inventory(p_inventory_id: Option<Uuid>, p_quantity: Option<NumericArg>) -> String {
-    in_context(None, None, |context| sell(p_inventory_id, p_quantity.as_ref(), context))
-        .unwrap_or_else(|fault| fault.raise())
+pub fn decrement_inventory(p_inventory_id: Option<Uuid>, p_quantity: Option<NumericArg>) -> Vec<u8> {
+    let sold = in_context(None, None, |context| sell(p_inventory_id, p_quantity.as_ref(), context));
+    to_server(&sold.unwrap_or_else(|fault| fault.raise()))
 }
 
 fn sell(id: Option<Uuid>, quantity: Option<&NumericArg>, context: CallContext) -> Outcome<String> {
@@ -87,6 +88,9 @@ impl Sale<'_> {
     fn make(&self, spi: &Connection) -> Outcome<String> {
         let locked = self.lock(spi)?;
         let old_quantity = self.read(&locked, 1)?;
+        if old_quantity.plus(self.requested.negated()).is_none() {
+            return Err(Fault::overflow(self.printed_id, old_quantity, self.requested.negated()));
+        }
         let new_quantity = self.write(spi, &locked, old_quantity)?;
         let answer = Deduction { inventory_id: self.printed_id, old_quantity, new_quantity, deducted: self.requested };
         Ok(answer.to_json())

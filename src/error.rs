@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 use crate::answer::{number, spaced};
+use crate::encoding::c_text;
 use crate::quantity::{Misfit, Quantity, Shape};
 use crate::settings::{self, ErrorStyle};
 use pgrx::PgLogLevel;
@@ -138,11 +139,14 @@ impl Fault {
 
     /// `22003`: more than 28 digits.
     pub fn too_many_digits(argument: &str, value: &str) -> Box<Self> {
+        // A number can have 147,455 digits; the first ones tell enough.
+        let told =
+            if value.len() <= 100 { crate::answer::exact(value) } else { json!(format!("{}...", &value[..100])) };
         Self::new(
             "22003",
             format!("{argument} has more digits than can be kept"),
             json!({
-                "reason": "too_many_digits", "argument": argument, "value": crate::answer::exact(value),
+                "reason": "too_many_digits", "argument": argument, "value": told,
                 "max_digits": crate::quantity::MAX_DIGITS,
             }),
             "Pass at most 28 digits: a quantity is never rounded.",
@@ -245,7 +249,7 @@ impl Fault {
             message,
             reason,
             facts,
-            r#"Pass an array of objects such as {"inventory_id": "…", "quantity": 2}."#,
+            r#"Pass an array of objects such as {"inventory_id": "a uuid", "quantity": 2}."#,
         )
     }
 
@@ -399,6 +403,16 @@ impl Fault {
         )
     }
 
+    /// `39P01`: a trigger function was called as if it were a function.
+    pub fn not_a_trigger() -> Box<Self> {
+        Self::new(
+            "39P01",
+            "the function was not called as a trigger",
+            json!({"reason": "not_a_trigger"}),
+            "Only triggers call it; attach_inventory makes them.",
+        )
+    }
+
     /// `XX000`: PostgreSQL refused what it never refuses; a defect of the extension.
     pub fn internal(message: &'static str) -> Box<Self> {
         Self::new("XX000", message, json!({"reason": "internal"}), "Report this as a bug.")
@@ -474,10 +488,4 @@ fn packed(sqlstate: &str) -> i32 {
         .bytes()
         .enumerate()
         .fold(0, |code, (place, byte)| code | (i32::from(byte.wrapping_sub(b'0') & 0x3f) << (6 * place)))
-}
-
-/// Text for C, cut at a NUL byte; ours have none, a caller's `text` cannot have one.
-fn c_text(text: &str) -> CString {
-    let end = text.find('\0').unwrap_or(text.len());
-    CString::new(&text[..end]).unwrap_or_default()
 }

@@ -43,7 +43,7 @@ pub fn once(
         );
         (sql, vec![pg_sys::TEXTOID, pg_sys::TEXTOID])
     });
-    spi.run(plan, &[Arg::owned(request.key), Arg::owned(answer.as_str())], Sight::Isolation);
+    spi.run(plan, &[Arg::text(request.key), Arg::text(answer.as_str())], Sight::Isolation);
     failpoint::reached(spi, Place::AnswerKept);
     Ok(answer)
 }
@@ -51,7 +51,7 @@ pub fn once(
 /// None where the key is ours now; else the answer it stands for.
 fn claim(spi: &Connection, stock: &Attachment, request: &Request<'_>) -> Outcome<Option<String>> {
     let _acting = act_as(stock.requests.owner, stock.search_path.as_deref());
-    let args = [Arg::owned(request.key), Arg::owned(request.function), Arg::owned(request.arguments.as_str())];
+    let args = [Arg::text(request.key), Arg::text(request.function), Arg::text(request.arguments.as_str())];
     let types = || vec![pg_sys::TEXTOID; 3];
     loop {
         let plan = stock.plan(spi, Kept::ClaimKey, || {
@@ -77,7 +77,7 @@ fn claim(spi: &Connection, stock: &Attachment, request: &Request<'_>) -> Outcome
             (sql, types())
         });
         let found = spi.run(plan, &args, Sight::Isolation);
-        match (found.get::<String>(0, 1), found.get::<bool>(0, 2), found.get::<String>(0, 3)) {
+        match (found.text(0, 1), found.get::<bool>(0, 2), found.text(0, 3)) {
             // Gone between the two statements: purged, so it is free.
             (None, ..) => {}
             (Some(_), Some(true), Some(answer)) => return Ok(Some(replayed(&answer))),

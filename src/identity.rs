@@ -7,6 +7,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::encoding;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
@@ -73,6 +74,6 @@ pub fn role_name(role: pg_sys::Oid) -> String {
     // SAFETY: gives NULL for a missing role, else a palloc'd C string, which is copied.
     unsafe {
         let name = pg_sys::GetUserNameFromId(role, true);
-        if name.is_null() { role.to_u32().to_string() } else { CStr::from_ptr(name).to_string_lossy().into_owned() }
+        if name.is_null() { role.to_u32().to_string() } else { encoding::from_c(CStr::from_ptr(name)) }
     }
 }

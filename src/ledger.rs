@@ -3,9 +3,8 @@
 //! A row trigger notes each change of a quantity; the trigger at the end of the statement writes what was noted with one
 //! INSERT. A statement that a user's trigger runs inside another one on the stock table leaves its notes to the outer one,
 //! and notes are written in the order of the commands that made the changes: all rows of a statement are changed before its
-//! first trigger fires. A single sale is written at once, and so is a change of a partition by others, who may write to it
-//! without a statement on the partitioned table. Notes of an aborted subtransaction are dropped with it; a commit with
-//! notes left is refused.
+//! first trigger fires. A single sale is written at once, and so is a direct write to a partition, which is no statement on
+//! the stock table. Notes of an aborted subtransaction are dropped with it; a commit with notes left is refused.
 
 #![allow(unsafe_code)]
 
@@ -57,6 +56,7 @@ impl Kind {
 /// What the movements of one act have in common.
 struct Stamp {
     kind: Kind,
+    role: Oid,
     reference: Option<String>,
     key: Option<String>,
     actor: String,
@@ -72,8 +72,6 @@ struct Frame {
 
 struct Note {
     subtransaction: pg_sys::SubTransactionId,
-    /// The trigger depth of its statement.
-    depth: i32,
     /// The command that made the change.
     command: u32,
     id: Uuid,
@@ -85,6 +83,8 @@ struct Note {
 
 thread_local! {
     static FRAMES: RefCell<Vec<Frame>> = const { RefCell::new(Vec::new()) };
+    /// The statements that run on the stock table, each by the subtransaction it began in.
+    static STATEMENTS: RefCell<Vec<pg_sys::SubTransactionId>> = const { RefCell::new(Vec::new()) };
     static NOTES: RefCell<Vec<Note>> = const { RefCell::new(Vec::new()) };
     static WRITING: Cell<bool> = const { Cell::new(false) };
 }
@@ -104,8 +104,13 @@ pub fn within<T>(
     if stock.movements.is_none() {
         return act();
     }
-    let stamp =
-        Stamp { kind, reference: context.reference.clone(), key: context.key.clone(), actor: context::actor(role) };
+    let stamp = Stamp {
+        kind,
+        role,
+        reference: context.reference.clone(),
+        key: context.key.clone(),
+        actor: context::actor(role),
+    };
     let frame = Frame { stamp: Rc::new(stamp), depth: trigger_depth() + 1, rows };
     FRAMES.with_borrow_mut(|frames| frames.push(frame));
     let _open = OpenFrame;
@@ -133,11 +138,20 @@ pub fn inventory_movement_record(call: pg_sys::FunctionCallInfo) -> i64 {
     0
 }
 
-/// Writes the noted changes; an AFTER STATEMENT trigger of the stock table.
+/// Notes that a statement on the stock table begins; a BEFORE STATEMENT trigger of the stock table.
+#[pg_extern(sql = false)]
+pub fn inventory_movement_begin(call: pg_sys::FunctionCallInfo) -> i64 {
+    let _firing = Firing::of(call);
+    STATEMENTS.with_borrow_mut(|statements| statements.push(subtransaction()));
+    0
+}
+
+/// Writes the noted changes at the end of the outermost statement; an AFTER STATEMENT trigger of the stock table.
 #[pg_extern(sql = false)]
 pub fn inventory_movement_flush(call: pg_sys::FunctionCallInfo) -> i64 {
     let _firing = Firing::of(call);
-    if !NOTES.with_borrow(Vec::is_empty) && !within_outer_statement(trigger_depth()) {
+    STATEMENTS.with_borrow_mut(Vec::pop);
+    if open_statements() == 0 && !NOTES.with_borrow(Vec::is_empty) {
         attachment::current().map(|stock| flush(&stock)).unwrap_or_else(|fault| fault.raise());
     }
     0
@@ -166,19 +180,18 @@ fn record(firing: &Firing) -> Outcome<()> {
     if firing.table() != stock.oid && !(stock.partitioned && firing.on_partition()) {
         return Err(Fault::stray_trigger(&firing.table_name()));
     }
-    let depth = trigger_depth();
     let change = Change::read(firing, &stock)?;
-    let (stamp, ours) = stamp_in_force(depth);
+    let (stamp, ours) = stamp_in_force();
     match change {
         Change::Item { id, kind, old_quantity, new_quantity, command } => {
-            note(depth, command, id, kind, [old_quantity, new_quantity], stamp);
+            note(command, id, kind, [old_quantity, new_quantity], stamp);
         }
         Change::Moved { from, to, command } => {
-            note(depth, command, from.0, Kind::Closing, [from.1, zero()], Rc::clone(&stamp));
-            note(depth, command, to.0, Kind::Opening, [zero(), to.1], stamp);
+            note(command, from.0, Kind::Closing, [from.1, zero()], Rc::clone(&stamp));
+            note(command, to.0, Kind::Opening, [zero(), to.1], stamp);
         }
         Change::Quantity { id, old_quantity, new_quantity, command } => {
-            if ours == Some(Rows::One) && NOTES.with_borrow(Vec::is_empty) {
+            if ours == Some(Rows::One) && open_statements() == 1 && NOTES.with_borrow(Vec::is_empty) {
                 // SAFETY: both are quantities of rows that live as long as the firing.
                 let quantities = unsafe { [Arg::raw(old_quantity), Arg::raw(new_quantity)] };
                 write_one(&stock, id, quantities, &stamp);
@@ -186,20 +199,25 @@ fn record(firing: &Firing) -> Outcome<()> {
             }
             let [old_quantity, new_quantity] = [old_quantity, new_quantity].map(|datum| printed(datum, &stock));
             if ours.is_some() || differ(&old_quantity, &new_quantity) {
-                note(depth, command, id, stamp.kind, [old_quantity, new_quantity], stamp);
+                note(command, id, stamp.kind, [old_quantity, new_quantity], stamp);
             }
         }
     }
-    let alone = stock.partitioned && ours.is_none();
-    if (alone || NOTES.with_borrow(Vec::len) >= MAX_NOTES) && !within_outer_statement(depth) {
+    // A partition that is written to directly has no statement on the stock table, whose end could be waited for.
+    let open = open_statements();
+    if open == 0 || (open == 1 && NOTES.with_borrow(Vec::len) >= MAX_NOTES) {
         flush(&stock);
     }
     Ok(())
 }
 
-/// Whether notes wait for the end of a statement outside of one at this depth.
-fn within_outer_statement(depth: i32) -> bool {
-    NOTES.with_borrow(|notes| notes.iter().any(|note| note.depth < depth))
+fn open_statements() -> usize {
+    STATEMENTS.with_borrow(Vec::len)
+}
+
+fn subtransaction() -> pg_sys::SubTransactionId {
+    // SAFETY: reads a counter of the backend.
+    unsafe { pg_sys::GetCurrentSubTransactionId() }
 }
 
 /// What happened to a row.
@@ -267,31 +285,31 @@ pub enum Rows {
 }
 
 /// The stamp of our own call whose statement fired the trigger, and how many rows it changes; or one for a direct write.
-fn stamp_in_force(depth: i32) -> (Rc<Stamp>, Option<Rows>) {
+fn stamp_in_force() -> (Rc<Stamp>, Option<Rows>) {
+    let depth = trigger_depth();
     let ours = FRAMES.with_borrow(|frames| {
         let frame = frames.last().filter(|frame| frame.depth == depth)?;
         Some((Rc::clone(&frame.stamp), Some(frame.rows)))
     });
     ours.unwrap_or_else(|| {
         // Rows of one statement share a stamp.
-        let last = NOTES
-            .with_borrow(|notes| notes.last().filter(|note| note.depth == depth).map(|note| Rc::clone(&note.stamp)));
-        let stamp = last.filter(|stamp| stamp.kind == Kind::External).unwrap_or_else(|| {
+        let role = current_role();
+        let last = NOTES.with_borrow(|notes| notes.last().map(|note| Rc::clone(&note.stamp)));
+        let stamp = last.filter(|stamp| stamp.kind == Kind::External && stamp.role == role).unwrap_or_else(|| {
             Rc::new(Stamp {
                 kind: Kind::External,
+                role,
                 reference: crate::settings::reference(),
                 key: None,
-                actor: context::actor(current_role()),
+                actor: context::actor(role),
             })
         });
         (stamp, None)
     })
 }
 
-fn note(depth: i32, command: u32, id: Uuid, kind: Kind, [old_quantity, new_quantity]: [String; 2], stamp: Rc<Stamp>) {
-    // SAFETY: reads a counter of the backend.
-    let subtransaction = unsafe { pg_sys::GetCurrentSubTransactionId() };
-    let note = Note { subtransaction, depth, command, id, kind, old_quantity, new_quantity, stamp };
+fn note(command: u32, id: Uuid, kind: Kind, [old_quantity, new_quantity]: [String; 2], stamp: Rc<Stamp>) {
+    let note = Note { subtransaction: subtransaction(), command, id, kind, old_quantity, new_quantity, stamp };
     NOTES.with_borrow_mut(|notes| notes.push(note));
 }
 
@@ -330,12 +348,12 @@ fn write_one(stock: &Attachment, id: Uuid, [old_quantity, new_quantity]: [Arg<'_
         });
         let args = [
             Arg::owned(id),
-            Arg::owned(stamp.kind.name()),
+            Arg::text(stamp.kind.name()),
             old_quantity,
             new_quantity,
-            Arg::owned(stamp.reference.as_deref()),
-            Arg::owned(stamp.key.as_deref()),
-            Arg::owned(stamp.actor.as_str()),
+            Arg::text(stamp.reference.as_deref()),
+            Arg::text(stamp.key.as_deref()),
+            Arg::text(stamp.actor.as_str()),
         ];
         spi.run(plan, &args, Sight::Isolation);
     });
@@ -366,9 +384,9 @@ fn flush(stock: &Attachment) {
                 column(|note| note.kind.name()),
                 column(|note| &note.old_quantity),
                 column(|note| &note.new_quantity),
-                Arg::owned(stamp.reference.as_deref()),
-                Arg::owned(stamp.key.as_deref()),
-                Arg::owned(stamp.actor.as_str()),
+                Arg::text(stamp.reference.as_deref()),
+                Arg::text(stamp.key.as_deref()),
+                Arg::text(stamp.actor.as_str()),
             ];
             spi.run(plan, &args, Sight::Isolation);
         });
@@ -387,6 +405,7 @@ pub fn watch_transactions() {
 #[pg_guard]
 unsafe extern "C-unwind" fn transaction_ends(event: pg_sys::XactEvent::Type, _nothing: *mut std::ffi::c_void) {
     use pg_sys::XactEvent::{XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE};
+    STATEMENTS.take();
     if NOTES.with_borrow(Vec::is_empty) {
         return;
     }
@@ -407,5 +426,6 @@ unsafe extern "C-unwind" fn subtransaction_ends(
     if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
         // Numbers rise: whatever began after it, and has not ended, lies within it.
         NOTES.with_borrow_mut(|notes| notes.retain(|note| note.subtransaction < subtransaction));
+        STATEMENTS.with_borrow_mut(|statements| statements.retain(|&began| began < subtransaction));
     }
 }

@@ -8,6 +8,7 @@ pub mod call;
 pub mod companions;
 pub mod context;
 pub mod decrement;
+pub mod encoding;
 pub mod error;
 pub mod failpoint;
 pub mod idempotency;

@@ -4,6 +4,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::encoding;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::prelude::*;
 use std::ffi::{CStr, CString};
@@ -98,7 +99,7 @@ pub fn max_batch_lines() -> usize {
 }
 
 fn text(setting: &GucSetting<Option<CString>>) -> Option<String> {
-    setting.get().map(|text| text.to_string_lossy().into_owned()).filter(|text| !text.is_empty())
+    setting.get().map(|text| encoding::from_c(&text)).filter(|text| !text.is_empty())
 }
 
 /// A setting of somebody else, such as PostgREST's `request.headers`; None where it is not set or empty.
@@ -106,7 +107,7 @@ pub fn foreign(name: &CStr) -> Option<String> {
     // SAFETY: the name is a C string; a missing setting gives NULL; the text is copied before any setting can change.
     unsafe {
         let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
-        (!value.is_null()).then(|| CStr::from_ptr(value).to_string_lossy().into_owned())
+        (!value.is_null()).then(|| encoding::from_c(CStr::from_ptr(value)))
     }
     .filter(|text| !text.is_empty())
 }

@@ -7,6 +7,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::encoding;
 use crate::error::Fault;
 use crate::quantity::{Quantity, Unfit};
 use pgrx::callconv::{self, ArgAbi};
@@ -15,7 +16,7 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
     ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
 };
 use pgrx::{FromDatum, IntoDatum};
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
@@ -46,6 +47,11 @@ impl Arg<'_> {
 }
 
 impl<'a> Arg<'a> {
+    /// Binds a text; None is NULL.
+    pub fn text<'t>(text: impl Into<Option<&'t str>>) -> Self {
+        Self::owned(text.into().map(encoding::to_server))
+    }
+
     /// Binds a value as PostgreSQL holds it.
     ///
     /// # Safety
@@ -83,7 +89,7 @@ impl Connection {
     /// Prepares and keeps a statement, planned once for all parameters: every statement here finds its rows by key, so a plan
     /// for one value is no better, and must not be made again for each call.
     pub fn prepare(&self, sql: &str, types: &[Oid]) -> Plan {
-        let text = CString::new(sql).unwrap_or_default();
+        let text = encoding::c_text(sql);
         let mut types = types.to_vec();
         // SAFETY: the text and the types are copied by SPI_prepare, which raises an error for a bad statement; a kept
         // plan belongs to us alone.
@@ -176,6 +182,11 @@ impl Rows<'_> {
         unsafe { T::from_datum(datum, is_null) }
     }
 
+    /// A text; None for NULL.
+    pub fn text(&self, row: usize, column: i32) -> Option<String> {
+        self.get::<Vec<u8>>(row, column).map(|bytes| encoding::from_server(&bytes))
+    }
+
     /// A value as a parameter of a later statement, as long as the rows are held.
     pub fn arg(&self, row: usize, column: i32) -> Arg<'_> {
         let (datum, is_null) = self.datum(row, column).unwrap_or((Datum::null(), true));
@@ -222,7 +233,7 @@ pub unsafe fn row_value(
     descriptor: pg_sys::TupleDesc,
     column: &str,
 ) -> Option<Datum> {
-    let name = CString::new(column).ok()?;
+    let name = encoding::c_text(column);
     // SAFETY: as the caller promises; a column that is not there has a number below one.
     unsafe {
         let number = pg_sys::SPI_fnumber(descriptor, name.as_ptr());
@@ -300,7 +311,7 @@ impl FromDatum for JsonbText {
         // SAFETY: the caller passes a jsonb; its output function gives a C string, which is copied.
         (!is_null).then(|| unsafe {
             let text = pg_sys::OidOutputFunctionCall(Oid::from(pg_sys::F_JSONB_OUT), datum);
-            let copy = CStr::from_ptr(text).to_string_lossy().into_owned();
+            let copy = encoding::from_c(CStr::from_ptr(text));
             pg_sys::pfree(text.cast());
             Self(copy)
         })

@@ -7,6 +7,7 @@ use crate::attachment::Attachment;
 use crate::batch::{self, Change};
 use crate::call::{Call, in_context};
 use crate::decrement::{fits, positive};
+use crate::encoding::{from_server, to_server};
 use crate::error::{Fault, Outcome};
 use crate::ledger::{Kind, Rows};
 use crate::quantity::{Quantity, Unfit};
@@ -25,10 +26,11 @@ use serde_json::json;
 pub fn restock_inventory(
     p_inventory_id: Option<Uuid>,
     p_quantity: Option<NumericArg>,
-    p_reference: Option<String>,
-    p_idempotency_key: Option<String>,
-) -> String {
-    restock(p_inventory_id, p_quantity.as_ref(), p_reference, p_idempotency_key).unwrap_or_else(|fault| fault.raise())
+    p_reference: Option<&[u8]>,
+    p_idempotency_key: Option<&[u8]>,
+) -> Vec<u8> {
+    let [reference, key] = [p_reference, p_idempotency_key].map(|text| text.map(from_server));
+    to_server(&restock(p_inventory_id, p_quantity.as_ref(), reference, key).unwrap_or_else(|fault| fault.raise()))
 }
 
 /// Sets an item's stock to what was counted.
@@ -45,10 +47,11 @@ pub fn adjust_inventory(
     p_inventory_id: Option<Uuid>,
     p_counted_quantity: Option<NumericArg>,
     p_expected_quantity: Option<NumericArg>,
-    p_reason: Option<String>,
-) -> String {
-    adjust(p_inventory_id, p_counted_quantity.as_ref(), p_expected_quantity.as_ref(), p_reason)
-        .unwrap_or_else(|fault| fault.raise())
+    p_reason: Option<&[u8]>,
+) -> Vec<u8> {
+    let reason = p_reason.map(from_server);
+    let adjusted = adjust(p_inventory_id, p_counted_quantity.as_ref(), p_expected_quantity.as_ref(), reason);
+    to_server(&adjusted.unwrap_or_else(|fault| fault.raise()))
 }
 
 /// Moves a quantity from one item to another, such as the same product at two locations.
@@ -64,10 +67,11 @@ pub fn transfer_inventory(
     p_from: Option<Uuid>,
     p_to: Option<Uuid>,
     p_quantity: Option<NumericArg>,
-    p_reference: Option<String>,
-    p_idempotency_key: Option<String>,
-) -> String {
-    transfer(p_from, p_to, p_quantity.as_ref(), p_reference, p_idempotency_key).unwrap_or_else(|fault| fault.raise())
+    p_reference: Option<&[u8]>,
+    p_idempotency_key: Option<&[u8]>,
+) -> Vec<u8> {
+    let [reference, key] = [p_reference, p_idempotency_key].map(|text| text.map(from_server));
+    to_server(&transfer(p_from, p_to, p_quantity.as_ref(), reference, key).unwrap_or_else(|fault| fault.raise()))
 }
 
 fn restock(

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::encoding;
 use crate::error::{Fault, Outcome};
 use crate::spi;
 use pgrx::pg_sys::{self, Datum, Oid};
@@ -51,7 +52,7 @@ impl Firing {
         // checked all the same.
         unsafe {
             if !pgrx::trigger_support::called_as_trigger(call) {
-                Fault::internal("a trigger function was not called as a trigger").raise();
+                Fault::not_a_trigger().raise();
             }
             Self { data: (*call).context.cast() }
         }
@@ -83,9 +84,7 @@ impl Firing {
     /// The table's name, without its schema.
     pub fn table_name(&self) -> String {
         // SAFETY: as above; a name is NUL-terminated.
-        unsafe {
-            CStr::from_ptr((*(*(*self.data).tg_relation).rd_rel).relname.data.as_ptr()).to_string_lossy().into_owned()
-        }
+        unsafe { encoding::from_c(CStr::from_ptr((*(*(*self.data).tg_relation).rd_rel).relname.data.as_ptr())) }
     }
 
     /// The row as it was; for an INSERT the new row.

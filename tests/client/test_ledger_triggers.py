@@ -16,7 +16,7 @@ THREE = item(3)
 SALE = "UPDATE inventory SET quantity = quantity - 1"
 ORDER = f"""SELECT decrement_inventory_batch('[{{"inventory_id": "{THREE}", "quantity": 1}},
     {{"inventory_id": "{TWO}", "quantity": 1}}, {{"inventory_id": "{ONE}", "quantity": 1}}]')"""
-EVERY_STATEMENT = pytest.mark.parametrize(("statement", "kind"), [(SALE, "external"), (ORDER, "sale")])
+EVERY_STATEMENT = pytest.mark.parametrize(("statement", "kind"), [(SALE, "external"), (ORDER, "sale")], ids=["update", "order"])
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_another_item_changed_by_a_single_sale(conn, timing):
 @pytest.mark.parametrize(
     ("statement", "kind"),
     [(f"SELECT decrement_inventory('{ONE}', 1)", "sale"), (f"SELECT restock_inventory('{ONE}', 1, 'r', 'k')", "restock"),
-     (f"SELECT adjust_inventory('{ONE}', 5)", "adjustment"), (f"SELECT transfer_inventory('{ONE}', '{TWO}', 1)", "transfer"),
+     (f"SELECT adjust_inventory('{ONE}', 4)", "adjustment"), (f"SELECT transfer_inventory('{ONE}', '{TWO}', 1)", "transfer"),
      (SALE, "external"), (ORDER, "sale")],
 )  # fmt: skip
 def test_the_same_item_changed_again_by_its_own_change(conn, statement, kind):

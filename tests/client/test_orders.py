@@ -10,7 +10,7 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-from books import audit, call, call_text, keys_kept, last_movement, lines, movements, order, refused_order, steps
+from books import audit, call_text, keys_kept, last_movement, lines, movements, order, refused_order, steps
 from dev.server import Server
 from shop import (
     ONE,
@@ -19,7 +19,6 @@ from shop import (
     Aside,
     attach,
     create_role,
-    exact_json,
     fill,
     item,
     left,
