@@ -9,7 +9,7 @@ use crate::attachment::{self, CATALOG_PATH, ColumnDescription, Columns, Configur
 use crate::companions::{self, Companions};
 use crate::encoding;
 use crate::error::{self, Fault, Outcome};
-use crate::identity::act_as;
+use crate::identity::{act_as, act_as_unfiltered};
 use crate::spi::{Arg, Connection, connected};
 use pgrx::pg_extern;
 use pgrx::pg_sys::{self, Oid};
@@ -111,7 +111,7 @@ fn attach(spi: &Connection, options: &Options) -> Outcome<String> {
     let table = lock_table(spi, options)?;
     suits(&table, options)?;
     let (items, check_name) = {
-        let _acting = act_as(table.owner, Some(CATALOG_PATH));
+        let _acting = act_as_unfiltered(table.owner, Some(CATALOG_PATH));
         (check_rows(spi, &table)?, constrain(spi, &table)?)
     };
     let companions = companions::make(spi, &configuration, &table, options.ledger)?;
@@ -184,7 +184,7 @@ fn already(spi: &Connection, options: &Options, configured: &Configured) -> Outc
         return Err(Fault::already_attached(&attached.name));
     }
     error::notice(&format!("{} is attached already", attached.name));
-    let _acting = act_as(attached.owner, Some(CATALOG_PATH));
+    let _acting = act_as_unfiltered(attached.owner, Some(CATALOG_PATH));
     Ok(answer(&attached, options, count_items(spi, &attached)))
 }
 

@@ -194,9 +194,6 @@ fn load(spi: &Connection) -> Outcome<Attachment> {
         if unchanged && generation == GENERATION.load(Relaxed) {
             let description = describe_configured(spi, &configured)?;
             let companions = describe_companions(spi, &configured)?;
-            if description.id.is_none() || description.quantity.is_none() {
-                return Err(lost_columns(spi, &configured));
-            }
             return build(&configured, description, companions, generation);
         }
         unlock(configured.table);
@@ -239,9 +236,18 @@ fn describe_companions(spi: &Connection, configured: &Configured) -> Outcome<Com
 }
 
 fn build(configured: &Configured, table: Description, companions: Companions, generation: u32) -> Outcome<Attachment> {
-    let broken = |reason, message| broken(configured, &table.name, reason, message);
+    let broken = |reason, message| {
+        let facts = json!({
+            "table": table.name, "id_column": configured.id_column, "quantity_column": configured.quantity_column,
+            "check": configured.check_name,
+        });
+        let hint = "Put the table right, or call detach_inventory and then attach_inventory again.";
+        Fault::broken_attachment(reason, message, facts, hint)
+    };
     let (Some(id), Some(quantity)) = (&table.id, &table.quantity) else {
-        return Err(broken("column_dropped", "a column of the stock table was dropped"));
+        let message =
+            "the CHECK of the stock table is gone: it was dropped or renamed, or a column that it names was dropped";
+        return Err(broken("check_dropped", message));
     };
     let Some(shape) = quantity.shape().filter(|_| id.type_oid == pg_sys::UUIDOID) else {
         return Err(broken("column_type_changed", "a column of the stock table has changed its type"));
@@ -270,27 +276,6 @@ fn build(configured: &Configured, table: Description, companions: Companions, ge
         generation,
         plans: Default::default(),
     })
-}
-
-fn broken(configured: &Configured, table: &str, reason: &str, message: &str) -> Box<Fault> {
-    let facts = json!({
-        "table": table, "id_column": configured.id_column, "quantity_column": configured.quantity_column,
-        "check": configured.check_name,
-    });
-    let hint = "Put the table right, or call detach_inventory and then attach_inventory again.";
-    Fault::broken_attachment(reason, message, facts, hint)
-}
-
-/// Says whether it is a column that is gone, and the CHECK with it, or the CHECK alone.
-fn lost_columns(spi: &Connection, configured: &Configured) -> Box<Fault> {
-    let named = Columns::Named(&configured.id_column, &configured.quantity_column);
-    match describe(spi, configured.table, named) {
-        Some(table) if table.id.is_some() && table.quantity.is_some() => {
-            broken(configured, &table.name, "check_dropped", "the CHECK of the stock table was dropped or renamed")
-        }
-        Some(table) => broken(configured, &table.name, "column_dropped", "a column of the stock table was dropped"),
-        None => broken(configured, "", "stock_table_dropped", "the stock table was dropped"),
-    }
 }
 
 /// Takes the lock of a sale, and then reads the invalidation messages that came before it.

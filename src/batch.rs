@@ -7,6 +7,7 @@
 use crate::answer::number;
 use crate::attachment::{Attachment, Kept};
 use crate::call::{Call, in_context};
+use crate::context::Given;
 use crate::decrement::fits;
 use crate::encoding::{from_server, to_server};
 use crate::error::{Fault, Outcome};
@@ -79,7 +80,7 @@ fn order(
     key: Option<String>,
     on_shortage: Option<String>,
 ) -> Outcome<String> {
-    in_context(reference, key, |context| {
+    in_context(Given::argument("p_reference", reference), Given::argument("p_idempotency_key", key), |context| {
         let JsonbText(text) = items.ok_or_else(|| Fault::null_argument("p_items"))?;
         let on_shortage = OnShortage::read(on_shortage)?;
         let lines = items::read(&text, settings::max_batch_lines())?;

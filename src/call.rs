@@ -1,7 +1,7 @@
 //! One writing call, from its context to its answer: the attached table, whose rights, the key, the ledger's stamp.
 
 use crate::attachment::{self, Attachment};
-use crate::context::CallContext;
+use crate::context::{CallContext, Given};
 use crate::error::Outcome;
 use crate::idempotency::{self, Request};
 use crate::identity::{act_as, current_role};
@@ -21,11 +21,7 @@ pub struct Call {
 }
 
 /// Reads the context of a call, then runs it; every error names the reference, so that it can be traced to its order.
-pub fn in_context(
-    reference: Option<String>,
-    key: Option<String>,
-    act: impl FnOnce(CallContext) -> Outcome<String>,
-) -> Outcome<String> {
+pub fn in_context(reference: Given, key: Given, act: impl FnOnce(CallContext) -> Outcome<String>) -> Outcome<String> {
     let context = CallContext::read(reference, key)?;
     let reference = context.reference.clone();
     act(context).map_err(|fault| fault.traced(reference.as_deref()))

@@ -21,25 +21,47 @@ pub struct CallContext {
 }
 
 impl CallContext {
-    /// Reads the context of a call; arguments that are None fall back to settings.
-    pub fn read(reference: Option<String>, key: Option<String>) -> Outcome<Self> {
-        let reference = reference.or_else(settings::reference);
-        let key = key.or_else(settings::idempotency_key).or_else(header_key);
-        if let Some(reference) = &reference {
-            check("p_reference", reference)?;
-        }
-        if let Some(key) = &key {
-            check("p_idempotency_key", key).map_err(|fault| fault.traced(reference.as_deref()))?;
-        }
+    /// Reads the context of a call; arguments that are not given fall back to settings, the key also to the header.
+    pub fn read(reference: Given, key: Given) -> Outcome<Self> {
+        let reference = reference.or("inventory_ext.reference", settings::reference).checked()?;
+        let key = key
+            .or("inventory_ext.idempotency_key", settings::idempotency_key)
+            .or("Idempotency-Key", header_key)
+            .checked()
+            .map_err(|fault| fault.traced(reference.as_deref()))?;
         Ok(Self { reference, key })
     }
 }
 
-fn check(argument: &'static str, text: &str) -> Outcome<()> {
-    if text.is_empty() || text.len() > MAX_TEXT_BYTES {
-        return Err(Fault::text_length(argument, text.len(), MAX_TEXT_BYTES));
+/// A text of the context, and what it was given as.
+pub struct Given {
+    name: &'static str,
+    text: Option<String>,
+}
+
+impl Given {
+    /// An argument of a function.
+    pub fn argument(name: &'static str, text: Option<String>) -> Self {
+        Self { name, text }
     }
-    Ok(())
+
+    /// Not an argument of the function.
+    pub fn nothing() -> Self {
+        Self { name: "", text: None }
+    }
+
+    fn or(self, name: &'static str, other: impl FnOnce() -> Option<String>) -> Self {
+        if self.text.is_some() { self } else { Self { name, text: other() } }
+    }
+
+    fn checked(self) -> Outcome<Option<String>> {
+        match &self.text {
+            Some(text) if text.is_empty() || text.len() > MAX_TEXT_BYTES => {
+                Err(Fault::text_length(self.name, text.len(), MAX_TEXT_BYTES))
+            }
+            _ => Ok(self.text),
+        }
+    }
 }
 
 /// Who acts: the setting, else the `sub` of the JWT, else the role.

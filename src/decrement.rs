@@ -10,7 +10,7 @@
 use crate::answer::Deduction;
 use crate::attachment::{Attachment, Kept};
 use crate::call::{Call, in_context};
-use crate::context::CallContext;
+use crate::context::{CallContext, Given};
 use crate::encoding::to_server;
 use crate::error::{Fault, Outcome};
 use crate::ledger::{Kind, Rows};
@@ -30,7 +30,8 @@ use pgrx::{Uuid, pg_extern};
 /// PT500 stand for IV001, IV002 and IV007.
 #[pg_extern(sql = false)]
 pub fn decrement_inventory(p_inventory_id: Option<Uuid>, p_quantity: Option<NumericArg>) -> Vec<u8> {
-    let sold = in_context(None, None, |context| sell(p_inventory_id, p_quantity.as_ref(), context));
+    let sold =
+        in_context(Given::nothing(), Given::nothing(), |context| sell(p_inventory_id, p_quantity.as_ref(), context));
     to_server(&sold.unwrap_or_else(|fault| fault.raise()))
 }
 
@@ -39,9 +40,10 @@ fn sell(id: Option<Uuid>, quantity: Option<&NumericArg>, context: CallContext) -
     let argument = quantity.ok_or_else(|| Fault::null_argument("p_quantity"))?;
     let requested = positive("p_quantity", argument)?;
     let printed_id = id.to_string();
+    let reference = context.reference.clone();
     let call = Call { function: "decrement_inventory", kind: Kind::Sale, rows: Rows::One, context };
     call.run(
-        || format!("{printed_id} {}", requested.canonical()),
+        || serde_json::json!([printed_id, requested.canonical().to_string(), reference]).to_string(),
         |spi, stock| {
             fits("p_quantity", requested, stock)?;
             let bound = bind(stock, argument, requested);

@@ -123,7 +123,7 @@ impl Fault {
             "22023",
             format!("{argument} must be a finite number"),
             json!({"reason": "not_finite", "argument": argument, "value": value}),
-            "Pass a number greater than zero.",
+            "Pass a finite number.",
         )
     }
 
@@ -344,6 +344,16 @@ impl Fault {
             "the stock table cannot be truncated while it is attached",
             json!({"reason": "truncate_refused", "table": table}),
             "DELETE the rows, which the ledger records, or call detach_inventory first.",
+        )
+    }
+
+    /// `55000`: the trigger at the end of the statement did not fire, so what was noted would be lost.
+    pub fn unrecorded() -> Box<Self> {
+        Self::new(
+            "55000",
+            "changes of stock were noted and not recorded",
+            json!({"reason": "unrecorded"}),
+            "Enable all triggers of the stock table whose names begin with 0_inventory.",
         )
     }
 

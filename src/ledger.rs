@@ -11,7 +11,7 @@
 use crate::attachment::{self, Attachment, Kept, Owned};
 use crate::context::{self, CallContext};
 use crate::error::{Fault, Outcome};
-use crate::identity::{act_as, current_role};
+use crate::identity::{act_as_unfiltered, current_role};
 use crate::quantity::Quantity;
 use crate::spi::{self, Arg, Connection, Sight, connected};
 use crate::trigger::{Firing, Operation};
@@ -141,7 +141,8 @@ pub fn inventory_movement_record(call: pg_sys::FunctionCallInfo) -> i64 {
 /// Notes that a statement on the stock table begins; a BEFORE STATEMENT trigger of the stock table.
 #[pg_extern(sql = false)]
 pub fn inventory_movement_begin(call: pg_sys::FunctionCallInfo) -> i64 {
-    let _firing = Firing::of(call);
+    let firing = Firing::of(call);
+    attachment::current().and_then(|stock| require_stock_table(&firing, &stock)).unwrap_or_else(|fault| fault.raise());
     STATEMENTS.with_borrow_mut(|statements| statements.push(subtransaction()));
     0
 }
@@ -177,9 +178,7 @@ pub fn inventory_truncate_guard(call: pg_sys::FunctionCallInfo) -> i64 {
 
 fn record(firing: &Firing) -> Outcome<()> {
     let stock = attachment::current()?;
-    if firing.table() != stock.oid && !(stock.partitioned && firing.on_partition()) {
-        return Err(Fault::stray_trigger(&firing.table_name()));
-    }
+    require_stock_table(firing, &stock)?;
     let change = Change::read(firing, &stock)?;
     let (stamp, ours) = stamp_in_force();
     match change {
@@ -209,6 +208,11 @@ fn record(firing: &Firing) -> Outcome<()> {
         flush(&stock);
     }
     Ok(())
+}
+
+/// Anybody may put our trigger functions on a table of his own: there they refuse.
+fn require_stock_table(firing: &Firing, stock: &Attachment) -> Outcome<()> {
+    if firing.is_on(stock.oid) { Ok(()) } else { Err(Fault::stray_trigger(&firing.table_name())) }
 }
 
 fn open_statements() -> usize {
@@ -329,9 +333,9 @@ impl Drop for Writing {
     }
 }
 
-/// Runs a statement that adds to the ledger, as its owner.
+/// Runs one statement that adds to the ledger, as its owner.
 pub fn writing<T>(owner: Oid, search_path: Option<&std::ffi::CStr>, write: impl FnOnce(&Connection) -> T) -> T {
-    let _acting = act_as(owner, search_path);
+    let _acting = act_as_unfiltered(owner, search_path);
     let _writing = Writing::begin();
     connected(write)
 }
@@ -410,8 +414,7 @@ unsafe extern "C-unwind" fn transaction_ends(event: pg_sys::XactEvent::Type, _no
         return;
     }
     if event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE {
-        // Only where somebody disabled the trigger at the end of the statement and not the one for the row.
-        Fault::internal("changes of stock were noted and not recorded").raise();
+        Fault::unrecorded().raise();
     }
     NOTES.take();
 }

@@ -6,6 +6,7 @@ use crate::answer::{number, spaced};
 use crate::attachment::Attachment;
 use crate::batch::{self, Change};
 use crate::call::{Call, in_context};
+use crate::context::Given;
 use crate::decrement::{fits, positive};
 use crate::encoding::{from_server, to_server};
 use crate::error::{Fault, Outcome};
@@ -80,7 +81,7 @@ fn restock(
     reference: Option<String>,
     key: Option<String>,
 ) -> Outcome<String> {
-    in_context(reference, key, |context| {
+    in_context(Given::argument("p_reference", reference), Given::argument("p_idempotency_key", key), |context| {
         let id = item("p_inventory_id", id)?;
         let added = amount(quantity)?;
         let reference = context.reference.clone();
@@ -106,7 +107,7 @@ fn adjust(
     expected: Option<&NumericArg>,
     reason: Option<String>,
 ) -> Outcome<String> {
-    in_context(reason, None, |context| {
+    in_context(Given::argument("p_reason", reason), Given::nothing(), |context| {
         let id = item("p_inventory_id", id)?;
         let counted = counted.ok_or_else(|| Fault::null_argument("p_counted_quantity"))?;
         let counted = not_negative("p_counted_quantity", counted)?;
@@ -150,7 +151,7 @@ fn transfer(
     reference: Option<String>,
     key: Option<String>,
 ) -> Outcome<String> {
-    in_context(reference, key, |context| {
+    in_context(Given::argument("p_reference", reference), Given::argument("p_idempotency_key", key), |context| {
         let (from, to) = (item("p_from", from)?, item("p_to", to)?);
         let moved = amount(quantity)?;
         if from == to {

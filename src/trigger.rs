@@ -75,10 +75,14 @@ impl Firing {
         unsafe { (*(*self.data).tg_relation).rd_id }
     }
 
-    /// Whether the table is a partition.
-    pub fn on_partition(&self) -> bool {
-        // SAFETY: as above.
-        unsafe { (*(*(*self.data).tg_relation).rd_rel).relispartition }
+    /// Whether the table is that one, or a partition of it on whatever level.
+    pub fn is_on(&self, table: Oid) -> bool {
+        // SAFETY: as above; the list of ancestors is read before anything can free it.
+        self.table() == table
+            || unsafe {
+                (*(*(*self.data).tg_relation).rd_rel).relispartition
+                    && pg_sys::list_member_oid(pg_sys::get_partition_ancestors(self.table()), table)
+            }
     }
 
     /// The table's name, without its schema.

@@ -69,9 +69,7 @@ def test_a_prepared_order_is_decided_by_another_session(db, conn, till, after, e
     else:
         assert stock_of(conn) == {ONE: 9, TWO: 5, THREE: 0}
         assert keys_kept(conn) == []
-        assert steps(conn, after=after) == [("sale", 10, 9), ("sale", 1, 0)] or steps(conn, after=after) == [
-            ("sale", 1, 0), ("sale", 10, 9),
-        ]  # fmt: skip
+        assert sorted(steps(conn, after=after)) == [("sale", 1, 0), ("sale", 10, 9)]
         assert "replayed" not in order(conn, (TWO, 1), p_idempotency_key="k1")
     audit(conn)
 
