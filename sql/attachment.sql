@@ -1,15 +1,16 @@
 -- Which table is the stock table. One row at most; written by attach_inventory and detach_inventory alone.
--- Dumped with the database, so that a restored shop goes on selling. Column numbers follow a renamed column; they count only
--- where stock_oid still is the table's oid, in a restored database the names do.
+-- Dumped with the database, so that a restored shop goes on selling. Which columns hold id and quantity is read from the
+-- CHECK that attach added to the stock table: it names both, follows a rename, and is dumped with the table. The column
+-- names here are those of the time of the attach.
 CREATE TABLE @extschema@.inventory_attachment (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     stock_table pg_catalog.regclass NOT NULL,
-    stock_oid pg_catalog.oid NOT NULL,
+    check_name pg_catalog.name NOT NULL,
     id_column pg_catalog.name NOT NULL,
-    id_number pg_catalog.int2 NOT NULL,
     quantity_column pg_catalog.name NOT NULL,
-    quantity_number pg_catalog.int2 NOT NULL,
     run_as pg_catalog.text NOT NULL CHECK (run_as OPERATOR(pg_catalog.=) 'owner' OR run_as OPERATOR(pg_catalog.=) 'caller'),
+    movement_table pg_catalog.regclass,
+    request_table pg_catalog.regclass NOT NULL,
     attached_at pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 

@@ -1,5 +1,5 @@
 -- What the catalog says about a table that is, or is to become, the stock table.
--- $1 table, $2 id column, $3 its number or NULL, $4 quantity column, $5 its number or NULL.
+-- $1 table, $2 id column, $3 quantity column, $4 the CHECK that names both columns, or NULL where they go by name.
 -- Every name and operator is qualified: the caller's search_path must not matter.
 SELECT c.oid,
        c.relkind::pg_catalog.text,
@@ -21,26 +21,36 @@ SELECT c.oid,
                 WHERE f.confrelid OPERATOR(pg_catalog.=) c.oid AND f.contype OPERATOR(pg_catalog.=) 'f'),
        c.relkind OPERATOR(pg_catalog.<>) 'r' OR c.relrowsecurity OR c.relhasrules
            OR EXISTS (SELECT FROM pg_catalog.pg_trigger AS t
-                       WHERE t.tgrelid OPERATOR(pg_catalog.=) c.oid AND NOT t.tgisinternal)
+                       JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid
+                      WHERE t.tgrelid OPERATOR(pg_catalog.=) c.oid AND NOT t.tgisinternal
+                        AND COALESCE(p.probin, '') OPERATOR(pg_catalog.<>) '$libdir/inventory_ext')
            OR EXISTS (SELECT FROM pg_catalog.pg_attribute AS g
                        WHERE g.attrelid OPERATOR(pg_catalog.=) c.oid AND g.attgenerated OPERATOR(pg_catalog.<>) '')
            OR EXISTS (SELECT FROM pg_catalog.pg_index AS x
                        WHERE x.indrelid OPERATOR(pg_catalog.=) c.oid AND (x.indexprs IS NOT NULL OR x.indpred IS NOT NULL))
            OR EXISTS (SELECT FROM pg_catalog.pg_constraint AS k
-                       WHERE k.conrelid OPERATOR(pg_catalog.=) c.oid AND k.contype OPERATOR(pg_catalog.=) 'c'
-                         AND k.conname OPERATOR(pg_catalog.<>) (q.attname OPERATOR(pg_catalog.||) '_non_negative')::pg_catalog.name),
+                       JOIN pg_catalog.pg_depend AS d
+                         ON d.objid OPERATOR(pg_catalog.=) k.oid
+                        AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_constraint'::pg_catalog.regclass
+                        AND d.refclassid OPERATOR(pg_catalog.=) ANY (ARRAY['pg_catalog.pg_proc'::pg_catalog.regclass,
+                                                                           'pg_catalog.pg_operator'::pg_catalog.regclass]::pg_catalog.oid[])
+                      WHERE k.conrelid OPERATOR(pg_catalog.=) c.oid AND k.contype OPERATOR(pg_catalog.=) 'c'),
+       c.relname::pg_catalog.text,
        i.attnum, i.attname::pg_catalog.text, pg_catalog.quote_ident(i.attname), i.atttypid, i.attnotnull,
        i.attgenerated OPERATOR(pg_catalog.<>) '', i.atttypmod,
        q.attnum, q.attname::pg_catalog.text, pg_catalog.quote_ident(q.attname), q.atttypid, q.attnotnull,
        q.attgenerated OPERATOR(pg_catalog.<>) '', q.atttypmod
   FROM pg_catalog.pg_class AS c
   JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+  LEFT JOIN pg_catalog.pg_constraint AS mark
+    ON mark.conrelid OPERATOR(pg_catalog.=) c.oid AND mark.contype OPERATOR(pg_catalog.=) 'c' AND mark.convalidated
+   AND mark.conname OPERATOR(pg_catalog.=) $4::pg_catalog.name
   LEFT JOIN pg_catalog.pg_attribute AS i
     ON i.attrelid OPERATOR(pg_catalog.=) c.oid AND i.attnum OPERATOR(pg_catalog.>) 0 AND NOT i.attisdropped
-   AND CASE WHEN $3 IS NULL THEN i.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name
-            ELSE i.attnum OPERATOR(pg_catalog.=) $3 END
+   AND CASE WHEN $4 IS NULL THEN i.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name
+            ELSE i.attnum OPERATOR(pg_catalog.=) mark.conkey[1] END
   LEFT JOIN pg_catalog.pg_attribute AS q
     ON q.attrelid OPERATOR(pg_catalog.=) c.oid AND q.attnum OPERATOR(pg_catalog.>) 0 AND NOT q.attisdropped
-   AND CASE WHEN $5 IS NULL THEN q.attname OPERATOR(pg_catalog.=) $4::pg_catalog.name
-            ELSE q.attnum OPERATOR(pg_catalog.=) $5 END
+   AND CASE WHEN $4 IS NULL THEN q.attname OPERATOR(pg_catalog.=) $3::pg_catalog.name
+            ELSE q.attnum OPERATOR(pg_catalog.=) mark.conkey[2] END
  WHERE c.oid OPERATOR(pg_catalog.=) $1

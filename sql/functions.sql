@@ -4,13 +4,38 @@ CREATE FUNCTION @extschema@.attach_inventory(
     p_table pg_catalog.regclass,
     p_id_column pg_catalog.name DEFAULT 'id',
     p_quantity_column pg_catalog.name DEFAULT 'quantity',
-    p_ledger pg_catalog.bool DEFAULT false,
+    p_ledger pg_catalog.bool DEFAULT true,
     p_run_as pg_catalog.text DEFAULT 'owner'
 ) RETURNS pg_catalog.json
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_inventory_wrapper';
 
+REVOKE ALL ON FUNCTION @extschema@.attach_inventory(pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.bool, pg_catalog.text) FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.attach_inventory(pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.bool, pg_catalog.text) IS
+$comment$Makes an existing table the stock table.
+
+Checks the table, makes the quantity column NOT NULL and adds a CHECK that it is neither negative nor NaN nor infinite;
+nothing at all changes where a check fails. Makes the tables <table>_request for idempotency keys and, with p_ledger,
+<table>_movement with an opening movement for every item, and the triggers that record every change of stock; what an
+earlier attach left of these is gone on with. Needs ownership of the table. p_table: an ordinary or partitioned table.
+p_id_column: a uuid column, NOT NULL, with a plain unique index of its own. p_quantity_column: numeric, smallint, integer
+or bigint. p_ledger: keep a ledger. p_run_as: owner, sales run with the rights of the table's owner; or caller, grants and
+row-level security of the caller decide. Answers {"success": true, "table", "id_column", "quantity_column", "ledger",
+"run_as", "items"}. The same table with the same options again: a NOTICE and no change. Errors: 22004 NULL, 22023 another
+word in p_run_as, 42501 not the owner, 42P01 no such table, 42809 not a table that can hold stock, 42703 no such column, 42804 a column of
+another type, 42P07 and 42710 another relation or constraint has the name of one to be made, 55000 another table is attached or the id is not
+unique, 23514 rows that are no stock.$comment$;
+
 CREATE FUNCTION @extschema@.detach_inventory() RETURNS pg_catalog.void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'detach_inventory_wrapper';
+
+REVOKE ALL ON FUNCTION @extschema@.detach_inventory() FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.detach_inventory() IS
+$comment$Stops managing the stock table.
+
+The table stays as it is, with its NOT NULL and its CHECK, and so do the ledger and the idempotency keys; changes of
+stock are no longer recorded. Needs ownership of the table; where the table was dropped, EXECUTE alone. Errors: 55000 no stock table attached, 42501 not the owner.$comment$;
 
 CREATE FUNCTION @extschema@.decrement_inventory(
     p_inventory_id pg_catalog.uuid,
@@ -18,30 +43,7 @@ CREATE FUNCTION @extschema@.decrement_inventory(
 ) RETURNS pg_catalog.json
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'decrement_inventory_wrapper';
 
-REVOKE ALL ON FUNCTION @extschema@.attach_inventory(
-    pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.bool, pg_catalog.text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION @extschema@.detach_inventory() FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.decrement_inventory(pg_catalog.uuid, pg_catalog.numeric) FROM PUBLIC;
-
-COMMENT ON FUNCTION @extschema@.attach_inventory(
-    pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.bool, pg_catalog.text) IS
-$comment$Makes an existing table the stock table.
-
-Checks the table, makes the quantity column NOT NULL and adds a CHECK that it is neither negative nor NaN nor infinite;
-nothing else about the table changes, and nothing at all where a check fails. Needs ownership of the table. p_table: an
-ordinary or partitioned table. p_id_column: a uuid column, NOT NULL, with a plain unique index of its own.
-p_quantity_column: numeric, smallint, integer or bigint. p_ledger: must be false in this version. p_run_as: owner, sales run
-with the rights of the table's owner; or caller, grants and row-level security of the caller decide. Answers
-{"success": true, "table", "id_column", "quantity_column", "ledger", "run_as", "items"}. The same table with the same
-options again: a NOTICE and no change. Errors: 22004 NULL, 22023 another word in p_run_as, 0A000 p_ledger, 42501 not the
-owner, 42809 not a table that can hold stock, 42703 no such column, 42804 a column of another type, 55000 another table is
-attached or the id is not unique, 23514 rows that are no stock.$comment$;
-
-COMMENT ON FUNCTION @extschema@.detach_inventory() IS
-$comment$Stops managing the stock table.
-
-The table stays as it is, with its NOT NULL and its CHECK. Needs ownership of the table; where the table was dropped,
-EXECUTE alone. Errors: 55000 no stock table attached, 42501 not the owner.$comment$;
 
 COMMENT ON FUNCTION @extschema@.decrement_inventory(pg_catalog.uuid, pg_catalog.numeric) IS
 $comment$Deducts a quantity from an item's stock, exactly and at once, or changes nothing.
@@ -53,3 +55,100 @@ than the quantity column keeps; nothing is rounded. Answers {"success": true, "i
 stock, IV002 unknown item, IV007 something on the table changed the deduction, 22004 NULL, 22023 not finite or not
 positive, 22003 digits the column cannot keep, 55000 no stock table attached; in the postgrest style PT409, PT404 and
 PT500 stand for IV001, IV002 and IV007.$comment$;
+
+CREATE FUNCTION @extschema@.decrement_inventory_batch(
+    p_items pg_catalog.jsonb,
+    p_reference pg_catalog.text DEFAULT NULL,
+    p_idempotency_key pg_catalog.text DEFAULT NULL,
+    p_on_shortage pg_catalog.text DEFAULT 'abort'
+) RETURNS pg_catalog.json
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'decrement_inventory_batch_wrapper';
+
+REVOKE ALL ON FUNCTION @extschema@.decrement_inventory_batch(pg_catalog.jsonb, pg_catalog.text, pg_catalog.text, pg_catalog.text) FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.decrement_inventory_batch(pg_catalog.jsonb, pg_catalog.text, pg_catalog.text, pg_catalog.text) IS
+$comment$Deducts a whole order, all of it or nothing.
+
+p_items: an array of {"inventory_id": uuid, "quantity": number}, one to inventory_ext.max_batch_lines elements; a quantity
+may be a text with a number in it; lines on one item are summed. p_reference: what the movements belong to, at most 255
+bytes. p_idempotency_key: names the order for its retries, at most 255 bytes. p_on_shortage: abort, any short or unknown
+line fails the order; skip, such lines are left out; partial, of a short line what is there is taken. Answers {"success":
+true, "lines": [{"inventory_id", "old_quantity", "new_quantity", "deducted"}], "short": [{"reason", "inventory_id",
+"available", "requested", "deducted"}]}, items in the order first named. Errors: IV001 short lines and IV002 unknown
+items, all of them named in DETAIL, IV003 key used before, IV007 something on the table changed the deduction, 22004
+NULL, 22023 malformed p_items (the element is named) or another word in p_on_shortage, 22003 digits the column cannot
+keep, 54000 too many lines, 55000 no stock table attached.$comment$;
+
+CREATE FUNCTION @extschema@.restock_inventory(
+    p_inventory_id pg_catalog.uuid,
+    p_quantity pg_catalog.numeric,
+    p_reference pg_catalog.text DEFAULT NULL,
+    p_idempotency_key pg_catalog.text DEFAULT NULL
+) RETURNS pg_catalog.json
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'restock_inventory_wrapper';
+
+REVOKE ALL ON FUNCTION @extschema@.restock_inventory(pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.restock_inventory(pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) IS
+$comment$Adds a quantity to an item's stock: goods in, or a return.
+
+p_inventory_id: the item. p_quantity: units to add, greater than zero, at most 28 digits and no more decimals than the
+quantity column keeps. p_reference: what the movement belongs to, at most 255 bytes. p_idempotency_key: names the call
+for its retries, at most 255 bytes. Answers {"success": true, "inventory_id", "old_quantity", "new_quantity", "added"}.
+Errors: IV002 unknown item, IV003 key used before, IV007 something on the table changed the addition, 22004 NULL,
+22023 not finite or not positive, 22003 digits the column cannot keep, 55000 no stock table attached.$comment$;
+
+CREATE FUNCTION @extschema@.adjust_inventory(
+    p_inventory_id pg_catalog.uuid,
+    p_counted_quantity pg_catalog.numeric,
+    p_expected_quantity pg_catalog.numeric DEFAULT NULL,
+    p_reason pg_catalog.text DEFAULT NULL
+) RETURNS pg_catalog.json
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'adjust_inventory_wrapper';
+
+REVOKE ALL ON FUNCTION @extschema@.adjust_inventory(pg_catalog.uuid, pg_catalog.numeric, pg_catalog.numeric, pg_catalog.text) FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.adjust_inventory(pg_catalog.uuid, pg_catalog.numeric, pg_catalog.numeric, pg_catalog.text) IS
+$comment$Sets an item's stock to what was counted.
+
+p_inventory_id: the item. p_counted_quantity: what is there, zero or more, at most 28 digits and no more decimals than
+the quantity column keeps. p_expected_quantity: what the stock is believed to be; where given and not so, nothing changes
+and IV005 says what it is. p_reason: kept as the movement's reference, at most 255 bytes. A count that finds what the
+stock says changes nothing and leaves no movement. Answers {"success": true, "inventory_id", "old_quantity",
+"new_quantity", "adjusted"}, adjusted being new - old. Errors: IV002 unknown item, IV005 stale expected quantity, IV007
+something on the table changed the adjustment, 22004 NULL, 22023 not finite or negative, 22003 digits the column
+cannot keep, 55000 no stock table attached.$comment$;
+
+CREATE FUNCTION @extschema@.transfer_inventory(
+    p_from pg_catalog.uuid,
+    p_to pg_catalog.uuid,
+    p_quantity pg_catalog.numeric,
+    p_reference pg_catalog.text DEFAULT NULL,
+    p_idempotency_key pg_catalog.text DEFAULT NULL
+) RETURNS pg_catalog.json
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'transfer_inventory_wrapper';
+
+REVOKE ALL ON FUNCTION @extschema@.transfer_inventory(pg_catalog.uuid, pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.transfer_inventory(pg_catalog.uuid, pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) IS
+$comment$Moves a quantity from one item to another, such as the same product at two locations.
+
+p_from, p_to: two items. p_quantity: units to move, greater than zero, at most 28 digits and no more decimals than the
+quantity column keeps. p_reference: what the movements belong to, at most 255 bytes. p_idempotency_key: names the call
+for its retries, at most 255 bytes. Answers {"success": true, "from": {"inventory_id", "old_quantity", "new_quantity"},
+"to": {the same}, "transferred"}. Errors: IV001 p_from has less, IV002 unknown item, IV003 key used before, IV007
+something on the table changed the transfer, 22004 NULL, 22023 not finite, not positive or one item twice, 22003 digits
+the column cannot keep, 55000 no stock table attached.$comment$;
+
+CREATE FUNCTION @extschema@.purge_requests(
+    p_older_than pg_catalog.interval
+) RETURNS pg_catalog.int8
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'purge_requests_wrapper';
+
+REVOKE ALL ON FUNCTION @extschema@.purge_requests(pg_catalog.interval) FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.purge_requests(pg_catalog.interval) IS
+$comment$Forgets idempotency keys that are older than an interval.
+
+A forgotten key is free: a retry of its request would run again. p_older_than: zero or more, counted back from now.
+Answers how many keys were forgotten. Errors: 22004 NULL, 22023 negative, 55000 no stock table attached.$comment$;

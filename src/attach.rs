@@ -5,9 +5,11 @@
 //! configuration as the owner of the extension.
 
 use crate::answer::spaced;
-use crate::attachment::{self, CATALOG_PATH, Column, Configuration, Configured, Description, Kind};
+use crate::attachment::{self, CATALOG_PATH, ColumnDescription, Columns, Configuration, Configured, Description, Kind};
+use crate::companions::{self, Companions};
+use crate::encoding;
 use crate::error::{self, Fault, Outcome};
-use crate::identity::act_as;
+use crate::identity::{act_as, act_as_unfiltered};
 use crate::spi::{Arg, Connection, connected};
 use pgrx::pg_extern;
 use pgrx::pg_sys::{self, Oid};
@@ -17,30 +19,34 @@ use std::ffi::CStr;
 /// Makes an existing table the stock table.
 ///
 /// Checks the table, makes the quantity column NOT NULL and adds a CHECK that it is neither negative nor NaN nor infinite;
-/// nothing else about the table changes, and nothing at all where a check fails. Needs ownership of the table. p_table: an
-/// ordinary or partitioned table. p_id_column: a uuid column, NOT NULL, with a plain unique index of its own.
-/// p_quantity_column: numeric, smallint, integer or bigint. p_ledger: must be false in this version. p_run_as: owner, sales run
-/// with the rights of the table's owner; or caller, grants and row-level security of the caller decide. Answers
-/// {"success": true, "table", "id_column", "quantity_column", "ledger", "run_as", "items"}. The same table with the same
-/// options again: a NOTICE and no change. Errors: 22004 NULL, 22023 another word in p_run_as, 0A000 p_ledger, 42501 not the
-/// owner, 42809 not a table that can hold stock, 42703 no such column, 42804 a column of another type, 55000 another table is
-/// attached or the id is not unique, 23514 rows that are no stock.
+/// nothing at all changes where a check fails. Makes the tables <table>_request for idempotency keys and, with p_ledger,
+/// <table>_movement with an opening movement for every item, and the triggers that record every change of stock; what an
+/// earlier attach left of these is gone on with. Needs ownership of the table. p_table: an ordinary or partitioned table.
+/// p_id_column: a uuid column, NOT NULL, with a plain unique index of its own. p_quantity_column: numeric, smallint, integer
+/// or bigint. p_ledger: keep a ledger. p_run_as: owner, sales run with the rights of the table's owner; or caller, grants and
+/// row-level security of the caller decide. Answers {"success": true, "table", "id_column", "quantity_column", "ledger",
+/// "run_as", "items"}. The same table with the same options again: a NOTICE and no change. Errors: 22004 NULL, 22023 another
+/// word in p_run_as, 42501 not the owner, 42P01 no such table, 42809 not a table that can hold stock, 42703 no such column, 42804 a column of
+/// another type, 42P07 and 42710 another relation or constraint has the name of one to be made, 55000 another table is attached or the id is not
+/// unique, 23514 rows that are no stock.
 #[pg_extern(sql = false)]
 pub fn attach_inventory(
     p_table: Option<Oid>,
     p_id_column: Option<&CStr>,
     p_quantity_column: Option<&CStr>,
     p_ledger: Option<bool>,
-    p_run_as: Option<String>,
-) -> String {
-    let options = Options::read(p_table, p_id_column, p_quantity_column, p_ledger, p_run_as);
-    options.and_then(|options| connected(|spi| attach(spi, &options))).unwrap_or_else(|fault| fault.raise())
+    p_run_as: Option<&[u8]>,
+) -> Vec<u8> {
+    let run_as = p_run_as.map(encoding::from_server);
+    let options = Options::read(p_table, p_id_column, p_quantity_column, p_ledger, run_as);
+    let answer = options.and_then(|options| connected(|spi| attach(spi, &options)));
+    encoding::to_server(&answer.unwrap_or_else(|fault| fault.raise()))
 }
 
 /// Stops managing the stock table.
 ///
-/// The table stays as it is, with its NOT NULL and its CHECK. Needs ownership of the table; where the table was dropped,
-/// EXECUTE alone. Errors: 55000 no stock table attached, 42501 not the owner.
+/// The table stays as it is, with its NOT NULL and its CHECK, and so do the ledger and the idempotency keys; changes of
+/// stock are no longer recorded. Needs ownership of the table; where the table was dropped, EXECUTE alone. Errors: 55000 no stock table attached, 42501 not the owner.
 #[pg_extern(sql = false)]
 pub fn detach_inventory() {
     connected(detach).unwrap_or_else(|fault| fault.raise());
@@ -50,6 +56,7 @@ struct Options {
     table: Oid,
     id_column: String,
     quantity_column: String,
+    ledger: bool,
     run_as: String,
 }
 
@@ -61,18 +68,15 @@ impl Options {
         ledger: Option<bool>,
         run_as: Option<String>,
     ) -> Outcome<Self> {
-        let name = |argument, value: Option<&CStr>| {
-            value.map(|v| v.to_string_lossy().into_owned()).ok_or_else(|| Fault::null_argument(argument))
-        };
+        let name =
+            |argument, value: Option<&CStr>| value.map(encoding::from_c).ok_or_else(|| Fault::null_argument(argument));
         let options = Self {
             table: table.ok_or_else(|| Fault::null_argument("p_table"))?,
             id_column: name("p_id_column", id_column)?,
             quantity_column: name("p_quantity_column", quantity_column)?,
+            ledger: ledger.ok_or_else(|| Fault::null_argument("p_ledger"))?,
             run_as: run_as.ok_or_else(|| Fault::null_argument("p_run_as"))?,
         };
-        if ledger.ok_or_else(|| Fault::null_argument("p_ledger"))? {
-            return Err(Fault::ledger_unsupported());
-        }
         if !matches!(options.run_as.as_str(), "owner" | "caller") {
             return Err(Fault::unknown_word(
                 "p_run_as",
@@ -85,8 +89,7 @@ impl Options {
     }
 
     fn describe(&self, spi: &Connection) -> Outcome<Description> {
-        let column = |name| Column { name, number: None };
-        attachment::describe(spi, self.table, column(&self.id_column), column(&self.quantity_column)).ok_or_else(|| {
+        attachment::describe(spi, self.table, Columns::Named(&self.id_column, &self.quantity_column)).ok_or_else(|| {
             Fault::unsuitable(
                 "42P01",
                 "there is no such table",
@@ -107,13 +110,12 @@ fn attach(spi: &Connection, options: &Options) -> Outcome<String> {
     }
     let table = lock_table(spi, options)?;
     suits(&table, options)?;
-    let items = {
-        let _acting = act_as(table.owner, Some(CATALOG_PATH));
-        let items = check_rows(spi, &table)?;
-        constrain(spi, &table);
-        items
+    let (items, check_name) = {
+        let _acting = act_as_unfiltered(table.owner, Some(CATALOG_PATH));
+        (check_rows(spi, &table)?, constrain(spi, &table)?)
     };
-    record(spi, &configuration, options, &table);
+    let companions = companions::make(spi, &configuration, &table, options.ledger)?;
+    record(spi, &configuration, options, &check_name, &companions);
     attachment::announce_change(&configuration);
     warn(&table);
     Ok(answer(&table, options, items))
@@ -122,7 +124,7 @@ fn attach(spi: &Connection, options: &Options) -> Outcome<String> {
 fn answer(table: &Description, options: &Options, items: i64) -> String {
     spaced(&json!({
         "success": true, "table": table.name, "id_column": options.id_column, "quantity_column": options.quantity_column,
-        "ledger": false, "run_as": options.run_as, "items": items,
+        "ledger": options.ledger, "run_as": options.run_as, "items": items,
     }))
 }
 
@@ -132,9 +134,9 @@ fn detach(spi: &Connection) -> Outcome<()> {
     let configured = attachment::configured(spi, &configuration)?.ok_or_else(Fault::not_attached)?;
     if let Ok(table) = attachment::describe_configured(spi, &configured) {
         require_ownership(&table)?;
-        let _acting = act_as(table.owner, Some(CATALOG_PATH));
         // Sales hold a weaker lock until they commit: none of them straddles the detach.
-        spi.once(&format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", table.name), &[], &[]);
+        lock_relation(spi, table.owner, &table.name, "SHARE ROW EXCLUSIVE");
+        companions::unhook(spi, &table);
     }
     let _acting = act_as(configuration.owner, Some(CATALOG_PATH));
     spi.once(&format!("DELETE FROM {}", configuration.relation), &[], &[]);
@@ -147,8 +149,12 @@ fn require_ownership(table: &Description) -> Outcome<()> {
 }
 
 fn lock_configuration(spi: &Connection, configuration: &Configuration) {
-    let _acting = act_as(configuration.owner, Some(CATALOG_PATH));
-    spi.once(&format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", configuration.relation), &[], &[]);
+    lock_relation(spi, configuration.owner, &configuration.relation, "SHARE ROW EXCLUSIVE");
+}
+
+fn lock_relation(spi: &Connection, owner: Oid, relation: &str, mode: &str) {
+    let _acting = act_as(owner, Some(CATALOG_PATH));
+    spi.once(&format!("LOCK TABLE {relation} IN {mode} MODE"), &[], &[]);
 }
 
 /// Locks the table as ALTER TABLE will, and describes what then can no longer change.
@@ -158,10 +164,7 @@ fn lock_table(spi: &Connection, options: &Options) -> Outcome<Description> {
     if seen.kind == Kind::Other {
         return Err(unsuitable_kind(&seen));
     }
-    {
-        let _acting = act_as(seen.owner, Some(CATALOG_PATH));
-        spi.once(&format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", seen.name), &[], &[]);
-    }
+    lock_relation(spi, seen.owner, &seen.name, "ACCESS EXCLUSIVE");
     let locked = options.describe(spi)?;
     require_ownership(&locked)?;
     Ok(locked)
@@ -175,12 +178,13 @@ fn already(spi: &Connection, options: &Options, configured: &Configured) -> Outc
     let same = attached.oid == wanted.oid
         && number(&attached.id) == number(&wanted.id)
         && number(&attached.quantity) == number(&wanted.quantity)
+        && configured.movement_table.is_some() == options.ledger
         && configured.run_as == options.run_as;
     if !same {
         return Err(Fault::already_attached(&attached.name));
     }
     error::notice(&format!("{} is attached already", attached.name));
-    let _acting = act_as(attached.owner, Some(CATALOG_PATH));
+    let _acting = act_as_unfiltered(attached.owner, Some(CATALOG_PATH));
     Ok(answer(&attached, options, count_items(spi, &attached)))
 }
 
@@ -260,7 +264,7 @@ fn suits(table: &Description, options: &Options) -> Outcome<()> {
             "the id column must be NOT NULL",
             "id_nullable",
             id_facts,
-            "ALTER TABLE … ALTER COLUMN … SET NOT NULL.",
+            "Make it so with ALTER TABLE and SET NOT NULL.",
         );
     }
     if !table.unique_index {
@@ -304,8 +308,8 @@ fn check_rows(spi: &Connection, table: &Description) -> Outcome<i64> {
     };
     let first: Vec<Value> = (0..bad.count())
         .map(|row| {
-            let stored = bad.get::<String>(row, 2).map_or(Value::Null, |text| crate::answer::exact(&text));
-            json!({"inventory_id": bad.get::<String>(row, 1), "quantity": stored})
+            let stored = bad.text(row, 2).map_or(Value::Null, |text| crate::answer::exact(&text));
+            json!({"inventory_id": bad.text(row, 1), "quantity": stored})
         })
         .collect();
     Err(Fault::unsuitable(
@@ -321,13 +325,23 @@ fn count_items(spi: &Connection, table: &Description) -> i64 {
     spi.once(&format!("SELECT pg_catalog.count(*) FROM {}", table.name), &[], &[]).get(0, 1).unwrap_or(0)
 }
 
-/// Adds NOT NULL and the CHECK. `< 'Infinity'` also refuses NaN, which numeric sorts above every number.
-fn constrain(spi: &Connection, table: &Description) {
-    let Some(quantity) = &table.quantity else {
-        return;
-    };
-    let (name, column) = (&table.name, &quantity.quoted);
-    let (check, exists) = constraint(spi, table.oid, &quantity.name);
+/// Adds NOT NULL and the CHECK, and gives the name of the CHECK.
+///
+/// `< 'Infinity'` also refuses NaN, which numeric sorts above every number. The id stands in the CHECK, which holds for every
+/// uuid, so that the CHECK names both columns of the attachment, first the id.
+fn constrain(spi: &Connection, table: &Description) -> Outcome<String> {
+    let (Some(id), Some(quantity)) = (&table.id, &table.quantity) else { return Ok(String::new()) };
+    let check = Check::of(spi, table.oid, id, quantity);
+    let (name, id, column) = (&table.name, &id.quoted, &quantity.quoted);
+    if check.foreign {
+        return Err(Fault::unsuitable(
+            "42710",
+            "the stock table has a constraint with the name of the CHECK to be added",
+            "constraint_name_taken",
+            json!({"table": name, "constraint": check.name}),
+            "Rename that constraint.",
+        ));
+    }
     let finite = if quantity.type_oid == pg_sys::NUMERICOID {
         format!(" AND {column} OPERATOR(pg_catalog.<) 'Infinity'::pg_catalog.numeric")
     } else {
@@ -336,50 +350,73 @@ fn constrain(spi: &Connection, table: &Description) {
     if !quantity.not_null {
         spi.once(&format!("ALTER TABLE {name} ALTER COLUMN {column} SET NOT NULL"), &[], &[]);
     }
+    let quoted = &check.quoted;
     // A constraint of that name is of an earlier attach: it is made anew, whatever was done to it since.
-    if exists {
-        spi.once(&format!("ALTER TABLE {name} DROP CONSTRAINT {check}"), &[], &[]);
+    if check.exists {
+        spi.once(&format!("ALTER TABLE {name} DROP CONSTRAINT {quoted}"), &[], &[]);
     }
-    spi.once(
-        &format!(
-            "ALTER TABLE {name} ADD CONSTRAINT {check} CHECK ({column} OPERATOR(pg_catalog.>=) 0{finite}) NOT VALID"
-        ),
-        &[],
-        &[],
-    );
-    spi.once(&format!("ALTER TABLE {name} VALIDATE CONSTRAINT {check}"), &[], &[]);
+    let condition = format!("{id} IS NOT NULL AND {column} OPERATOR(pg_catalog.>=) 0{finite}");
+    spi.once(&format!("ALTER TABLE {name} ADD CONSTRAINT {quoted} CHECK ({condition}) NOT VALID"), &[], &[]);
+    spi.once(&format!("ALTER TABLE {name} VALIDATE CONSTRAINT {quoted}"), &[], &[]);
+    Ok(check.name)
 }
 
-/// `<column>_non_negative`, quoted and cut to the length of a name as PostgreSQL cuts it; and whether the table has it.
-fn constraint(spi: &Connection, table: Oid, column: &str) -> (String, bool) {
-    let rows = spi.once(
-        "SELECT pg_catalog.quote_ident(named.name::pg_catalog.text),
-                EXISTS (SELECT FROM pg_catalog.pg_constraint AS k
-                         WHERE k.conrelid OPERATOR(pg_catalog.=) $1 AND k.conname OPERATOR(pg_catalog.=) named.name)
-           FROM (SELECT ($2 OPERATOR(pg_catalog.||) '_non_negative')::pg_catalog.name) AS named (name)",
-        &[pg_sys::OIDOID, pg_sys::TEXTOID],
-        &[Arg::owned(table), Arg::owned(column)],
-    );
-    (rows.get(0, 1).unwrap_or_default(), rows.get(0, 2).unwrap_or(false))
+/// `<column>_non_negative`, cut to the length of a name as PostgreSQL cuts it.
+struct Check {
+    name: String,
+    quoted: String,
+    exists: bool,
+    /// The one there is names other columns than ours does, or is no CHECK.
+    foreign: bool,
 }
 
-fn record(spi: &Connection, configuration: &Configuration, options: &Options, table: &Description) {
-    let number = |column: &Option<attachment::ColumnDescription>| column.as_ref().map(|c| c.number);
+impl Check {
+    fn of(spi: &Connection, table: Oid, id: &ColumnDescription, quantity: &ColumnDescription) -> Self {
+        let rows = spi.once(
+            "SELECT named.name::pg_catalog.text, pg_catalog.quote_ident(named.name::pg_catalog.text),
+                    k.oid IS NOT NULL,
+                    k.oid IS NOT NULL AND NOT COALESCE(
+                        k.contype OPERATOR(pg_catalog.=) 'c' AND k.conkey OPERATOR(pg_catalog.=) ARRAY[$3, $4], false)
+               FROM (SELECT ($2 OPERATOR(pg_catalog.||) '_non_negative')::pg_catalog.name) AS named (name)
+               LEFT JOIN pg_catalog.pg_constraint AS k
+                 ON k.conrelid OPERATOR(pg_catalog.=) $1 AND k.conname OPERATOR(pg_catalog.=) named.name",
+            &[pg_sys::OIDOID, pg_sys::TEXTOID, pg_sys::INT2OID, pg_sys::INT2OID],
+            &[Arg::owned(table), Arg::text(quantity.name.as_str()), Arg::owned(id.number), Arg::owned(quantity.number)],
+        );
+        Self {
+            name: rows.text(0, 1).unwrap_or_default(),
+            quoted: rows.text(0, 2).unwrap_or_default(),
+            exists: rows.get(0, 3).unwrap_or(false),
+            foreign: rows.get(0, 4).unwrap_or(false),
+        }
+    }
+}
+
+fn record(
+    spi: &Connection,
+    configuration: &Configuration,
+    options: &Options,
+    check_name: &str,
+    companions: &Companions,
+) {
+    let (oid, text) = (pg_sys::OIDOID, pg_sys::TEXTOID);
     let _acting = act_as(configuration.owner, Some(CATALOG_PATH));
     spi.once(
         &format!(
-            "INSERT INTO {} (stock_table, stock_oid, id_column, id_number, quantity_column, quantity_number, run_as)
-             VALUES ($1::pg_catalog.regclass, $1, $2::pg_catalog.name, $3, $4::pg_catalog.name, $5, $6)",
+            "INSERT INTO {} (stock_table, check_name, id_column, quantity_column, run_as, movement_table, request_table)
+             VALUES ($1::pg_catalog.regclass, $2::pg_catalog.name, $3::pg_catalog.name, $4::pg_catalog.name, $5,
+                     $6::pg_catalog.regclass, $7::pg_catalog.regclass)",
             configuration.relation
         ),
-        &[pg_sys::OIDOID, pg_sys::TEXTOID, pg_sys::INT2OID, pg_sys::TEXTOID, pg_sys::INT2OID, pg_sys::TEXTOID],
+        &[oid, text, text, text, text, oid, oid],
         &[
-            Arg::owned(table.oid),
-            Arg::owned(options.id_column.as_str()),
-            Arg::owned(number(&table.id)),
-            Arg::owned(options.quantity_column.as_str()),
-            Arg::owned(number(&table.quantity)),
-            Arg::owned(options.run_as.as_str()),
+            Arg::owned(options.table),
+            Arg::text(check_name),
+            Arg::text(options.id_column.as_str()),
+            Arg::text(options.quantity_column.as_str()),
+            Arg::text(options.run_as.as_str()),
+            Arg::owned(companions.movement_table),
+            Arg::owned(companions.request_table),
         ],
     );
 }
@@ -394,7 +431,7 @@ fn warn(table: &Description) {
     if table.unlogged {
         error::warning(
             "the stock table is unlogged",
-            "A crash of the server empties it; ALTER TABLE … SET LOGGED keeps the stock.",
+            "A crash of the server empties it; ALTER TABLE with SET LOGGED keeps the stock.",
         );
     }
 }

@@ -7,9 +7,11 @@
 
 #![allow(unsafe_code)]
 
+use crate::encoding;
 use crate::error::{Fault, Outcome};
 use crate::identity::act_as;
 use crate::quantity::Shape;
+use crate::settings::{self, RowLock};
 use crate::spi::{Arg, Connection, Plan, Sight, connected};
 use pgrx::pg_sys::{self, Datum, Oid};
 use serde_json::json;
@@ -28,23 +30,42 @@ pub struct Attachment {
     pub id: String,
     /// The quantity column, quoted.
     pub quantity: String,
-    /// The quantity column's name, for messages.
+    /// The id column's name, for tuples.
+    pub id_name: String,
+    /// The quantity column's name, for tuples and messages.
     pub quantity_name: String,
     /// numeric, int2, int4 or int8.
     pub quantity_type: Oid,
     /// What the quantity column can hold.
     pub shape: Shape,
-    /// A partitioned table: a ctid does not name a row.
+    /// A partitioned table.
     pub partitioned: bool,
+    /// A row that is locked can be named by its ctid: not in a partitioned table, where partitions share ctids, and not with
+    /// the caller's rights, who would need SELECT on the whole table and not on two columns.
+    pub by_ctid: bool,
     /// A foreign key points at the table.
     pub referenced: bool,
     /// Statements run with the caller's rights, not the owner's.
     pub run_as_caller: bool,
     /// The search_path pinned while user code can run as the owner.
     pub search_path: Option<CString>,
-    oid: Oid,
+    /// The ledger, where there is one.
+    pub movements: Option<Owned>,
+    /// The idempotency keys.
+    pub requests: Owned,
+    /// The table itself; a partition of it has another oid.
+    pub oid: Oid,
     generation: u32,
     plans: [OnceCell<Plan>; KEPT_PLANS],
+}
+
+/// A table that belongs to the stock table, and as whom it is written: its own owner, who may be another by now.
+#[derive(Clone)]
+pub struct Owned {
+    /// Schema and name, quoted.
+    pub name: String,
+    /// Its owner.
+    pub owner: Oid,
 }
 
 /// The statements kept for the stock table.
@@ -62,11 +83,44 @@ pub enum Kept {
     Look,
     /// Writes the deduction.
     Write,
+    /// Locks many items in the order of their ids.
+    LockMany,
+    /// The same, with the weaker lock.
+    LockManyNoKey,
+    /// Writes many changes.
+    WriteMany,
+    /// Records one movement.
+    Record,
+    /// Records many movements.
+    RecordMany,
+    /// Claims an idempotency key.
+    ClaimKey,
+    /// Reads what a claimed key stands for.
+    ReadKey,
+    /// Keeps the answer of a call under its key.
+    KeepAnswer,
 }
 
-const KEPT_PLANS: usize = Kept::Write as usize + 1;
+const KEPT_PLANS: usize = Kept::KeepAnswer as usize + 1;
 
 impl Attachment {
+    /// The table as statements name it, under the alias `stock`. ONLY: rows of tables that inherit from an ordinary
+    /// stock table are no items.
+    pub fn source(&self) -> String {
+        let only = if self.partitioned { "" } else { "ONLY " };
+        format!("{only}{} AS stock", self.relation)
+    }
+
+    /// Which of two statements has the row lock in force: FOR UPDATE or FOR NO KEY UPDATE.
+    pub fn by_strength(&self, full: Kept, no_key: Kept) -> Kept {
+        match settings::row_lock() {
+            RowLock::Update => full,
+            RowLock::NoKeyUpdate => no_key,
+            RowLock::Auto if self.referenced => no_key,
+            RowLock::Auto => full,
+        }
+    }
+
     /// The kept plan of a statement, prepared when it is first needed.
     pub fn plan(&self, spi: &Connection, kept: Kept, statement: impl FnOnce() -> (String, Vec<Oid>)) -> &Plan {
         self.plans[kept as usize].get_or_init(|| {
@@ -83,11 +137,12 @@ pub struct Configured {
     pub table: Oid,
     /// As attached, for comparison with a second attach.
     pub run_as: String,
-    stock_oid: Oid,
+    /// The ledger, where there is one.
+    pub movement_table: Option<Oid>,
+    request_table: Oid,
+    check_name: String,
     id_column: String,
-    id_number: i16,
     quantity_column: String,
-    quantity_number: i16,
 }
 
 /// The extension's configuration table.
@@ -99,6 +154,8 @@ pub struct Configuration {
     pub owner: Oid,
     /// Schema and name, quoted.
     pub relation: String,
+    /// The schema of the extension, quoted.
+    pub schema: String,
 }
 
 thread_local! {
@@ -106,8 +163,8 @@ thread_local! {
 }
 
 static GENERATION: AtomicU32 = AtomicU32::new(0);
-static WATCHED_STOCK: AtomicU32 = AtomicU32::new(0);
-static WATCHED_CONFIGURATION: AtomicU32 = AtomicU32::new(0);
+/// The stock table, its companions and the configuration table; 0 also stands for "every relation".
+static WATCHED: [AtomicU32; 4] = [const { AtomicU32::new(0) }; 4];
 
 /// The search_path of statements on the extension's own tables.
 pub const CATALOG_PATH: &CStr = c"pg_catalog, pg_temp";
@@ -119,6 +176,7 @@ pub fn current() -> Outcome<Rc<Attachment>> {
         if cached.generation == GENERATION.load(Relaxed) {
             return Ok(cached);
         }
+        unlock(cached.oid);
     }
     let loaded = Rc::new(connected(load)?);
     CACHE.set(Some(Rc::clone(&loaded)));
@@ -129,30 +187,67 @@ fn load(spi: &Connection) -> Outcome<Attachment> {
     loop {
         let configuration = configuration(spi)?;
         let configured = configured(spi, &configuration)?.ok_or_else(Fault::not_attached)?;
-        WATCHED_STOCK.store(configured.table.to_u32(), Relaxed);
-        WATCHED_CONFIGURATION.store(configuration.oid.to_u32(), Relaxed);
+        watch(&configuration, &configured);
         let generation = GENERATION.load(Relaxed);
         lock_for_sale(configured.table);
         let unchanged = self::configured(spi, &configuration)?.as_ref() == Some(&configured);
         if unchanged && generation == GENERATION.load(Relaxed) {
             let description = describe_configured(spi, &configured)?;
-            return build(&configured, description, generation);
+            let companions = describe_companions(spi, &configured)?;
+            return build(&configured, description, companions, generation);
         }
+        unlock(configured.table);
     }
 }
 
-fn build(configured: &Configured, table: Description, generation: u32) -> Outcome<Attachment> {
+fn watch(configuration: &Configuration, configured: &Configured) {
+    let companions = [configured.movement_table.unwrap_or(pg_sys::InvalidOid), configured.request_table];
+    let relations = [configuration.oid, configured.table, companions[0], companions[1]];
+    for (watched, relation) in WATCHED.iter().zip(relations) {
+        watched.store(relation.to_u32(), Relaxed);
+    }
+}
+
+/// The tables that grow with the stock table.
+struct Companions {
+    movements: Option<Owned>,
+    requests: Owned,
+    run_user_code: bool,
+}
+
+fn describe_companions(spi: &Connection, configured: &Configured) -> Outcome<Companions> {
+    let companion = |oid, what: &'static str| {
+        describe(spi, oid, Columns::None).ok_or_else(|| {
+            Fault::broken_attachment(
+                what,
+                "a table that belongs to the stock table was dropped",
+                json!({"oid": oid.to_u32()}),
+                "Call detach_inventory, then attach_inventory again: what is missing is made anew.",
+            )
+        })
+    };
+    let movements = configured.movement_table.map(|oid| companion(oid, "movement_table_dropped")).transpose()?;
+    let requests = companion(configured.request_table, "request_table_dropped")?;
+    Ok(Companions {
+        run_user_code: requests.runs_user_code || movements.as_ref().is_some_and(|m| m.runs_user_code),
+        movements: movements.map(|m| Owned { name: m.name, owner: m.owner }),
+        requests: Owned { name: requests.name, owner: requests.owner },
+    })
+}
+
+fn build(configured: &Configured, table: Description, companions: Companions, generation: u32) -> Outcome<Attachment> {
     let broken = |reason, message| {
-        let facts = json!({"table": table.name, "id_column": configured.id_column, "quantity_column": configured.quantity_column});
-        Fault::broken_attachment(
-            reason,
-            message,
-            facts,
-            "Put the table right, or call detach_inventory and then attach_inventory again.",
-        )
+        let facts = json!({
+            "table": table.name, "id_column": configured.id_column, "quantity_column": configured.quantity_column,
+            "check": configured.check_name,
+        });
+        let hint = "Put the table right, or call detach_inventory and then attach_inventory again.";
+        Fault::broken_attachment(reason, message, facts, hint)
     };
     let (Some(id), Some(quantity)) = (&table.id, &table.quantity) else {
-        return Err(broken("column_dropped", "a column of the stock table was dropped or renamed"));
+        let message =
+            "the CHECK of the stock table is gone: it was dropped or renamed, or a column that it names was dropped";
+        return Err(broken("check_dropped", message));
     };
     let Some(shape) = quantity.shape().filter(|_| id.type_oid == pg_sys::UUIDOID) else {
         return Err(broken("column_type_changed", "a column of the stock table has changed its type"));
@@ -160,18 +255,22 @@ fn build(configured: &Configured, table: Description, generation: u32) -> Outcom
     if !table.unique_index {
         return Err(broken("unique_index_missing", "the stock table has no unique index on its id column any more"));
     }
-    let pinned = format!("pg_catalog, {}, pg_temp", table.schema);
+    let pinned = format!("{}, pg_temp", table.schema);
     Ok(Attachment {
         owner: table.owner,
         id: id.quoted.clone(),
+        id_name: id.name.clone(),
         quantity: quantity.quoted.clone(),
         quantity_name: quantity.name.clone(),
         quantity_type: quantity.type_oid,
         shape,
         partitioned: table.kind == Kind::Partitioned,
+        by_ctid: table.kind == Kind::Ordinary && configured.run_as == "owner",
         referenced: table.referenced,
         run_as_caller: configured.run_as == "caller",
-        search_path: table.runs_user_code.then(|| CString::new(pinned).unwrap_or_default()),
+        search_path: (table.runs_user_code || companions.run_user_code).then(|| encoding::c_text(&pinned)),
+        movements: companions.movements,
+        requests: companions.requests,
         relation: table.name,
         oid: table.oid,
         generation,
@@ -179,24 +278,36 @@ fn build(configured: &Configured, table: Description, generation: u32) -> Outcom
     })
 }
 
-/// Takes the lock of a sale. Reads pending invalidation messages where the lock is new to the transaction.
+/// Takes the lock of a sale, and then reads the invalidation messages that came before it.
+///
+/// Taking a lock reads them too, but not where the transaction has the lock already; a schema can be renamed even then.
 fn lock_for_sale(table: Oid) {
     // SAFETY: locks an oid; it need not exist.
-    unsafe { pg_sys::LockRelationOid(table, pg_sys::RowExclusiveLock as i32) };
+    unsafe {
+        pg_sys::LockRelationOid(table, pg_sys::RowExclusiveLock as i32);
+        pg_sys::AcceptInvalidationMessages();
+    }
+}
+
+/// Gives back a lock on what turned out not to be the stock table any more; waiting for another one with it could deadlock
+/// with a session that switches from one to the other.
+fn unlock(table: Oid) {
+    // SAFETY: releases a lock taken by lock_for_sale; one that the transaction took before stays.
+    unsafe { pg_sys::UnlockRelationOid(table, pg_sys::RowExclusiveLock as i32) };
 }
 
 /// Finds the configuration table of the installed extension.
 pub fn configuration(spi: &Connection) -> Outcome<Configuration> {
     let plan = spi.prepare(CONFIGURATION, &[]);
     let rows = spi.run(&plan, &[], Sight::Latest);
-    match (rows.get(0, 1), rows.get(0, 2), rows.get(0, 3)) {
-        (Some(oid), Some(owner), Some(relation)) => Ok(Configuration { oid, owner, relation }),
+    match (rows.get(0, 1), rows.get(0, 2), rows.text(0, 3), rows.text(0, 4)) {
+        (Some(oid), Some(owner), Some(relation), Some(schema)) => Ok(Configuration { oid, owner, relation, schema }),
         _ => Err(Fault::not_attached()),
     }
 }
 
 const CONFIGURATION: &str = "\
-SELECT c.oid, c.relowner, pg_catalog.format('%I.%I', n.nspname, c.relname)
+SELECT c.oid, c.relowner, pg_catalog.format('%I.%I', n.nspname, c.relname), pg_catalog.quote_ident(n.nspname)
   FROM pg_catalog.pg_extension AS e
   JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
   JOIN pg_catalog.pg_class AS c
@@ -207,8 +318,8 @@ SELECT c.oid, c.relowner, pg_catalog.format('%I.%I', n.nspname, c.relname)
 pub fn configured(spi: &Connection, configuration: &Configuration) -> Outcome<Option<Configured>> {
     let _acting = act_as(configuration.owner, Some(CATALOG_PATH));
     let sql = format!(
-        "SELECT stock_table::pg_catalog.oid, run_as, stock_oid, id_column::pg_catalog.text, id_number,
-                quantity_column::pg_catalog.text, quantity_number FROM {}",
+        "SELECT stock_table::pg_catalog.oid, run_as, check_name::pg_catalog.text, id_column::pg_catalog.text,
+                quantity_column::pg_catalog.text, movement_table::pg_catalog.oid, request_table::pg_catalog.oid FROM {}",
         configuration.relation
     );
     let plan = spi.prepare(&sql, &[]);
@@ -219,25 +330,21 @@ pub fn configured(spi: &Connection, configuration: &Configuration) -> Outcome<Op
     let row = || {
         Some(Configured {
             table,
-            run_as: rows.get(0, 2)?,
-            stock_oid: rows.get(0, 3)?,
-            id_column: rows.get(0, 4)?,
-            id_number: rows.get(0, 5)?,
-            quantity_column: rows.get(0, 6)?,
-            quantity_number: rows.get(0, 7)?,
+            run_as: rows.text(0, 2)?,
+            check_name: rows.text(0, 3)?,
+            id_column: rows.text(0, 4)?,
+            quantity_column: rows.text(0, 5)?,
+            movement_table: rows.get(0, 6),
+            request_table: rows.get(0, 7)?,
         })
     };
     row().map(Some).ok_or_else(|| Fault::internal("the configuration row has a null"))
 }
 
-/// Describes the attached table, following renamed columns by number.
+/// Describes the attached table; its columns are those that the CHECK names, whatever they are called now.
 pub fn describe_configured(spi: &Connection, configured: &Configured) -> Outcome<Description> {
-    // In a restored database column numbers may differ, and so does the oid: there the names count.
-    let same_table = configured.stock_oid == configured.table;
-    let id = Column { name: &configured.id_column, number: same_table.then_some(configured.id_number) };
-    let quantity =
-        Column { name: &configured.quantity_column, number: same_table.then_some(configured.quantity_number) };
-    describe(spi, configured.table, id, quantity).ok_or_else(|| {
+    let columns = Columns::Marked(&configured.check_name);
+    describe(spi, configured.table, columns).ok_or_else(|| {
         Fault::broken_attachment(
             "stock_table_dropped",
             "the stock table was dropped",
@@ -247,13 +354,15 @@ pub fn describe_configured(spi: &Connection, configured: &Configured) -> Outcome
     })
 }
 
-/// A column asked for, by number where that is known.
+/// How the columns of a table are found.
 #[derive(Clone, Copy)]
-pub struct Column<'a> {
-    /// Its name.
-    pub name: &'a str,
-    /// Its number, which outlives a rename.
-    pub number: Option<i16>,
+pub enum Columns<'a> {
+    /// The id column and the quantity column, by name.
+    Named(&'a str, &'a str),
+    /// Those that the CHECK of this name names, in this order.
+    Marked(&'a str),
+    /// They are not asked for.
+    None,
 }
 
 /// What the catalog says about a table.
@@ -276,6 +385,8 @@ pub struct Description {
     pub schema: String,
     /// Schema and name, quoted.
     pub name: String,
+    /// The name alone, as it is.
+    pub bare_name: String,
     /// The id column, where it exists.
     pub id: Option<ColumnDescription>,
     /// The quantity column, where it exists.
@@ -338,34 +449,33 @@ impl ColumnDescription {
 }
 
 /// Reads what the catalog says about a table now; None where there is no such table.
-pub fn describe(spi: &Connection, table: Oid, id: Column<'_>, quantity: Column<'_>) -> Option<Description> {
-    let types = [pg_sys::OIDOID, pg_sys::TEXTOID, pg_sys::INT2OID, pg_sys::TEXTOID, pg_sys::INT2OID];
-    let args = [
-        Arg::owned(table),
-        Arg::owned(id.name),
-        Arg::owned(id.number),
-        Arg::owned(quantity.name),
-        Arg::owned(quantity.number),
-    ];
+pub fn describe(spi: &Connection, table: Oid, columns: Columns<'_>) -> Option<Description> {
+    let (id, quantity, mark) = match columns {
+        Columns::Named(id, quantity) => (Some(id), Some(quantity), None),
+        Columns::Marked(check) => (None, None, Some(check)),
+        Columns::None => (None, None, None),
+    };
+    let types = [pg_sys::OIDOID, pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::TEXTOID];
+    let args = [Arg::owned(table), Arg::text(id), Arg::text(quantity), Arg::text(mark)];
     let plan = spi.prepare(include_str!("../sql/describe.sql"), &types);
     let rows = spi.run(&plan, &args, Sight::Latest);
     let column = |first: i32| {
         Some(ColumnDescription {
             number: rows.get(0, first)?,
-            name: rows.get(0, first + 1)?,
-            quoted: rows.get(0, first + 2)?,
+            name: rows.text(0, first + 1)?,
+            quoted: rows.text(0, first + 2)?,
             type_oid: rows.get(0, first + 3)?,
             not_null: rows.get(0, first + 4)?,
             generated: rows.get(0, first + 5)?,
             modifier: rows.get(0, first + 6)?,
         })
     };
-    let kind = match rows.get::<String>(0, 2)?.as_str() {
+    let kind = match rows.text(0, 2)?.as_str() {
         "r" => Kind::Ordinary,
         "p" => Kind::Partitioned,
         _ => Kind::Other,
     };
-    let persistence: String = rows.get(0, 3)?;
+    let persistence = rows.text(0, 3)?;
     Some(Description {
         oid: rows.get(0, 1)?,
         kind,
@@ -374,14 +484,15 @@ pub fn describe(spi: &Connection, table: Oid, id: Column<'_>, quantity: Column<'
         has_children: rows.get(0, 4)?,
         owner: rows.get(0, 5)?,
         owned: rows.get(0, 6)?,
-        schema: rows.get(0, 7)?,
-        name: rows.get(0, 8)?,
+        schema: rows.text(0, 7)?,
+        name: rows.text(0, 8)?,
         unique_index: rows.get(0, 9)?,
         quantity_indexed: rows.get(0, 10)?,
         referenced: rows.get(0, 11)?,
         runs_user_code: rows.get(0, 12)?,
-        id: column(13),
-        quantity: column(20),
+        bare_name: rows.text(0, 13)?,
+        id: column(14),
+        quantity: column(21),
     })
 }
 
@@ -406,7 +517,7 @@ pub fn watch_catalog() {
 
 unsafe extern "C-unwind" fn relation_changed(_: Datum, relation: Oid) {
     let relation = relation.to_u32();
-    if [0, WATCHED_STOCK.load(Relaxed), WATCHED_CONFIGURATION.load(Relaxed)].contains(&relation) {
+    if relation == 0 || WATCHED.iter().any(|watched| watched.load(Relaxed) == relation) {
         GENERATION.fetch_add(1, Relaxed);
     }
 }

@@ -4,16 +4,18 @@
 //!
 //! Two statements, because under READ COMMITTED each takes a snapshot of its own and an UPDATE by ctid must see the version
 //! that was locked. The quantity stands in the condition of the locking SELECT: an item that is sold out is refused
-//! without a row lock, a transaction id or WAL, and without waiting for whoever holds the row. Whatever runs on the table
-//! besides, the answer is given only where the table holds old - deducted.
+//! without a row lock, a transaction id or WAL, and without waiting for whoever holds the row. The answer is given only
+//! where the row was written as old - deducted; what an AFTER trigger does to it then is an act of its own.
 
 use crate::answer::Deduction;
-use crate::attachment::{self, Attachment, Kept};
+use crate::attachment::{Attachment, Kept};
+use crate::call::{Call, in_context};
+use crate::context::{CallContext, Given};
+use crate::encoding::to_server;
 use crate::error::{Fault, Outcome};
-use crate::identity::act_as;
+use crate::ledger::{Kind, Rows};
 use crate::quantity::{Quantity, Shape, Unfit};
-use crate::settings::{self, RowLock};
-use crate::spi::{Arg, Connection, NumericArg, Rows, Sight, connected};
+use crate::spi::{self, Arg, Connection, NumericArg, Sight};
 use pgrx::pg_sys::{self, Oid};
 use pgrx::{Uuid, pg_extern};
 
@@ -27,28 +29,38 @@ use pgrx::{Uuid, pg_extern};
 /// positive, 22003 digits the column cannot keep, 55000 no stock table attached; in the postgrest style PT409, PT404 and
 /// PT500 stand for IV001, IV002 and IV007.
 #[pg_extern(sql = false)]
-pub fn decrement_inventory(p_inventory_id: Option<Uuid>, p_quantity: Option<NumericArg>) -> String {
-    sell(p_inventory_id, p_quantity.as_ref()).unwrap_or_else(|fault| fault.raise())
+pub fn decrement_inventory(p_inventory_id: Option<Uuid>, p_quantity: Option<NumericArg>) -> Vec<u8> {
+    let sold =
+        in_context(Given::nothing(), Given::nothing(), |context| sell(p_inventory_id, p_quantity.as_ref(), context));
+    to_server(&sold.unwrap_or_else(|fault| fault.raise()))
 }
 
-fn sell(id: Option<Uuid>, quantity: Option<&NumericArg>) -> Outcome<String> {
+fn sell(id: Option<Uuid>, quantity: Option<&NumericArg>, context: CallContext) -> Outcome<String> {
     let id = id.ok_or_else(|| Fault::null_argument("p_inventory_id"))?;
     let argument = quantity.ok_or_else(|| Fault::null_argument("p_quantity"))?;
     let requested = positive("p_quantity", argument)?;
-    let stock = attachment::current()?;
-    requested
+    let printed_id = id.to_string();
+    let reference = context.reference.clone();
+    let call = Call { function: "decrement_inventory", kind: Kind::Sale, rows: Rows::One, context };
+    call.run(
+        || serde_json::json!([printed_id, requested.canonical().to_string(), reference]).to_string(),
+        |spi, stock| {
+            fits("p_quantity", requested, stock)?;
+            let bound = bind(stock, argument, requested);
+            Sale { stock, id, printed_id: &printed_id, requested, bound }.make(spi)
+        },
+    )
+}
+
+/// Checks that the quantity column keeps every digit of a quantity.
+pub fn fits(argument: &str, quantity: Quantity, stock: &Attachment) -> Outcome<()> {
+    quantity
         .fits(stock.shape)
-        .map_err(|misfit| Fault::misfit("p_quantity", requested, &stock.quantity_name, stock.shape, misfit))?;
-    let sale =
-        Sale { stock: &stock, id, printed_id: id.to_string(), requested, bound: bind(&stock, argument, requested) };
-    let acting = (!stock.run_as_caller).then(|| act_as(stock.owner, stock.search_path.as_deref()));
-    let answer = connected(|spi| sale.make(spi));
-    drop(acting);
-    answer
+        .map_err(|misfit| Fault::misfit(argument, quantity, &stock.quantity_name, stock.shape, misfit))
 }
 
 /// Reads a quantity that must be more than nothing.
-fn positive(argument: &str, value: &NumericArg) -> Outcome<Quantity> {
+pub fn positive(argument: &str, value: &NumericArg) -> Outcome<Quantity> {
     match value.read() {
         Ok(quantity) if quantity.is_positive() => Ok(quantity),
         Ok(quantity) => Err(Fault::not_positive(argument, quantity)),
@@ -69,7 +81,7 @@ fn bind<'a>(stock: &Attachment, argument: &'a NumericArg, requested: Quantity) -
 struct Sale<'a> {
     stock: &'a Attachment,
     id: Uuid,
-    printed_id: String,
+    printed_id: &'a str,
     requested: Quantity,
     bound: Arg<'a>,
 }
@@ -78,8 +90,11 @@ impl Sale<'_> {
     fn make(&self, spi: &Connection) -> Outcome<String> {
         let locked = self.lock(spi)?;
         let old_quantity = self.read(&locked, 1)?;
+        if old_quantity.plus(self.requested.negated()).is_none() {
+            return Err(Fault::overflow(self.printed_id, old_quantity, self.requested.negated()));
+        }
         let new_quantity = self.write(spi, &locked, old_quantity)?;
-        let answer = Deduction { inventory_id: &self.printed_id, old_quantity, new_quantity, deducted: self.requested };
+        let answer = Deduction { inventory_id: self.printed_id, old_quantity, new_quantity, deducted: self.requested };
         Ok(answer.to_json())
     }
 
@@ -88,41 +103,41 @@ impl Sale<'_> {
     /// Where the locking SELECT finds nothing but a plain look finds enough, a restock came between the two: it is tried
     /// once more, and then decided under an unconditional lock, so that a row which may be seen but not locked
     /// (row-level security for the caller) cannot keep the call going round.
-    fn lock<'c>(&self, spi: &'c Connection) -> Outcome<Rows<'c>> {
+    fn lock<'c>(&self, spi: &'c Connection) -> Outcome<spi::Rows<'c>> {
         for _ in 0..2 {
-            let locked = self.run(spi, self.strength(Kept::Lock, Kept::LockNoKey));
+            let locked = self.run(spi, self.stock.by_strength(Kept::Lock, Kept::LockNoKey));
             if locked.count() > 0 {
                 return Ok(locked);
             }
             let seen = self.run(spi, Kept::Look);
             if seen.count() == 0 {
-                return Err(Fault::unknown_item(&self.printed_id));
+                return Err(Fault::unknown_item(self.printed_id));
             }
             self.refuse_shortage(&seen)?;
         }
-        let locked = self.run(spi, self.strength(Kept::LockAny, Kept::LockAnyNoKey));
+        let locked = self.run(spi, self.stock.by_strength(Kept::LockAny, Kept::LockAnyNoKey));
         if locked.count() == 0 {
-            return Err(Fault::unknown_item(&self.printed_id));
+            return Err(Fault::unknown_item(self.printed_id));
         }
         self.refuse_shortage(&locked)?;
         Ok(locked)
     }
 
-    fn refuse_shortage(&self, seen: &Rows<'_>) -> Outcome<()> {
+    fn refuse_shortage(&self, seen: &spi::Rows<'_>) -> Outcome<()> {
         let available = self.read(seen, 1)?;
         if available < self.requested {
-            return Err(Fault::insufficient(&self.printed_id, available, self.requested));
+            return Err(Fault::insufficient(self.printed_id, available, self.requested));
         }
         Ok(())
     }
 
     /// Writes the deduction into the locked row and reads back what the table holds.
-    fn write(&self, spi: &Connection, locked: &Rows<'_>, old_quantity: Quantity) -> Outcome<Quantity> {
-        let row = if self.stock.partitioned { Arg::owned(self.id) } else { locked.arg(0, 2) };
+    fn write(&self, spi: &Connection, locked: &spi::Rows<'_>, old_quantity: Quantity) -> Outcome<Quantity> {
+        let row = if self.stock.by_ctid { locked.arg(0, 2) } else { Arg::owned(self.id) };
         let plan = self.stock.plan(spi, Kept::Write, || self.statement(Kept::Write));
         let written = spi.run(plan, &[row, self.bound], Sight::Isolation);
         let failed =
-            |new_quantity| Fault::verification_failed(&self.printed_id, old_quantity, new_quantity, self.requested);
+            |new_quantity| Fault::verification_failed(self.printed_id, old_quantity, new_quantity, self.requested);
         if written.count() != 1 {
             return Err(failed(None));
         }
@@ -133,36 +148,25 @@ impl Sale<'_> {
         Ok(new_quantity)
     }
 
-    fn run<'c>(&self, spi: &'c Connection, kept: Kept) -> Rows<'c> {
+    fn run<'c>(&self, spi: &'c Connection, kept: Kept) -> spi::Rows<'c> {
         let plan = self.stock.plan(spi, kept, || self.statement(kept));
         let args = [Arg::owned(self.id), self.bound];
         let used = if matches!(kept, Kept::Lock | Kept::LockNoKey) { 2 } else { 1 };
         spi.run(plan, &args[..used], Sight::Isolation)
     }
 
-    fn read(&self, rows: &Rows<'_>, column: i32) -> Outcome<Quantity> {
+    fn read(&self, rows: &spi::Rows<'_>, column: i32) -> Outcome<Quantity> {
         rows.quantity(0, column, self.stock.quantity_type)
-            .map_err(|stored| Fault::unreadable_stock(&self.printed_id, &stored))
-    }
-
-    fn strength(&self, full: Kept, no_key: Kept) -> Kept {
-        match settings::row_lock() {
-            RowLock::Update => full,
-            RowLock::NoKeyUpdate => no_key,
-            RowLock::Auto if self.stock.referenced => no_key,
-            RowLock::Auto => full,
-        }
+            .map_err(|stored| Fault::unreadable_stock(self.printed_id, &stored))
     }
 
     fn statement(&self, kept: Kept) -> (String, Vec<Oid>) {
-        let Attachment { relation, id, quantity, .. } = self.stock;
-        // ONLY: rows of tables that inherit from an ordinary stock table are no items.
-        let only = if self.stock.partitioned { "" } else { "ONLY " };
-        let source = format!("{only}{relation} AS stock");
+        let Attachment { id, quantity, .. } = self.stock;
+        let source = self.stock.source();
         let whole = matches!(self.stock.shape, Shape::Whole { .. });
         let amount = if whole { pg_sys::INT8OID } else { pg_sys::NUMERICOID };
         let item = format!("stock.{id} OPERATOR(pg_catalog.=) $1");
-        let columns = format!("stock.{quantity}, stock.ctid");
+        let columns = format!("stock.{quantity}{}", if self.stock.by_ctid { ", stock.ctid" } else { "" });
         match kept {
             Kept::Lock | Kept::LockNoKey => (
                 format!(
@@ -175,12 +179,13 @@ impl Sale<'_> {
                 (format!("SELECT {columns} FROM {source} WHERE {item} {}", lock_clause(kept)), vec![pg_sys::UUIDOID])
             }
             Kept::Look => (format!("SELECT stock.{quantity} FROM {source} WHERE {item}"), vec![pg_sys::UUIDOID]),
-            Kept::Write => {
-                // The row was locked by this transaction, so its ctid stays; in a partitioned table a ctid names no row.
-                let (row, row_type) = if self.stock.partitioned {
-                    (item, pg_sys::UUIDOID)
-                } else {
+            // Kept::Write; the other statements are of other rooms.
+            _ => {
+                // The row was locked by this transaction, so its ctid stays.
+                let (row, row_type) = if self.stock.by_ctid {
                     ("stock.ctid OPERATOR(pg_catalog.=) $1".to_owned(), pg_sys::TIDOID)
+                } else {
+                    (item, pg_sys::UUIDOID)
                 };
                 (
                     format!(

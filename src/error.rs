@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 use crate::answer::{number, spaced};
+use crate::encoding::c_text;
 use crate::quantity::{Misfit, Quantity, Shape};
 use crate::settings::{self, ErrorStyle};
 use pgrx::PgLogLevel;
@@ -122,7 +123,7 @@ impl Fault {
             "22023",
             format!("{argument} must be a finite number"),
             json!({"reason": "not_finite", "argument": argument, "value": value}),
-            "Pass a number greater than zero.",
+            "Pass a finite number.",
         )
     }
 
@@ -138,11 +139,14 @@ impl Fault {
 
     /// `22003`: more than 28 digits.
     pub fn too_many_digits(argument: &str, value: &str) -> Box<Self> {
+        // A number can have 147,455 digits; the first ones tell enough.
+        let told =
+            if value.len() <= 100 { crate::answer::exact(value) } else { json!(format!("{}...", &value[..100])) };
         Self::new(
             "22003",
             format!("{argument} has more digits than can be kept"),
             json!({
-                "reason": "too_many_digits", "argument": argument, "value": crate::answer::exact(value),
+                "reason": "too_many_digits", "argument": argument, "value": told,
                 "max_digits": crate::quantity::MAX_DIGITS,
             }),
             "Pass at most 28 digits: a quantity is never rounded.",
@@ -183,13 +187,183 @@ impl Fault {
         )
     }
 
-    /// `0A000`: the ledger is not part of this version.
-    pub fn ledger_unsupported() -> Box<Self> {
+    /// `IV003`: the key was used before, for something else.
+    pub fn key_reused(key: &str, function: &str) -> Box<Self> {
+        Self::styled(
+            ["IV003", "PT422"],
+            "Idempotency key was used before with other arguments".to_owned(),
+            "Idempotency key was used before with other arguments",
+            json!({"reason": "key_reused", "idempotency_key": key, "used_by": function}),
+            "Use a new key for a new request; repeat a request with the very same arguments.",
+        )
+    }
+
+    /// `55000`: a call within a call uses the same key.
+    pub fn key_in_use(key: &str) -> Box<Self> {
         Self::new(
-            "0A000",
-            "p_ledger = true is not supported by this version",
-            json!({"reason": "ledger_unsupported", "argument": "p_ledger"}),
-            "Attach with p_ledger => false.",
+            "55000",
+            "the idempotency key belongs to a call that is still running",
+            json!({"reason": "key_in_use", "idempotency_key": key}),
+            "A trigger that calls an inventory function must reset inventory_ext.idempotency_key first.",
+        )
+    }
+
+    /// `IV005`: the stock is not what the caller expected.
+    pub fn stale(inventory_id: &str, expected: Quantity, found: Quantity) -> Box<Self> {
+        Self::styled(
+            ["IV005", "PT409"],
+            format!("Inventory has changed. Expected: {expected}, Found: {found}"),
+            "Inventory has changed",
+            json!({
+                "reason": "stale", "inventory_id": inventory_id, "expected": number(expected), "found": number(found),
+            }),
+            "Count again, and expect what is found now.",
+        )
+    }
+
+    /// `IV001` or `IV002` of a whole order: every line that is short, every item that is unknown.
+    pub fn short_lines(first: Option<(Quantity, Quantity)>, lines: Vec<Value>) -> Box<Self> {
+        let detail = json!({"reason": "short_lines", "lines": lines});
+        match first {
+            Some((available, requested)) => Self::styled(
+                ["IV001", "PT409"],
+                format!("Insufficient inventory. Available: {available}, Requested: {requested}"),
+                "Insufficient inventory",
+                detail,
+                "Take the short lines out or ask for less; p_on_shortage skip or partial does so by itself.",
+            ),
+            None => Self::styled(
+                ["IV002", "PT404"],
+                "Inventory item not found".to_owned(),
+                "Inventory item not found",
+                detail,
+                "Check the ids of the items.",
+            ),
+        }
+    }
+
+    /// `22023`: p_items is not what it must be. `facts` names the element.
+    pub fn malformed_items(message: &str, reason: &str, facts: Value) -> Box<Self> {
+        Self::with_reason(
+            "22023",
+            message,
+            reason,
+            facts,
+            r#"Pass an array of objects such as {"inventory_id": "a uuid", "quantity": 2}."#,
+        )
+    }
+
+    /// `22003`: a line, or the sum of the lines on one item, has more than 28 digits. `facts` names the element.
+    pub fn too_many_item_digits(facts: Value) -> Box<Self> {
+        Self::with_reason(
+            "22003",
+            "p_items has more digits than can be kept",
+            "too_many_digits",
+            facts,
+            "Pass at most 28 digits: a quantity is never rounded.",
+        )
+    }
+
+    /// `54000`: more lines than allowed.
+    pub fn too_many_lines(lines: usize, max_lines: usize) -> Box<Self> {
+        Self::new(
+            "54000",
+            "p_items has too many lines",
+            json!({"reason": "too_many_lines", "lines": lines, "max_lines": max_lines}),
+            "Send several orders, or let a superuser raise inventory_ext.max_batch_lines.",
+        )
+    }
+
+    /// `22023`: a text that must be short and not empty.
+    pub fn text_length(argument: &str, bytes: usize, max_bytes: usize) -> Box<Self> {
+        Self::new(
+            "22023",
+            format!("{argument} must have between 1 and {max_bytes} bytes"),
+            json!({"reason": "text_length", "argument": argument, "bytes": bytes, "max_bytes": max_bytes}),
+            "Pass a shorter text, or none.",
+        )
+    }
+
+    /// `22023`: a count below zero.
+    pub fn negative(argument: &str, value: Quantity) -> Box<Self> {
+        Self::new(
+            "22023",
+            format!("{argument} must not be negative"),
+            json!({"reason": "negative", "argument": argument, "value": number(value)}),
+            "Pass zero or more.",
+        )
+    }
+
+    /// `22023`: an interval that is not positive.
+    pub fn negative_interval(argument: &str) -> Box<Self> {
+        Self::new(
+            "22023",
+            format!("{argument} must not be negative"),
+            json!({"reason": "negative", "argument": argument}),
+            "Pass an interval such as '30 days'.",
+        )
+    }
+
+    /// `22023`: a transfer to where it comes from.
+    pub fn same_item(inventory_id: &str) -> Box<Self> {
+        Self::new(
+            "22023",
+            "p_from and p_to must be two items",
+            json!({"reason": "same_item", "inventory_id": inventory_id}),
+            "Name another item in p_to.",
+        )
+    }
+
+    /// `22003`: the stock would have more digits than can be kept.
+    pub fn overflow(inventory_id: &str, old_quantity: Quantity, delta: Quantity) -> Box<Self> {
+        Self::new(
+            "22003",
+            "the stock would have more digits than can be kept",
+            json!({
+                "reason": "overflow", "inventory_id": inventory_id, "old_quantity": number(old_quantity),
+                "delta": number(delta),
+            }),
+            "Change the stock by less, or let the quantity column keep more digits.",
+        )
+    }
+
+    /// `55000`: the ledger is written by its trigger alone, and only ever added to.
+    pub fn ledger_protected(operation: &str, table: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "the ledger is only added to, by changes of stock",
+            json!({"reason": "ledger_protected", "operation": operation, "table": table}),
+            "Change the stock instead: adjust_inventory posts a correcting movement.",
+        )
+    }
+
+    /// `55000`: TRUNCATE would empty the stock without a movement.
+    pub fn truncate_refused(table: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "the stock table cannot be truncated while it is attached",
+            json!({"reason": "truncate_refused", "table": table}),
+            "DELETE the rows, which the ledger records, or call detach_inventory first.",
+        )
+    }
+
+    /// `55000`: the trigger at the end of the statement did not fire, so what was noted would be lost.
+    pub fn unrecorded() -> Box<Self> {
+        Self::new(
+            "55000",
+            "changes of stock were noted and not recorded",
+            json!({"reason": "unrecorded"}),
+            "Enable all triggers of the stock table whose names begin with 0_inventory.",
+        )
+    }
+
+    /// `55000`: a change of stock by a trigger of the ledger on a table that is not attached.
+    pub fn stray_trigger(table: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "a ledger trigger stands on a table that is not the stock table",
+            json!({"reason": "stray_trigger", "table": table}),
+            "Drop the trigger, or attach the table.",
         )
     }
 
@@ -239,6 +413,16 @@ impl Fault {
         )
     }
 
+    /// `39P01`: a trigger function was called as if it were a function.
+    pub fn not_a_trigger() -> Box<Self> {
+        Self::new(
+            "39P01",
+            "the function was not called as a trigger",
+            json!({"reason": "not_a_trigger"}),
+            "Only triggers call it; attach_inventory makes them.",
+        )
+    }
+
     /// `XX000`: PostgreSQL refused what it never refuses; a defect of the extension.
     pub fn internal(message: &'static str) -> Box<Self> {
         Self::new("XX000", message, json!({"reason": "internal"}), "Report this as a bug.")
@@ -254,6 +438,20 @@ impl Fault {
 }
 
 impl Fault {
+    /// Names the element of p_items that is meant.
+    pub fn at_element(mut self: Box<Self>, element: usize) -> Box<Self> {
+        self.detail.insert("element".to_owned(), json!(element));
+        self
+    }
+
+    /// Names the reference of the call, so that a failed change can be traced to its order.
+    pub fn traced(mut self: Box<Self>, reference: Option<&str>) -> Box<Self> {
+        if let Some(reference) = reference {
+            self.detail.insert("reference".to_owned(), json!(reference));
+        }
+        self
+    }
+
     /// Raises the error; PostgreSQL aborts the statement.
     pub fn raise(self) -> ! {
         self.report(PgLogLevel::ERROR as i32);
@@ -300,10 +498,4 @@ fn packed(sqlstate: &str) -> i32 {
         .bytes()
         .enumerate()
         .fold(0, |code, (place, byte)| code | (i32::from(byte.wrapping_sub(b'0') & 0x3f) << (6 * place)))
-}
-
-/// Text for C, cut at a NUL byte; ours have none, a caller's `text` cannot have one.
-fn c_text(text: &str) -> CString {
-    let end = text.find('\0').unwrap_or(text.len());
-    CString::new(&text[..end]).unwrap_or_default()
 }

@@ -7,6 +7,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::encoding;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
@@ -21,12 +22,22 @@ pub struct Acting {
 ///
 /// `search_path` None leaves the path alone; that is for statements during which no user code can run.
 pub fn act_as(role: pg_sys::Oid, search_path: Option<&CStr>) -> Acting {
+    switch(role, search_path, 0)
+}
+
+/// The same, and the owner's own forced row-level security hides no row: for reading a whole stock table, as PostgreSQL
+/// reads it for a foreign key.
+pub fn act_as_unfiltered(role: pg_sys::Oid, search_path: Option<&CStr>) -> Acting {
+    switch(role, search_path, pg_sys::SECURITY_NOFORCE_RLS as i32)
+}
+
+fn switch(role: pg_sys::Oid, search_path: Option<&CStr>, more: i32) -> Acting {
     let mut caller = pg_sys::InvalidOid;
     let mut context = 0;
     // SAFETY: both pointers are to locals; the role is the owner of a catalog object that was read under a lock.
     unsafe {
         pg_sys::GetUserIdAndSecContext(&raw mut caller, &raw mut context);
-        pg_sys::SetUserIdAndSecContext(role, context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
+        pg_sys::SetUserIdAndSecContext(role, context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32 | more);
     }
     let mut acting = Acting { caller, context, guc_level: None };
     if let Some(path) = search_path {
@@ -66,4 +77,13 @@ impl Drop for Acting {
 pub fn current_role() -> pg_sys::Oid {
     // SAFETY: reads a variable of the backend.
     unsafe { pg_sys::GetUserId() }
+}
+
+/// The name of a role, or its number where it was dropped meanwhile.
+pub fn role_name(role: pg_sys::Oid) -> String {
+    // SAFETY: gives NULL for a missing role, else a palloc'd C string, which is copied.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(role, true);
+        if name.is_null() { role.to_u32().to_string() } else { encoding::from_c(CStr::from_ptr(name)) }
+    }
 }

@@ -1,16 +1,25 @@
 //! inventory_ext: stock, decided inside PostgreSQL. This file is the contents page.
 
-#![cfg_attr(not(any(test, feature = "pg_test")), warn(missing_docs))]
-
 pub mod answer;
 pub mod attach;
 pub mod attachment;
+pub mod batch;
+pub mod call;
+pub mod companions;
+pub mod context;
 pub mod decrement;
+pub mod encoding;
 pub mod error;
+pub mod failpoint;
+pub mod idempotency;
 pub mod identity;
+pub mod items;
+pub mod ledger;
 pub mod quantity;
 pub mod settings;
 pub mod spi;
+pub mod stock;
+pub mod trigger;
 
 #[cfg(feature = "pg_test")]
 mod server_tests;
@@ -19,12 +28,14 @@ pgrx::pg_module_magic!(name, version);
 
 pgrx::extension_sql_file!("../sql/attachment.sql", name = "attachment");
 pgrx::extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["attachment"]);
+pgrx::extension_sql_file!("../sql/triggers.sql", name = "triggers", requires = ["functions"]);
 
 /// Called by PostgreSQL once a backend, when the library is loaded.
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     settings::define();
     attachment::watch_catalog();
+    ledger::watch_transactions();
 }
 
 /// Where `cargo pgrx test` looks for what its server needs.

@@ -114,6 +114,32 @@ impl Quantity {
         }
     }
 
+    /// The exact sum; None where it has more digits than a quantity keeps.
+    pub fn plus(self, other: Self) -> Option<Self> {
+        let scale = self.0.scale().max(other.0.scale());
+        let at_scale = |d: Decimal| 10_i128.checked_pow(scale - d.scale())?.checked_mul(d.mantissa());
+        let sum = at_scale(self.0)?.checked_add(at_scale(other.0)?)?;
+        if sum.unsigned_abs() >= 10_u128.pow(MAX_DIGITS as u32) {
+            return None;
+        }
+        Decimal::try_from_i128_with_scale(sum, scale).ok().map(Self)
+    }
+
+    /// The same number of units the other way: what is taken.
+    pub fn negated(self) -> Self {
+        Self(-self.0)
+    }
+
+    /// The same quantity without trailing zeros, so that equal quantities read alike.
+    pub fn canonical(self) -> Self {
+        Self(self.0.normalize())
+    }
+
+    /// Less than nothing.
+    pub fn is_negative(self) -> bool {
+        self < Self::ZERO
+    }
+
     /// The quantity as a whole number of units, where it is one that fits.
     pub fn to_i64(self) -> Option<i64> {
         let normal = self.0.normalize();

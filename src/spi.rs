@@ -7,6 +7,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::encoding;
 use crate::error::Fault;
 use crate::quantity::{Quantity, Unfit};
 use pgrx::callconv::{self, ArgAbi};
@@ -15,7 +16,7 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
     ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
 };
 use pgrx::{FromDatum, IntoDatum};
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
@@ -45,6 +46,21 @@ impl Arg<'_> {
     }
 }
 
+impl<'a> Arg<'a> {
+    /// Binds a text; None is NULL.
+    pub fn text<'t>(text: impl Into<Option<&'t str>>) -> Self {
+        Self::owned(text.into().map(encoding::to_server))
+    }
+
+    /// Binds a value as PostgreSQL holds it.
+    ///
+    /// # Safety
+    /// The datum must be of the parameter's type and alive as long as `'a`.
+    pub unsafe fn raw(datum: Datum) -> Self {
+        Self { datum, is_null: false, life: PhantomData }
+    }
+}
+
 /// An open SPI connection, closed with [`connected`].
 pub struct Connection(());
 
@@ -70,14 +86,20 @@ pub enum Sight {
 }
 
 impl Connection {
-    /// Prepares and keeps a statement.
+    /// Prepares and keeps a statement, planned once for all parameters: every statement here finds its rows by key, so a plan
+    /// for one value is no better, and must not be made again for each call.
     pub fn prepare(&self, sql: &str, types: &[Oid]) -> Plan {
-        let text = CString::new(sql).unwrap_or_default();
+        let text = encoding::c_text(sql);
         let mut types = types.to_vec();
         // SAFETY: the text and the types are copied by SPI_prepare, which raises an error for a bad statement; a kept
         // plan belongs to us alone.
         let plan = unsafe {
-            let plan = pg_sys::SPI_prepare(text.as_ptr(), types.len() as i32, types.as_mut_ptr());
+            let plan = pg_sys::SPI_prepare_cursor(
+                text.as_ptr(),
+                types.len() as i32,
+                types.as_mut_ptr(),
+                pg_sys::CURSOR_OPT_GENERIC_PLAN as i32,
+            );
             match NonNull::new(plan) {
                 Some(plan) => {
                     pg_sys::SPI_keepplan(plan.as_ptr());
@@ -88,7 +110,7 @@ impl Connection {
         };
         match plan {
             Some(plan) => Plan(plan),
-            None => Fault::internal("SPI_prepare refused a statement").raise(),
+            None => Fault::internal("SPI refused to prepare a statement").raise(),
         }
     }
 
@@ -160,6 +182,11 @@ impl Rows<'_> {
         unsafe { T::from_datum(datum, is_null) }
     }
 
+    /// A text; None for NULL.
+    pub fn text(&self, row: usize, column: i32) -> Option<String> {
+        self.get::<Vec<u8>>(row, column).map(|bytes| encoding::from_server(&bytes))
+    }
+
     /// A value as a parameter of a later statement, as long as the rows are held.
     pub fn arg(&self, row: usize, column: i32) -> Arg<'_> {
         let (datum, is_null) = self.datum(row, column).unwrap_or((Datum::null(), true));
@@ -194,6 +221,44 @@ impl Rows<'_> {
             pg_sys::SPI_getbinval(*table.vals.add(row), table.tupdesc, column, &raw mut is_null)
         };
         Some((datum, is_null))
+    }
+}
+
+/// A value of a row, by column name; None where it is NULL or there is no such column.
+///
+/// # Safety
+/// The tuple must be of a relation with that descriptor, and both alive.
+pub unsafe fn row_value(
+    tuple: *mut pg_sys::HeapTupleData,
+    descriptor: pg_sys::TupleDesc,
+    column: &str,
+) -> Option<Datum> {
+    let name = encoding::c_text(column);
+    // SAFETY: as the caller promises; a column that is not there has a number below one.
+    unsafe {
+        let number = pg_sys::SPI_fnumber(descriptor, name.as_ptr());
+        let mut is_null = true;
+        let datum = (number > 0).then(|| pg_sys::SPI_getbinval(tuple, descriptor, number, &raw mut is_null));
+        datum.filter(|_| !is_null)
+    }
+}
+
+/// A quantity as PostgreSQL prints it, whatever it is.
+///
+/// # Safety
+/// `datum` must be a non-null value of the type, which is one of the quantity types, and alive.
+pub unsafe fn printed(datum: Datum, type_oid: Oid) -> String {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let text = match type_oid {
+            pg_sys::INT2OID => return (datum.value() as i16).to_string(),
+            pg_sys::INT4OID => return (datum.value() as i32).to_string(),
+            pg_sys::INT8OID => return (datum.value() as i64).to_string(),
+            _ => pg_sys::OidOutputFunctionCall(Oid::from(pg_sys::F_NUMERIC_OUT), datum),
+        };
+        let printed = CStr::from_ptr(text).to_string_lossy().into_owned();
+        pg_sys::pfree(text.cast());
+        printed
     }
 }
 
@@ -238,22 +303,44 @@ unsafe fn read_numeric(datum: Datum) -> Result<Quantity, (Unfit, String)> {
     }
 }
 
-// SAFETY: the datum is taken as it is passed; it lives until the call returns, and so does a NumericArg, which the macro
-// hands to the function by value.
-unsafe impl<'fcx> ArgAbi<'fcx> for NumericArg {
-    unsafe fn unbox_arg_unchecked(arg: callconv::Arg<'_, 'fcx>) -> Self {
-        // SAFETY: the caller promises an argument that is not null.
-        match unsafe { arg.unbox_arg_using_from_datum() } {
-            Some(value) => value,
-            None => Fault::internal("a null numeric was read as a number").raise(),
-        }
+/// The text of a jsonb argument. pgrx reads jsonb itself, but raises an internal error where it is nested too deeply.
+pub struct JsonbText(pub String);
+
+impl FromDatum for JsonbText {
+    unsafe fn from_polymorphic_datum(datum: Datum, is_null: bool, _type_oid: Oid) -> Option<Self> {
+        // SAFETY: the caller passes a jsonb; its output function gives a C string, which is copied.
+        (!is_null).then(|| unsafe {
+            let text = pg_sys::OidOutputFunctionCall(Oid::from(pg_sys::F_JSONB_OUT), datum);
+            let copy = encoding::from_c(CStr::from_ptr(text));
+            pg_sys::pfree(text.cast());
+            Self(copy)
+        })
     }
 }
 
-// SAFETY: numeric is the SQL type whose datum NumericArg holds.
-unsafe impl SqlTranslatable for NumericArg {
-    const TYPE_IDENT: &'static str = <pgrx::AnyNumeric as SqlTranslatable>::TYPE_IDENT;
-    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
-    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> = <pgrx::AnyNumeric as SqlTranslatable>::ARGUMENT_SQL;
-    const RETURN_SQL: Result<ReturnsRef, ReturnsError> = <pgrx::AnyNumeric as SqlTranslatable>::RETURN_SQL;
+macro_rules! argument {
+    ($type:ty, $like:ty) => {
+        // SAFETY: the datum is taken as it is passed; it lives until the call returns, and so does the value, which the
+        // macro hands to the function.
+        unsafe impl<'fcx> ArgAbi<'fcx> for $type {
+            unsafe fn unbox_arg_unchecked(arg: callconv::Arg<'_, 'fcx>) -> Self {
+                // SAFETY: the caller promises an argument that is not null.
+                match unsafe { arg.unbox_arg_using_from_datum() } {
+                    Some(value) => value,
+                    None => Fault::internal("a null argument was read as a value").raise(),
+                }
+            }
+        }
+
+        // SAFETY: the SQL type whose datum the value is read from.
+        unsafe impl SqlTranslatable for $type {
+            const TYPE_IDENT: &'static str = <$like as SqlTranslatable>::TYPE_IDENT;
+            const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
+            const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> = <$like as SqlTranslatable>::ARGUMENT_SQL;
+            const RETURN_SQL: Result<ReturnsRef, ReturnsError> = <$like as SqlTranslatable>::RETURN_SQL;
+        }
+    };
 }
+
+argument!(NumericArg, pgrx::AnyNumeric);
+argument!(JsonbText, pgrx::JsonB);

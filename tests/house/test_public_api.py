@@ -76,7 +76,7 @@ RIGHTS = """
 """
 
 SETTINGS = """
-    SELECT format('%s = %s', name, boot_val),
+    SELECT format('%s %s', name, coalesce('= ' || boot_val, 'unset')),
            format('%s%s%s%s, set by %s', vartype, ' of ' || array_to_string(enumvals, ', '), ' in ' || unit,
                   CASE WHEN min_val IS NOT NULL THEN format(' from %s to %s', min_val, max_val) END,
                   CASE context WHEN 'user' THEN 'anyone' ELSE context END)

@@ -16,7 +16,10 @@ UNSAFE_ROOMS = {
     "identity.rs": "switches the role and the search_path by calling C",
     "attachment.rs": "locks a relation, and registers for and queues invalidation messages",
     "error.rs": "raises a SQLSTATE of our own class, which pgrx has no safe road for",
-    "settings.rs": "reserves the prefix of the settings",
+    "settings.rs": "reserves the prefix of the settings, and reads those of PostgREST",
+    "encoding.rs": "converts text between the database's encoding and UTF-8 by calling C",
+    "ledger.rs": "prints rows' quantities, reads the trigger depth, and registers for the ends of (sub)transactions",
+    "trigger.rs": "reads what PostgreSQL hands to a trigger: C structs behind pointers",
 }
 SPI_ROOM = "spi.rs"
 # Pure Rust, tested without a server: they may use each other and nothing else of the house.

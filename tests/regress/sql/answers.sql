@@ -49,3 +49,5 @@ SELECT decrement_inventory(p_quantity => 2, p_inventory_id => :one);
 SELECT detach_inventory();
 
 DROP TABLE s, i, b, n, n12_2;
+DROP TABLE s_movement, i_movement, b_movement, n_movement, n12_2_movement;
+DROP TABLE s_request, i_request, b_request, n_request, n12_2_request;

@@ -32,7 +32,7 @@ SELECT decrement_inventory(:one, 5);
 SELECT decrement_inventory(:other, 1);
 SELECT quantity FROM n;
 SELECT detach_inventory();
-DROP TABLE n;
+DROP TABLE n, n_movement, n_request;
 
 -- numeric(12,2)
 CREATE TABLE n12_2 (id uuid PRIMARY KEY, quantity numeric(12,2));
@@ -61,4 +61,4 @@ SELECT decrement_inventory(:one, 5.00);
 SELECT decrement_inventory(:other, 1);
 SELECT quantity FROM n12_2;
 SELECT detach_inventory();
-DROP TABLE n12_2;
+DROP TABLE n12_2, n12_2_movement, n12_2_request;

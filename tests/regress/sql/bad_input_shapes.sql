@@ -35,7 +35,7 @@ SELECT decrement_inventory(:one, 5);
 SELECT decrement_inventory(:other, 1);
 SELECT quantity FROM n5_0;
 SELECT detach_inventory();
-DROP TABLE n5_0;
+DROP TABLE n5_0, n5_0_movement, n5_0_request;
 
 -- numeric(6,3)
 CREATE TABLE n6_3 (id uuid PRIMARY KEY, quantity numeric(6,3));
@@ -64,7 +64,7 @@ SELECT decrement_inventory(:one, 5);
 SELECT decrement_inventory(:other, 1);
 SELECT quantity FROM n6_3;
 SELECT detach_inventory();
-DROP TABLE n6_3;
+DROP TABLE n6_3, n6_3_movement, n6_3_request;
 
 -- numeric(4,-2)
 CREATE TABLE n4_m2 (id uuid PRIMARY KEY, quantity numeric(4,-2));
@@ -94,7 +94,7 @@ SELECT decrement_inventory(:one, 500);
 SELECT decrement_inventory(:other, 100);
 SELECT quantity FROM n4_m2;
 SELECT detach_inventory();
-DROP TABLE n4_m2;
+DROP TABLE n4_m2, n4_m2_movement, n4_m2_request;
 
 -- numeric(2,4)
 CREATE TABLE n2_4 (id uuid PRIMARY KEY, quantity numeric(2,4));
@@ -124,4 +124,4 @@ SELECT decrement_inventory(:one, 0.0050);
 SELECT decrement_inventory(:other, 0.0001);
 SELECT quantity FROM n2_4;
 SELECT detach_inventory();
-DROP TABLE n2_4;
+DROP TABLE n2_4, n2_4_movement, n2_4_request;

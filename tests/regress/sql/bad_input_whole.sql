@@ -35,7 +35,7 @@ SELECT decrement_inventory(:one, 5);
 SELECT decrement_inventory(:other, 1);
 SELECT quantity FROM s;
 SELECT detach_inventory();
-DROP TABLE s;
+DROP TABLE s, s_movement, s_request;
 
 -- integer
 CREATE TABLE i (id uuid PRIMARY KEY, quantity integer);
@@ -64,7 +64,7 @@ SELECT decrement_inventory(:one, 5);
 SELECT decrement_inventory(:other, 1);
 SELECT quantity FROM i;
 SELECT detach_inventory();
-DROP TABLE i;
+DROP TABLE i, i_movement, i_request;
 
 -- bigint
 CREATE TABLE b (id uuid PRIMARY KEY, quantity bigint);
@@ -93,4 +93,4 @@ SELECT decrement_inventory(:one, 5);
 SELECT decrement_inventory(:other, 1);
 SELECT quantity FROM b;
 SELECT detach_inventory();
-DROP TABLE b;
+DROP TABLE b, b_movement, b_request;

@@ -1,0 +1,32 @@
+-- The trigger functions of the ledger. PUBLIC keeps EXECUTE: the owner of a stock table makes the triggers, a restored dump makes
+-- them again, and PostgreSQL lets nobody call a trigger function. On any table but the stock table and its ledger they refuse.
+
+CREATE FUNCTION @extschema@.inventory_movement_begin() RETURNS pg_catalog.trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'inventory_movement_begin_wrapper';
+
+COMMENT ON FUNCTION @extschema@.inventory_movement_begin() IS
+$comment$Notes that a statement on the stock table begins; a BEFORE STATEMENT trigger of the stock table.$comment$;
+
+CREATE FUNCTION @extschema@.inventory_movement_record() RETURNS pg_catalog.trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'inventory_movement_record_wrapper';
+
+COMMENT ON FUNCTION @extschema@.inventory_movement_record() IS
+$comment$Notes a change of one item's quantity; an AFTER ROW trigger of the stock table.$comment$;
+
+CREATE FUNCTION @extschema@.inventory_movement_flush() RETURNS pg_catalog.trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'inventory_movement_flush_wrapper';
+
+COMMENT ON FUNCTION @extschema@.inventory_movement_flush() IS
+$comment$Writes the noted changes at the end of the outermost statement; an AFTER STATEMENT trigger of the stock table.$comment$;
+
+CREATE FUNCTION @extschema@.inventory_movement_guard() RETURNS pg_catalog.trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'inventory_movement_guard_wrapper';
+
+COMMENT ON FUNCTION @extschema@.inventory_movement_guard() IS
+$comment$Refuses to change a ledger but by the triggers of its stock table; a BEFORE STATEMENT trigger of the ledger.$comment$;
+
+CREATE FUNCTION @extschema@.inventory_truncate_guard() RETURNS pg_catalog.trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'inventory_truncate_guard_wrapper';
+
+COMMENT ON FUNCTION @extschema@.inventory_truncate_guard() IS
+$comment$Refuses TRUNCATE; a BEFORE STATEMENT trigger of the stock table.$comment$;

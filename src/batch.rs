@@ -1,0 +1,243 @@
+//! Many lines, one lock order.
+//!
+//! Lock order: the idempotency key (before this room is entered), then the items by id ascending, as PostgreSQL sorts a uuid.
+//! Every function that changes more than one item, or more than a sale, comes through [`lock`] and [`write`]: two statements,
+//! however many lines. What was written is verified line by line.
+
+use crate::answer::number;
+use crate::attachment::{Attachment, Kept};
+use crate::call::{Call, in_context};
+use crate::context::Given;
+use crate::decrement::fits;
+use crate::encoding::{from_server, to_server};
+use crate::error::{Fault, Outcome};
+use crate::failpoint::{self, Place};
+use crate::items::{self, Line};
+use crate::ledger::{Kind, Rows};
+use crate::quantity::{Quantity, Shape};
+use crate::settings;
+use crate::spi::{Arg, Connection, JsonbText, Sight};
+use pgrx::{Uuid, pg_extern, pg_sys};
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+
+/// Deducts a whole order, all of it or nothing.
+///
+/// p_items: an array of {"inventory_id": uuid, "quantity": number}, one to inventory_ext.max_batch_lines elements; a quantity
+/// may be a text with a number in it; lines on one item are summed. p_reference: what the movements belong to, at most 255
+/// bytes. p_idempotency_key: names the order for its retries, at most 255 bytes. p_on_shortage: abort, any short or unknown
+/// line fails the order; skip, such lines are left out; partial, of a short line what is there is taken. Answers {"success":
+/// true, "lines": [{"inventory_id", "old_quantity", "new_quantity", "deducted"}], "short": [{"reason", "inventory_id",
+/// "available", "requested", "deducted"}]}, items in the order first named. Errors: IV001 short lines and IV002 unknown
+/// items, all of them named in DETAIL, IV003 key used before, IV007 something on the table changed the deduction, 22004
+/// NULL, 22023 malformed p_items (the element is named) or another word in p_on_shortage, 22003 digits the column cannot
+/// keep, 54000 too many lines, 55000 no stock table attached.
+#[pg_extern(sql = false)]
+pub fn decrement_inventory_batch(
+    p_items: Option<JsonbText>,
+    p_reference: Option<&[u8]>,
+    p_idempotency_key: Option<&[u8]>,
+    p_on_shortage: Option<&[u8]>,
+) -> Vec<u8> {
+    let [reference, key, on_shortage] =
+        [p_reference, p_idempotency_key, p_on_shortage].map(|text| text.map(from_server));
+    to_server(&order(p_items, reference, key, on_shortage).unwrap_or_else(|fault| fault.raise()))
+}
+
+/// What becomes of a line that is short.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum OnShortage {
+    Abort,
+    Skip,
+    Partial,
+}
+
+impl OnShortage {
+    fn read(word: Option<String>) -> Outcome<Self> {
+        match word.ok_or_else(|| Fault::null_argument("p_on_shortage"))?.as_str() {
+            "abort" => Ok(Self::Abort),
+            "skip" => Ok(Self::Skip),
+            "partial" => Ok(Self::Partial),
+            other => {
+                let allowed = ["abort", "skip", "partial"];
+                Err(Fault::unknown_word("p_on_shortage", other, &allowed, "Pass abort, skip or partial."))
+            }
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Abort => "abort",
+            Self::Skip => "skip",
+            Self::Partial => "partial",
+        }
+    }
+}
+
+fn order(
+    items: Option<JsonbText>,
+    reference: Option<String>,
+    key: Option<String>,
+    on_shortage: Option<String>,
+) -> Outcome<String> {
+    in_context(Given::argument("p_reference", reference), Given::argument("p_idempotency_key", key), |context| {
+        let JsonbText(text) = items.ok_or_else(|| Fault::null_argument("p_items"))?;
+        let on_shortage = OnShortage::read(on_shortage)?;
+        let lines = items::read(&text, settings::max_batch_lines())?;
+        let reference = context.reference.clone();
+        let call = Call { function: "decrement_inventory_batch", kind: Kind::Sale, rows: Rows::Many, context };
+        call.run(
+            || canonical(&lines, on_shortage, reference.as_deref()),
+            |spi, stock| deduct(spi, stock, &lines, on_shortage),
+        )
+    })
+}
+
+/// The order as its retries must repeat it: the same items and sums, in whatever order they are named.
+fn canonical(lines: &[Line], on_shortage: OnShortage, reference: Option<&str>) -> String {
+    let mut told: Vec<String> = lines.iter().map(|line| format!("{} {}", line.id, line.quantity.canonical())).collect();
+    told.sort_unstable();
+    json!([on_shortage.word(), reference, told]).to_string()
+}
+
+fn deduct(spi: &Connection, stock: &Attachment, lines: &[Line], on_shortage: OnShortage) -> Outcome<String> {
+    for line in lines {
+        fits("p_items", line.quantity, stock).map_err(|fault| fault.at_element(line.element))?;
+    }
+    let held = lock(spi, stock, lines.iter().map(|line| line.id).collect())?;
+    let mut changes = Vec::with_capacity(lines.len());
+    let mut short = Vec::new();
+    let mut first_short = None;
+    for line in lines {
+        let Some(&available) = held.get(line.id.as_bytes()) else {
+            short.push(json!({"reason": "unknown_item", "inventory_id": line.id.to_string(), "requested": number(line.quantity)}));
+            continue;
+        };
+        let taken = match available {
+            enough if enough >= line.quantity => line.quantity,
+            some if on_shortage == OnShortage::Partial => some,
+            _ => Quantity::ZERO,
+        };
+        if taken < line.quantity {
+            first_short = first_short.or(Some((available, line.quantity)));
+            short.push(json!({
+                "reason": "insufficient", "inventory_id": line.id.to_string(), "available": number(available),
+                "requested": number(line.quantity), "deducted": number(taken),
+            }));
+        }
+        if taken.is_positive() {
+            changes.push(Change { id: line.id, old_quantity: available, delta: taken.negated() });
+        }
+    }
+    if on_shortage == OnShortage::Abort && !short.is_empty() {
+        return Err(Fault::short_lines(first_short, short.into_iter().map(refused).collect()));
+    }
+    let written = write(spi, stock, &changes)?;
+    Ok(told(&changes, &written, &short))
+}
+
+/// Where nothing is taken at all, nothing is said of what was taken.
+fn refused(line: Value) -> Value {
+    let Value::Object(facts) = line else { return line };
+    Value::Object(facts.into_iter().filter(|(key, _)| key != "deducted").collect::<Map<_, _>>())
+}
+
+fn told(changes: &[Change], written: &[Quantity], short: &[Value]) -> String {
+    let lines: Vec<String> = changes
+        .iter()
+        .zip(written)
+        .map(|(Change { id, old_quantity, delta }, new_quantity)| {
+            let deducted = delta.negated();
+            format!(
+                r#"{{"inventory_id": "{id}", "old_quantity": {old_quantity}, "new_quantity": {new_quantity}, "deducted": {deducted}}}"#
+            )
+        })
+        .collect();
+    let short: Vec<String> = short.iter().map(crate::answer::spaced).collect();
+    format!(r#"{{"success": true, "lines": [{}], "short": [{}]}}"#, lines.join(", "), short.join(", "))
+}
+
+/// A change of one locked item.
+pub struct Change {
+    /// The item.
+    pub id: Uuid,
+    /// What it has, read under its lock.
+    pub old_quantity: Quantity,
+    /// What is added; negative for what is taken.
+    pub delta: Quantity,
+}
+
+/// Locks items in the order of their ids and reads what they have. Unknown items are missing from the answer.
+pub fn lock(spi: &Connection, stock: &Attachment, ids: Vec<Uuid>) -> Outcome<HashMap<[u8; 16], Quantity>> {
+    let kept = stock.by_strength(Kept::LockMany, Kept::LockManyNoKey);
+    let plan = stock.plan(spi, kept, || {
+        let (source, id, quantity) = (stock.source(), &stock.id, &stock.quantity);
+        let strength = if matches!(kept, Kept::LockMany) { "FOR UPDATE" } else { "FOR NO KEY UPDATE" };
+        // The rows are locked as the sort gives them out, and an id does not change under a lock.
+        let sql = format!(
+            "SELECT stock.{id}, stock.{quantity} FROM {source} WHERE stock.{id} OPERATOR(pg_catalog.=) ANY ($1) ORDER BY stock.{id} {strength}"
+        );
+        (sql, vec![pg_sys::UUIDARRAYOID])
+    });
+    let rows = spi.run(plan, &[Arg::owned(ids)], Sight::Isolation);
+    failpoint::reached(spi, Place::Locked);
+    let mut held = HashMap::with_capacity(rows.count());
+    for row in 0..rows.count() {
+        let id: Uuid = rows.get(row, 1).ok_or_else(|| Fault::internal("an item has no id"))?;
+        let quantity = rows
+            .quantity(row, 2, stock.quantity_type)
+            .map_err(|stored| Fault::unreadable_stock(&id.to_string(), &stored))?;
+        held.insert(*id.as_bytes(), quantity);
+    }
+    Ok(held)
+}
+
+/// Writes changes of locked items in one statement, verifies each, and gives the new quantities in the same order.
+pub fn write(spi: &Connection, stock: &Attachment, changes: &[Change]) -> Outcome<Vec<Quantity>> {
+    if changes.is_empty() {
+        return Ok(Vec::new());
+    }
+    for Change { id, old_quantity, delta } in changes {
+        old_quantity.plus(*delta).ok_or_else(|| Fault::overflow(&id.to_string(), *old_quantity, *delta))?;
+    }
+    let plan = stock.plan(spi, Kept::WriteMany, || {
+        let (source, id, quantity) = (stock.source(), &stock.id, &stock.quantity);
+        let number = if matches!(stock.shape, Shape::Whole { .. }) { "int8" } else { "numeric" };
+        let sql = format!(
+            "UPDATE {source} SET {quantity} = stock.{quantity} OPERATOR(pg_catalog.+) change.delta
+               FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.{number}[])) AS change (id, delta)
+              WHERE stock.{id} OPERATOR(pg_catalog.=) change.id
+             RETURNING stock.{id}, stock.{quantity}"
+        );
+        (sql, vec![pg_sys::UUIDARRAYOID, pg_sys::TEXTARRAYOID])
+    });
+    let ids: Vec<Uuid> = changes.iter().map(|change| change.id).collect();
+    let deltas: Vec<String> = changes.iter().map(|change| printed_delta(change.delta, stock.shape)).collect();
+    let rows = spi.run(plan, &[Arg::owned(ids), Arg::owned(deltas)], Sight::Isolation);
+    failpoint::reached(spi, Place::Written);
+    let mut written = HashMap::with_capacity(rows.count());
+    for row in 0..rows.count() {
+        let id: Uuid = rows.get(row, 1).ok_or_else(|| Fault::internal("an item has no id"))?;
+        let quantity = rows
+            .quantity(row, 2, stock.quantity_type)
+            .map_err(|stored| Fault::unreadable_stock(&id.to_string(), &stored))?;
+        written.insert(*id.as_bytes(), quantity);
+    }
+    changes.iter().map(|change| verify(change, written.get(change.id.as_bytes()).copied())).collect()
+}
+
+fn verify(change: &Change, written: Option<Quantity>) -> Outcome<Quantity> {
+    let taken = change.delta.negated();
+    match written {
+        Some(new_quantity) if change.old_quantity.less(taken, new_quantity) => Ok(new_quantity),
+        _ => Err(Fault::verification_failed(&change.id.to_string(), change.old_quantity, written, taken)),
+    }
+}
+
+/// A whole number for the whole-number types, which read no decimals.
+fn printed_delta(delta: Quantity, shape: Shape) -> String {
+    match (shape, delta.to_i64()) {
+        (Shape::Whole { .. }, Some(units)) => units.to_string(),
+        _ => delta.to_string(),
+    }
+}

@@ -1,0 +1,434 @@
+//! The ledger's only writer: triggers on the stock table, so that no change of stock escapes it, ours or anyone's.
+//!
+//! A row trigger notes each change of a quantity; the trigger at the end of the statement writes what was noted with one
+//! INSERT. A statement that a user's trigger runs inside another one on the stock table leaves its notes to the outer one,
+//! and notes are written in the order of the commands that made the changes: all rows of a statement are changed before its
+//! first trigger fires. A single sale is written at once, and so is a direct write to a partition, which is no statement on
+//! the stock table. Notes of an aborted subtransaction are dropped with it; a commit with notes left is refused.
+
+#![allow(unsafe_code)]
+
+use crate::attachment::{self, Attachment, Kept, Owned};
+use crate::context::{self, CallContext};
+use crate::error::{Fault, Outcome};
+use crate::identity::{act_as_unfiltered, current_role};
+use crate::quantity::Quantity;
+use crate::spi::{self, Arg, Connection, Sight, connected};
+use crate::trigger::{Firing, Operation};
+use pgrx::pg_sys::{self, Datum, Oid};
+use pgrx::{Uuid, pg_extern, pg_guard};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+/// What kind of act a movement is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The item came to be, or came under management.
+    Opening,
+    /// decrement_inventory and its batch.
+    Sale,
+    /// restock_inventory.
+    Restock,
+    /// adjust_inventory.
+    Adjustment,
+    /// transfer_inventory.
+    Transfer,
+    /// A direct write to the stock table.
+    External,
+    /// The item was deleted.
+    Closing,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::Sale => "sale",
+            Self::Restock => "restock",
+            Self::Adjustment => "adjustment",
+            Self::Transfer => "transfer",
+            Self::External => "external",
+            Self::Closing => "closing",
+        }
+    }
+}
+
+/// What the movements of one act have in common.
+struct Stamp {
+    kind: Kind,
+    role: Oid,
+    reference: Option<String>,
+    key: Option<String>,
+    actor: String,
+}
+
+/// One of our own calls while its statement runs.
+struct Frame {
+    stamp: Rc<Stamp>,
+    /// The trigger depth at which its changes are noted; deeper ones are a user's trigger's.
+    depth: i32,
+    rows: Rows,
+}
+
+struct Note {
+    subtransaction: pg_sys::SubTransactionId,
+    /// The command that made the change.
+    command: u32,
+    id: Uuid,
+    kind: Kind,
+    old_quantity: String,
+    new_quantity: String,
+    stamp: Rc<Stamp>,
+}
+
+thread_local! {
+    static FRAMES: RefCell<Vec<Frame>> = const { RefCell::new(Vec::new()) };
+    /// The statements that run on the stock table, each by the subtransaction it began in.
+    static STATEMENTS: RefCell<Vec<pg_sys::SubTransactionId>> = const { RefCell::new(Vec::new()) };
+    static NOTES: RefCell<Vec<Note>> = const { RefCell::new(Vec::new()) };
+    static WRITING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// So many notes are written without waiting for the end of the statement, to bound the memory of a long COPY.
+const MAX_NOTES: usize = 10_000;
+
+/// Runs `act`; changes of stock by its statements are recorded as `kind`, with the call's context.
+pub fn within<T>(
+    stock: &Attachment,
+    kind: Kind,
+    context: &CallContext,
+    role: Oid,
+    rows: Rows,
+    act: impl FnOnce() -> T,
+) -> T {
+    if stock.movements.is_none() {
+        return act();
+    }
+    let stamp = Stamp {
+        kind,
+        role,
+        reference: context.reference.clone(),
+        key: context.key.clone(),
+        actor: context::actor(role),
+    };
+    let frame = Frame { stamp: Rc::new(stamp), depth: trigger_depth() + 1, rows };
+    FRAMES.with_borrow_mut(|frames| frames.push(frame));
+    let _open = OpenFrame;
+    act()
+}
+
+struct OpenFrame;
+
+impl Drop for OpenFrame {
+    fn drop(&mut self) {
+        FRAMES.with_borrow_mut(Vec::pop);
+    }
+}
+
+fn trigger_depth() -> i32 {
+    // SAFETY: takes no argument and reads a counter of the backend.
+    unsafe { pgrx::direct_function_call(pg_sys::pg_trigger_depth, &[]) }.unwrap_or(0)
+}
+
+/// Notes a change of one item's quantity; an AFTER ROW trigger of the stock table.
+#[pg_extern(sql = false)]
+pub fn inventory_movement_record(call: pg_sys::FunctionCallInfo) -> i64 {
+    let firing = Firing::of(call);
+    record(&firing).unwrap_or_else(|fault| fault.raise());
+    0
+}
+
+/// Notes that a statement on the stock table begins; a BEFORE STATEMENT trigger of the stock table.
+#[pg_extern(sql = false)]
+pub fn inventory_movement_begin(call: pg_sys::FunctionCallInfo) -> i64 {
+    let firing = Firing::of(call);
+    attachment::current().and_then(|stock| require_stock_table(&firing, &stock)).unwrap_or_else(|fault| fault.raise());
+    STATEMENTS.with_borrow_mut(|statements| statements.push(subtransaction()));
+    0
+}
+
+/// Writes the noted changes at the end of the outermost statement; an AFTER STATEMENT trigger of the stock table.
+#[pg_extern(sql = false)]
+pub fn inventory_movement_flush(call: pg_sys::FunctionCallInfo) -> i64 {
+    let _firing = Firing::of(call);
+    STATEMENTS.with_borrow_mut(Vec::pop);
+    if open_statements() == 0 && !NOTES.with_borrow(Vec::is_empty) {
+        attachment::current().map(|stock| flush(&stock)).unwrap_or_else(|fault| fault.raise());
+    }
+    0
+}
+
+/// Refuses to change a ledger but by the triggers of its stock table; a BEFORE STATEMENT trigger of the ledger.
+#[pg_extern(sql = false)]
+pub fn inventory_movement_guard(call: pg_sys::FunctionCallInfo) -> i64 {
+    let firing = Firing::of(call);
+    let operation = firing.operation();
+    // One statement is let through, not what a user's trigger on the ledger does meanwhile.
+    if operation != Operation::Insert || !WRITING.replace(false) {
+        Fault::ledger_protected(operation.name(), &firing.table_name()).raise();
+    }
+    0
+}
+
+/// Refuses TRUNCATE; a BEFORE STATEMENT trigger of the stock table.
+#[pg_extern(sql = false)]
+pub fn inventory_truncate_guard(call: pg_sys::FunctionCallInfo) -> i64 {
+    Fault::truncate_refused(&Firing::of(call).table_name()).raise()
+}
+
+fn record(firing: &Firing) -> Outcome<()> {
+    let stock = attachment::current()?;
+    require_stock_table(firing, &stock)?;
+    let change = Change::read(firing, &stock)?;
+    let (stamp, ours) = stamp_in_force();
+    match change {
+        Change::Item { id, kind, old_quantity, new_quantity, command } => {
+            note(command, id, kind, [old_quantity, new_quantity], stamp);
+        }
+        Change::Moved { from, to, command } => {
+            note(command, from.0, Kind::Closing, [from.1, zero()], Rc::clone(&stamp));
+            note(command, to.0, Kind::Opening, [zero(), to.1], stamp);
+        }
+        Change::Quantity { id, old_quantity, new_quantity, command } => {
+            if ours == Some(Rows::One) && open_statements() == 1 && NOTES.with_borrow(Vec::is_empty) {
+                // SAFETY: both are quantities of rows that live as long as the firing.
+                let quantities = unsafe { [Arg::raw(old_quantity), Arg::raw(new_quantity)] };
+                write_one(&stock, id, quantities, &stamp);
+                return Ok(());
+            }
+            let [old_quantity, new_quantity] = [old_quantity, new_quantity].map(|datum| printed(datum, &stock));
+            if ours.is_some() || differ(&old_quantity, &new_quantity) {
+                note(command, id, stamp.kind, [old_quantity, new_quantity], stamp);
+            }
+        }
+    }
+    // A partition that is written to directly has no statement on the stock table, whose end could be waited for.
+    let open = open_statements();
+    if open == 0 || (open == 1 && NOTES.with_borrow(Vec::len) >= MAX_NOTES) {
+        flush(&stock);
+    }
+    Ok(())
+}
+
+/// Anybody may put our trigger functions on a table of his own: there they refuse.
+fn require_stock_table(firing: &Firing, stock: &Attachment) -> Outcome<()> {
+    if firing.is_on(stock.oid) { Ok(()) } else { Err(Fault::stray_trigger(&firing.table_name())) }
+}
+
+fn open_statements() -> usize {
+    STATEMENTS.with_borrow(Vec::len)
+}
+
+fn subtransaction() -> pg_sys::SubTransactionId {
+    // SAFETY: reads a counter of the backend.
+    unsafe { pg_sys::GetCurrentSubTransactionId() }
+}
+
+/// What happened to a row.
+enum Change {
+    /// An item came or went.
+    Item { id: Uuid, kind: Kind, old_quantity: String, new_quantity: String, command: u32 },
+    /// An item got another id.
+    Moved { from: (Uuid, String), to: (Uuid, String), command: u32 },
+    /// Its quantity was written, and may be the same.
+    Quantity { id: Uuid, old_quantity: Datum, new_quantity: Datum, command: u32 },
+}
+
+impl Change {
+    fn read(firing: &Firing, stock: &Attachment) -> Outcome<Self> {
+        let first = firing.first_row();
+        let id = first.uuid(&stock.id_name)?;
+        let quantity = first.datum(&stock.quantity_name)?;
+        let item =
+            |kind, old_quantity, new_quantity, command| Self::Item { id, kind, old_quantity, new_quantity, command };
+        Ok(match firing.operation() {
+            Operation::Insert => item(Kind::Opening, zero(), printed(quantity, stock), first.made_by()),
+            Operation::Delete => item(Kind::Closing, printed(quantity, stock), zero(), first.deleted_by()),
+            _ => {
+                let updated = firing.updated_row();
+                let (new_id, new_quantity) = (updated.uuid(&stock.id_name)?, updated.datum(&stock.quantity_name)?);
+                let command = updated.made_by();
+                if new_id == id {
+                    Self::Quantity { id, old_quantity: quantity, new_quantity, command }
+                } else {
+                    Self::Moved {
+                        from: (id, printed(quantity, stock)),
+                        to: (new_id, printed(new_quantity, stock)),
+                        command,
+                    }
+                }
+            }
+        })
+    }
+}
+
+fn zero() -> String {
+    "0".to_owned()
+}
+
+fn printed(datum: Datum, stock: &Attachment) -> String {
+    // SAFETY: the value is a non-null quantity of a row that lives as long as the firing.
+    unsafe { spi::printed(datum, stock.quantity_type) }
+}
+
+/// 1.0 and 1.00 are the same quantity; what is no quantity is compared as it is printed.
+fn differ(one: &str, other: &str) -> bool {
+    match (one.parse::<Quantity>(), other.parse::<Quantity>()) {
+        (Ok(one), Ok(other)) => one != other,
+        _ => one != other,
+    }
+}
+
+/// How many rows one of our own calls changes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Rows {
+    /// One, written to the ledger at once.
+    One,
+    /// Any number.
+    Many,
+}
+
+/// The stamp of our own call whose statement fired the trigger, and how many rows it changes; or one for a direct write.
+fn stamp_in_force() -> (Rc<Stamp>, Option<Rows>) {
+    let depth = trigger_depth();
+    let ours = FRAMES.with_borrow(|frames| {
+        let frame = frames.last().filter(|frame| frame.depth == depth)?;
+        Some((Rc::clone(&frame.stamp), Some(frame.rows)))
+    });
+    ours.unwrap_or_else(|| {
+        // Rows of one statement share a stamp.
+        let role = current_role();
+        let last = NOTES.with_borrow(|notes| notes.last().map(|note| Rc::clone(&note.stamp)));
+        let stamp = last.filter(|stamp| stamp.kind == Kind::External && stamp.role == role).unwrap_or_else(|| {
+            Rc::new(Stamp {
+                kind: Kind::External,
+                role,
+                reference: crate::settings::reference(),
+                key: None,
+                actor: context::actor(role),
+            })
+        });
+        (stamp, None)
+    })
+}
+
+fn note(command: u32, id: Uuid, kind: Kind, [old_quantity, new_quantity]: [String; 2], stamp: Rc<Stamp>) {
+    let note = Note { subtransaction: subtransaction(), command, id, kind, old_quantity, new_quantity, stamp };
+    NOTES.with_borrow_mut(|notes| notes.push(note));
+}
+
+/// Marks the INSERT that the guard lets through.
+struct Writing;
+
+impl Writing {
+    fn begin() -> Self {
+        WRITING.set(true);
+        Self
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        WRITING.set(false);
+    }
+}
+
+/// Runs one statement that adds to the ledger, as its owner.
+pub fn writing<T>(owner: Oid, search_path: Option<&std::ffi::CStr>, write: impl FnOnce(&Connection) -> T) -> T {
+    let _acting = act_as_unfiltered(owner, search_path);
+    let _writing = Writing::begin();
+    connected(write)
+}
+
+const COLUMNS: &str = "inventory_id, kind, old_quantity, new_quantity, reference, idempotency_key, actor";
+
+fn write_one(stock: &Attachment, id: Uuid, [old_quantity, new_quantity]: [Arg<'_>; 2], stamp: &Stamp) {
+    let Some(Owned { name: movements, owner }) = &stock.movements else { return };
+    writing(*owner, stock.search_path.as_deref(), |spi| {
+        let plan = stock.plan(spi, Kept::Record, || {
+            let (quantity, text) = (stock.quantity_type, pg_sys::TEXTOID);
+            let sql = format!("INSERT INTO {movements} ({COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7)");
+            (sql, vec![pg_sys::UUIDOID, text, quantity, quantity, text, text, text])
+        });
+        let args = [
+            Arg::owned(id),
+            Arg::text(stamp.kind.name()),
+            old_quantity,
+            new_quantity,
+            Arg::text(stamp.reference.as_deref()),
+            Arg::text(stamp.key.as_deref()),
+            Arg::text(stamp.actor.as_str()),
+        ];
+        spi.run(plan, &args, Sight::Isolation);
+    });
+}
+
+/// Writes all notes, in the order of the commands that made the changes: one INSERT for each act.
+fn flush(stock: &Attachment) {
+    let mut notes = NOTES.take();
+    let Some(Owned { name: movements, owner }) = &stock.movements else { return };
+    notes.sort_by_key(|note| note.command);
+    for act in notes.chunk_by(|one, next| Rc::ptr_eq(&one.stamp, &next.stamp)) {
+        let stamp = &act[0].stamp;
+        writing(*owner, stock.search_path.as_deref(), |spi| {
+            let plan = stock.plan(spi, Kept::RecordMany, || {
+                let sql = format!(
+                    "INSERT INTO {movements} ({COLUMNS})
+                     SELECT change.id, change.kind, change.old_quantity, change.new_quantity, $5, $6, $7
+                       FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),
+                                       pg_catalog.unnest($3::pg_catalog.numeric[]), pg_catalog.unnest($4::pg_catalog.numeric[]))
+                            AS change (id, kind, old_quantity, new_quantity)"
+                );
+                let (texts, text) = (pg_sys::TEXTARRAYOID, pg_sys::TEXTOID);
+                (sql, vec![pg_sys::UUIDARRAYOID, texts, texts, texts, text, text, text])
+            });
+            let column = |read: fn(&Note) -> &str| Arg::owned(act.iter().map(read).collect::<Vec<_>>());
+            let args = [
+                Arg::owned(act.iter().map(|note| note.id).collect::<Vec<_>>()),
+                column(|note| note.kind.name()),
+                column(|note| &note.old_quantity),
+                column(|note| &note.new_quantity),
+                Arg::text(stamp.reference.as_deref()),
+                Arg::text(stamp.key.as_deref()),
+                Arg::text(stamp.actor.as_str()),
+            ];
+            spi.run(plan, &args, Sight::Isolation);
+        });
+    }
+}
+
+/// Registers for the ends of transactions; called once a backend.
+pub fn watch_transactions() {
+    // SAFETY: the callbacks are of the library, which is never unloaded.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(transaction_ends), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(subtransaction_ends), std::ptr::null_mut());
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn transaction_ends(event: pg_sys::XactEvent::Type, _nothing: *mut std::ffi::c_void) {
+    use pg_sys::XactEvent::{XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE};
+    STATEMENTS.take();
+    if NOTES.with_borrow(Vec::is_empty) {
+        return;
+    }
+    if event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE {
+        Fault::unrecorded().raise();
+    }
+    NOTES.take();
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn subtransaction_ends(
+    event: pg_sys::SubXactEvent::Type,
+    subtransaction: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _nothing: *mut std::ffi::c_void,
+) {
+    if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
+        // Numbers rise: whatever began after it, and has not ended, lies within it.
+        NOTES.with_borrow_mut(|notes| notes.retain(|note| note.subtransaction < subtransaction));
+        STATEMENTS.with_borrow_mut(|statements| statements.retain(|&began| began < subtransaction));
+    }
+}

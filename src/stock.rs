@@ -1,0 +1,234 @@
+//! Goods in, counts, and transfers between two items.
+//!
+//! Lock order: as in batch.rs, through which every change here is locked and written.
+
+use crate::answer::{number, spaced};
+use crate::attachment::Attachment;
+use crate::batch::{self, Change};
+use crate::call::{Call, in_context};
+use crate::context::Given;
+use crate::decrement::{fits, positive};
+use crate::encoding::{from_server, to_server};
+use crate::error::{Fault, Outcome};
+use crate::ledger::{Kind, Rows};
+use crate::quantity::{Quantity, Unfit};
+use crate::spi::{Connection, NumericArg};
+use pgrx::{Uuid, pg_extern};
+use serde_json::json;
+
+/// Adds a quantity to an item's stock: goods in, or a return.
+///
+/// p_inventory_id: the item. p_quantity: units to add, greater than zero, at most 28 digits and no more decimals than the
+/// quantity column keeps. p_reference: what the movement belongs to, at most 255 bytes. p_idempotency_key: names the call
+/// for its retries, at most 255 bytes. Answers {"success": true, "inventory_id", "old_quantity", "new_quantity", "added"}.
+/// Errors: IV002 unknown item, IV003 key used before, IV007 something on the table changed the addition, 22004 NULL,
+/// 22023 not finite or not positive, 22003 digits the column cannot keep, 55000 no stock table attached.
+#[pg_extern(sql = false)]
+pub fn restock_inventory(
+    p_inventory_id: Option<Uuid>,
+    p_quantity: Option<NumericArg>,
+    p_reference: Option<&[u8]>,
+    p_idempotency_key: Option<&[u8]>,
+) -> Vec<u8> {
+    let [reference, key] = [p_reference, p_idempotency_key].map(|text| text.map(from_server));
+    to_server(&restock(p_inventory_id, p_quantity.as_ref(), reference, key).unwrap_or_else(|fault| fault.raise()))
+}
+
+/// Sets an item's stock to what was counted.
+///
+/// p_inventory_id: the item. p_counted_quantity: what is there, zero or more, at most 28 digits and no more decimals than
+/// the quantity column keeps. p_expected_quantity: what the stock is believed to be; where given and not so, nothing changes
+/// and IV005 says what it is. p_reason: kept as the movement's reference, at most 255 bytes. A count that finds what the
+/// stock says changes nothing and leaves no movement. Answers {"success": true, "inventory_id", "old_quantity",
+/// "new_quantity", "adjusted"}, adjusted being new - old. Errors: IV002 unknown item, IV005 stale expected quantity, IV007
+/// something on the table changed the adjustment, 22004 NULL, 22023 not finite or negative, 22003 digits the column
+/// cannot keep, 55000 no stock table attached.
+#[pg_extern(sql = false)]
+pub fn adjust_inventory(
+    p_inventory_id: Option<Uuid>,
+    p_counted_quantity: Option<NumericArg>,
+    p_expected_quantity: Option<NumericArg>,
+    p_reason: Option<&[u8]>,
+) -> Vec<u8> {
+    let reason = p_reason.map(from_server);
+    let adjusted = adjust(p_inventory_id, p_counted_quantity.as_ref(), p_expected_quantity.as_ref(), reason);
+    to_server(&adjusted.unwrap_or_else(|fault| fault.raise()))
+}
+
+/// Moves a quantity from one item to another, such as the same product at two locations.
+///
+/// p_from, p_to: two items. p_quantity: units to move, greater than zero, at most 28 digits and no more decimals than the
+/// quantity column keeps. p_reference: what the movements belong to, at most 255 bytes. p_idempotency_key: names the call
+/// for its retries, at most 255 bytes. Answers {"success": true, "from": {"inventory_id", "old_quantity", "new_quantity"},
+/// "to": {the same}, "transferred"}. Errors: IV001 p_from has less, IV002 unknown item, IV003 key used before, IV007
+/// something on the table changed the transfer, 22004 NULL, 22023 not finite, not positive or one item twice, 22003 digits
+/// the column cannot keep, 55000 no stock table attached.
+#[pg_extern(sql = false)]
+pub fn transfer_inventory(
+    p_from: Option<Uuid>,
+    p_to: Option<Uuid>,
+    p_quantity: Option<NumericArg>,
+    p_reference: Option<&[u8]>,
+    p_idempotency_key: Option<&[u8]>,
+) -> Vec<u8> {
+    let [reference, key] = [p_reference, p_idempotency_key].map(|text| text.map(from_server));
+    to_server(&transfer(p_from, p_to, p_quantity.as_ref(), reference, key).unwrap_or_else(|fault| fault.raise()))
+}
+
+fn restock(
+    id: Option<Uuid>,
+    quantity: Option<&NumericArg>,
+    reference: Option<String>,
+    key: Option<String>,
+) -> Outcome<String> {
+    in_context(Given::argument("p_reference", reference), Given::argument("p_idempotency_key", key), |context| {
+        let id = item("p_inventory_id", id)?;
+        let added = amount(quantity)?;
+        let reference = context.reference.clone();
+        let call = Call { function: "restock_inventory", kind: Kind::Restock, rows: Rows::One, context };
+        call.run(
+            || json!([id.to_string(), added.canonical().to_string(), reference]).to_string(),
+            |spi, stock| {
+                fits("p_quantity", added, stock)?;
+                let old_quantity = lock_one(spi, stock, id)?;
+                let new_quantity = change_one(spi, stock, id, old_quantity, added)?;
+                Ok(spaced(&json!({
+                    "success": true, "inventory_id": id.to_string(), "old_quantity": number(old_quantity),
+                    "new_quantity": number(new_quantity), "added": number(added),
+                })))
+            },
+        )
+    })
+}
+
+fn adjust(
+    id: Option<Uuid>,
+    counted: Option<&NumericArg>,
+    expected: Option<&NumericArg>,
+    reason: Option<String>,
+) -> Outcome<String> {
+    in_context(Given::argument("p_reason", reason), Given::nothing(), |context| {
+        let id = item("p_inventory_id", id)?;
+        let counted = counted.ok_or_else(|| Fault::null_argument("p_counted_quantity"))?;
+        let counted = not_negative("p_counted_quantity", counted)?;
+        let expected = expected.map(|value| not_negative("p_expected_quantity", value)).transpose()?;
+        let reference = context.reference.clone();
+        let call = Call { function: "adjust_inventory", kind: Kind::Adjustment, rows: Rows::One, context };
+        let canonical = |quantity: Quantity| quantity.canonical().to_string();
+        call.run(
+            || json!([id.to_string(), canonical(counted), expected.map(canonical), reference]).to_string(),
+            |spi, stock| set_to(spi, stock, id, counted, expected),
+        )
+    })
+}
+
+fn set_to(
+    spi: &Connection,
+    stock: &Attachment,
+    id: Uuid,
+    counted: Quantity,
+    expected: Option<Quantity>,
+) -> Outcome<String> {
+    fits("p_counted_quantity", counted, stock)?;
+    let old_quantity = lock_one(spi, stock, id)?;
+    if let Some(expected) = expected.filter(|&expected| expected != old_quantity) {
+        return Err(Fault::stale(&id.to_string(), expected, old_quantity));
+    }
+    let delta =
+        counted.plus(old_quantity.negated()).ok_or_else(|| Fault::overflow(&id.to_string(), old_quantity, counted))?;
+    let unchanged = counted == old_quantity;
+    let new_quantity = if unchanged { old_quantity } else { change_one(spi, stock, id, old_quantity, delta)? };
+    Ok(spaced(&json!({
+        "success": true, "inventory_id": id.to_string(), "old_quantity": number(old_quantity),
+        "new_quantity": number(new_quantity), "adjusted": number(delta),
+    })))
+}
+
+fn transfer(
+    from: Option<Uuid>,
+    to: Option<Uuid>,
+    quantity: Option<&NumericArg>,
+    reference: Option<String>,
+    key: Option<String>,
+) -> Outcome<String> {
+    in_context(Given::argument("p_reference", reference), Given::argument("p_idempotency_key", key), |context| {
+        let (from, to) = (item("p_from", from)?, item("p_to", to)?);
+        let moved = amount(quantity)?;
+        if from == to {
+            return Err(Fault::same_item(&from.to_string()));
+        }
+        let reference = context.reference.clone();
+        let call = Call { function: "transfer_inventory", kind: Kind::Transfer, rows: Rows::Many, context };
+        call.run(
+            || json!([from.to_string(), to.to_string(), moved.canonical().to_string(), reference]).to_string(),
+            |spi, stock| shift(spi, stock, [from, to], moved),
+        )
+    })
+}
+
+fn shift(spi: &Connection, stock: &Attachment, [from, to]: [Uuid; 2], moved: Quantity) -> Outcome<String> {
+    fits("p_quantity", moved, stock)?;
+    let held = batch::lock(spi, stock, vec![from, to])?;
+    let of = |id: Uuid| held.get(id.as_bytes()).copied().ok_or_else(|| Fault::unknown_item(&id.to_string()));
+    let (available, target) = (of(from)?, of(to)?);
+    if available < moved {
+        return Err(Fault::insufficient(&from.to_string(), available, moved));
+    }
+    room_for(stock, to, target, moved)?;
+    let changes = [
+        Change { id: from, old_quantity: available, delta: moved.negated() },
+        Change { id: to, old_quantity: target, delta: moved },
+    ];
+    let written = batch::write(spi, stock, &changes)?;
+    let side = |change: &Change, new_quantity: Option<&Quantity>| {
+        json!({
+            "inventory_id": change.id.to_string(), "old_quantity": number(change.old_quantity),
+            "new_quantity": new_quantity.copied().map(number),
+        })
+    };
+    Ok(spaced(&json!({
+        "success": true, "from": side(&changes[0], written.first()), "to": side(&changes[1], written.get(1)),
+        "transferred": number(moved),
+    })))
+}
+
+fn item(argument: &str, id: Option<Uuid>) -> Outcome<Uuid> {
+    id.ok_or_else(|| Fault::null_argument(argument))
+}
+
+fn amount(quantity: Option<&NumericArg>) -> Outcome<Quantity> {
+    positive("p_quantity", quantity.ok_or_else(|| Fault::null_argument("p_quantity"))?)
+}
+
+fn lock_one(spi: &Connection, stock: &Attachment, id: Uuid) -> Outcome<Quantity> {
+    let held = batch::lock(spi, stock, vec![id])?;
+    held.get(id.as_bytes()).copied().ok_or_else(|| Fault::unknown_item(&id.to_string()))
+}
+
+fn change_one(
+    spi: &Connection,
+    stock: &Attachment,
+    id: Uuid,
+    old_quantity: Quantity,
+    delta: Quantity,
+) -> Outcome<Quantity> {
+    room_for(stock, id, old_quantity, delta)?;
+    let written = batch::write(spi, stock, &[Change { id, old_quantity, delta }])?;
+    written.first().copied().ok_or_else(|| Fault::internal("a written change has no answer"))
+}
+
+/// Checks that the column can hold the new quantity, where PostgreSQL would only say that something overflowed.
+fn room_for(stock: &Attachment, id: Uuid, old_quantity: Quantity, delta: Quantity) -> Outcome<()> {
+    let fits = old_quantity.plus(delta).is_some_and(|new_quantity| new_quantity.fits(stock.shape).is_ok());
+    if fits { Ok(()) } else { Err(Fault::overflow(&id.to_string(), old_quantity, delta)) }
+}
+
+/// Reads a quantity that may be nothing.
+fn not_negative(argument: &str, value: &NumericArg) -> Outcome<Quantity> {
+    match value.read() {
+        Ok(quantity) if quantity.is_negative() => Err(Fault::negative(argument, quantity)),
+        Ok(quantity) => Ok(quantity),
+        Err((Unfit::TooManyDigits, text)) => Err(Fault::too_many_digits(argument, &text)),
+        Err((_, text)) => Err(Fault::not_finite(argument, &text)),
+    }
+}
