@@ -134,8 +134,10 @@ fn detach(spi: &Connection) -> Outcome<()> {
     let configured = attachment::configured(spi, &configuration)?.ok_or_else(Fault::not_attached)?;
     if let Ok(table) = attachment::describe_configured(spi, &configured) {
         require_ownership(&table)?;
-        // Sales hold a weaker lock until they commit: none of them straddles the detach.
-        lock_relation(spi, table.owner, &table.name, "SHARE ROW EXCLUSIVE");
+        // Sales hold a weaker lock until they commit: none of them straddles the detach. DROP TRIGGER needs the strongest
+        // lock; to take a weaker one first would be to deadlock with a transaction that has read the table and then sells.
+        let mode = if configured.movement_table.is_some() { "ACCESS EXCLUSIVE" } else { "SHARE ROW EXCLUSIVE" };
+        lock_relation(spi, table.owner, &table.name, mode);
         companions::unhook(spi, &table);
     }
     let _acting = act_as(configuration.owner, Some(CATALOG_PATH));

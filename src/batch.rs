@@ -85,7 +85,8 @@ fn order(
         let on_shortage = OnShortage::read(on_shortage)?;
         let lines = items::read(&text, settings::max_batch_lines())?;
         let reference = context.reference.clone();
-        let call = Call { function: "decrement_inventory_batch", kind: Kind::Sale, rows: Rows::Many, context };
+        let rows = if lines.len() == 1 { Rows::One } else { Rows::Many };
+        let call = Call { function: "decrement_inventory_batch", kind: Kind::Sale, rows, context };
         call.run(
             || canonical(&lines, on_shortage, reference.as_deref()),
             |spi, stock| deduct(spi, stock, &lines, on_shortage),
