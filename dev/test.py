@@ -177,13 +177,27 @@ def house(suite):
     run_pytest(suite, "tests/house")
 
 
+def failpoints(suite):
+    """On a build that can be stopped between two statements, in a copy of the PostgreSQL tree: no release has that."""
+    tree, package = ROOT / ".local/pg18-failpoints", ROOT / "target/failpoints"
+    pg_config = ROOT / ".local/pg18" / TREES["18"] / "bin/pg_config"
+    shutil.rmtree(package, ignore_errors=True)
+    build = ["cargo", "pgrx", "package", "--pg-config", pg_config, "--no-default-features", "--features", "pg18 failpoints"]
+    if not suite.run(*build, "--out-dir", package, counts=lambda _: (0, 0)):
+        return
+    shutil.rmtree(tree, ignore_errors=True)
+    shutil.copytree(ROOT / ".local/pg18", tree, symlinks=True)
+    shutil.copytree(package / pg_config.parents[1].relative_to("/"), tree / TREES["18"], dirs_exist_ok=True)
+    run_pytest(suite, "tests/failpoints")
+
+
 def rpc(suite):
     tests = sorted((ROOT / "tests/rpc").glob("*.test.js"))
     with Server(pg="18") as server:
         suite.run("node", "--test", "--test-reporter=spec", *tests, counts=node_counts, env=server.env())
 
 
-ONCE = {"lint": lint, "unit": unit, "pgrx-test": pgrx_test, "rpc": rpc}
+ONCE = {"lint": lint, "unit": unit, "pgrx-test": pgrx_test, "failpoints": failpoints, "rpc": rpc}
 FOR_EACH_SERVER = {"regress": regress, "isolation": isolation, "client": client, "house": house}
 
 

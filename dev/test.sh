@@ -8,7 +8,7 @@ cd "$ROOT"
 suites=$1 pg=${2:-} note=
 steps=(venv cargo-pgrx pg18 pgrx-home) versions=("${pg:-18}")
 case $suites/$pg in
-    all/) suites="lint unit pgrx-test regress isolation client rpc house" ;;
+    all/) suites="lint unit pgrx-test failpoints regress isolation client rpc house" ;;
     all/18) suites="regress isolation client rpc house" ;;
     all/15) suites="regress isolation client house" ;;
 esac

@@ -71,8 +71,11 @@ def wait_until_stopped(watcher, pid):
         pass
 
 
-def connect_again(connect):
-    """While it recovers the server refuses connections; it is waited for, however long it takes."""
+def connect_again(connect, witness):
+    """A connection of after the recovery. The crash ends the witness too; before that the server has not noticed it."""
+    with pytest.raises(psycopg.OperationalError):
+        while True:
+            witness.execute("SELECT 1")
     while True:
         try:
             return connect()
@@ -98,7 +101,7 @@ def test_an_order_killed_between_its_statements_leaves_nothing(shop, place):
     os.kill(order.pid, signal.SIGKILL)
     order.thread.join()
     assert isinstance(order.error, psycopg.OperationalError)
-    with connect_again(shop) as connection:
+    with connect_again(shop, holder) as connection:
         stock, ledger, keys = books(connection)
         assert stock == ledger == dict.fromkeys(ITEMS, Decimal("10.00"))
         assert keys == []
