@@ -257,7 +257,7 @@ class Model:
             except Refused as fault:
                 raise Refused(fault.sqlstate, fault.reason, where) from None
             total = plus(sums[key], units) if key in sums else units
-            if False:
+            if total is None:
                 raise Refused("22003", "too_many_digits", where)
             sums[key] = total
             first.setdefault(key, element)

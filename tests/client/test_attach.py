@@ -1,7 +1,8 @@
 """What attach_inventory does to a table, once, and how it answers.
 
-It adds NOT NULL and a CHECK, remembers the table, and says so; called again with the same arguments it changes nothing;
-while one table is attached no other can be. Whatever fails, nothing has changed.
+It adds NOT NULL and a CHECK, makes the tables for keys and ledger and their triggers, remembers the table, and says so; called
+again with the same arguments it changes nothing; while one table is attached no other can be. Whatever fails, nothing has
+changed.
 """
 
 import pytest
@@ -31,13 +32,20 @@ def conn(db):
 
 
 def traces(conn, table="inventory"):
-    """What attach leaves on a table: CHECK constraints and the NOT NULL of quantity."""
+    """What attach leaves on a table: CHECK constraints and the NOT NULL of quantity. Its tables and triggers are made with the
+    CHECK or not at all."""
     checks = conn.execute(
         "SELECT conname FROM pg_constraint WHERE conrelid = %s::regclass AND contype = 'c'", (table,)
     ).fetchall()
     not_null = conn.execute(
         "SELECT attnotnull FROM pg_attribute WHERE attrelid = %s::regclass AND attname = 'quantity'", (table,)
     ).fetchone()
+    made = conn.execute(
+        "SELECT relname FROM pg_class WHERE relname IN (%(table)s || '_movement', %(table)s || '_request')"
+        " UNION ALL SELECT tgname FROM pg_trigger WHERE tgrelid = %(table)s::text::regclass",
+        {"table": table},
+    ).fetchall()
+    assert bool(made) == bool(checks), made
     return [name for (name,) in checks], not_null[0]
 
 
@@ -46,9 +54,12 @@ def test_attach_answers_what_it_attached(conn):
     stock_table(conn, {ONE: "1", TWO: "2"})
     assert attach(conn) == {
         "success": True, "table": "public.inventory", "id_column": "id", "quantity_column": "quantity",
-        "ledger": False, "run_as": "owner", "items": 2,
+        "ledger": True, "run_as": "owner", "items": 2,
     }
     assert traces(conn) == (["quantity_non_negative"], True)
+    conn.execute("SELECT detach_inventory()")
+    answer = attach(conn, p_ledger=False, p_run_as="caller")
+    assert (answer["ledger"], answer["run_as"], answer["items"]) == (False, "caller", 2)
 
 
 def test_before_any_attach_a_sale_says_that_nothing_is_attached(conn):
@@ -65,7 +76,7 @@ def test_attaching_the_same_table_again_is_a_notice(conn):
     heard = notices(conn)
     for name in ("inventory", "public.inventory", '"public"."inventory"'):
         attach(conn, name)
-    attach(conn, p_id_column="id", p_quantity_column="quantity", p_ledger=False, p_run_as="owner")
+    attach(conn, p_id_column="id", p_quantity_column="quantity", p_ledger=True, p_run_as="owner")
     assert [line.split(":")[0] for line in heard] == ["NOTICE"] * 4
     assert traces(conn) == (["quantity_non_negative"], True)
     assert sell(conn, ONE, "1")["new_quantity"] == 4
@@ -83,20 +94,29 @@ def test_attaching_another_table_is_an_error_and_the_first_stays(conn):
 
 
 def test_attaching_the_same_table_with_other_options_is_an_error(conn):
-    """Other columns or another role are another attachment."""
+    """Other columns, another role, or no ledger are another attachment."""
     conn.execute("CREATE TABLE inventory (id uuid PRIMARY KEY, id2 uuid NOT NULL UNIQUE, quantity int, reserve int)")
     attach(conn)
-    for options in ({"p_id_column": "id2"}, {"p_quantity_column": "reserve"}, {"p_run_as": "caller"}):
+    others = ({"p_id_column": "id2"}, {"p_quantity_column": "reserve"}, {"p_run_as": "caller"}, {"p_ledger": False})
+    for options in others:
         assert refused_attach(conn, **options).sqlstate == "55000"
     assert traces(conn) == (["quantity_non_negative"], True)
 
 
-def test_the_ledger_is_refused_honestly(conn):
-    """p_ledger => true is not there yet: 0A000, and nothing is attached without it instead."""
-    stock_table(conn, {ONE: "5"})
-    assert refused_attach(conn, p_ledger=True).sqlstate == "0A000"
-    assert traces(conn) == ([], False)
-    assert refused_sale(conn, ONE, "1").sqlstate == "55000"
+def test_without_a_ledger_there_is_neither_ledger_nor_trigger(conn):
+    """p_ledger => false: keys work, and nothing stands between a writer and the table."""
+    shop(conn, {ONE: "5"}, p_ledger=False)
+    assert conn.execute("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'inventory'::regclass").fetchone() == (0,)
+    assert conn.execute("SELECT to_regclass('inventory_movement'), to_regclass('inventory_request')::text").fetchone() == (
+        None,
+        "inventory_request",
+    )
+    assert sell(conn, ONE, "1")["new_quantity"] == 4
+    for _ in range(2):
+        conn.execute("SELECT restock_inventory(%s, 2, p_idempotency_key => 'once')", (ONE,))
+    assert left(conn, ONE) == 6
+    conn.execute("TRUNCATE inventory")
+    assert refused_sale(conn, ONE, "1").sqlstate == "IV002"
 
 
 @pytest.mark.parametrize("argument", ["p_table", "p_id_column", "p_quantity_column", "p_ledger", "p_run_as"])
@@ -164,10 +184,21 @@ def test_bad_rows_in_a_partition_are_found(conn):
     assert answer.facts["first"][0]["inventory_id"] == str(item(7))
 
 
-def test_a_constraint_of_the_same_name_does_not_weaken_the_stock(conn):
-    """The name is taken by a check that allows −5: afterwards negative stock is impossible, or attach has refused."""
-    stock_table(conn, {ONE: "5"}, columns=", CONSTRAINT quantity_non_negative CHECK (quantity > -5)")
+@pytest.mark.parametrize("definition", ["CHECK (quantity > -5)", "CHECK (true)", "UNIQUE (quantity, id)"])
+def test_a_constraint_of_the_same_name_is_nobodys_to_drop(conn, definition):
+    """It is the user's, and says something else: attach refuses and leaves it. Under another name it does no harm."""
+    stock_table(conn, {ONE: "5"}, columns=f", CONSTRAINT quantity_non_negative {definition}")
+    defined = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = %s"
+    before = conn.execute(defined, ("quantity_non_negative",)).fetchall()
+    answer = refused_attach(conn)
+    assert (answer.sqlstate, answer.reason) == ("42710", "constraint_name_taken")
+    assert answer.facts["constraint"] == "quantity_non_negative"
+    assert conn.execute(defined, ("quantity_non_negative",)).fetchall() == before
+    assert conn.execute("SELECT to_regclass('inventory_request')").fetchone() == (None,)
+
+    conn.execute("ALTER TABLE inventory RENAME CONSTRAINT quantity_non_negative TO mine")
     attach(conn)
+    assert conn.execute(defined, ("mine",)).fetchall() == before
     assert refused(conn, "UPDATE inventory SET quantity = -1").sqlstate == "23514"
     assert refused(conn, "UPDATE inventory SET quantity = 'NaN'").sqlstate == "23514"
 

@@ -112,10 +112,10 @@ def test_a_drop_that_is_rolled_back_is_no_drop(db, conn):
 def test_a_dropped_column_is_a_clear_error(conn, sessions, column):
     """Also when another column has taken the name since: only attach can say that it is the same thing."""
     conn.execute(f"ALTER TABLE inventory DROP COLUMN {column}")
-    broken(sessions, "column_dropped")
+    broken(sessions, "check_dropped")
     type = {"id": "uuid DEFAULT gen_random_uuid() PRIMARY KEY", "quantity": "integer DEFAULT 7"}[column]
     conn.execute(f"ALTER TABLE inventory ADD COLUMN {column} {type}")
-    broken(sessions, "column_dropped")
+    broken(sessions, "check_dropped")
     conn.execute("SELECT detach_inventory()")
     attach(conn)
     key = conn.execute("SELECT id FROM inventory LIMIT 1").fetchone()[0]
@@ -156,25 +156,66 @@ def test_a_change_to_another_quantity_type_counts_at_once(conn, sessions, type, 
         assert answer["old_quantity"] - answer["new_quantity"] == answer["deducted"]
 
 
+CHECK = "CHECK (id IS NOT NULL AND quantity >= 0 AND quantity < 'Infinity')"
+
+
 @pytest.mark.parametrize(
-    ("column", "change"),
+    ("change", "reason", "back"),
     [
-        ("quantity", "ALTER TABLE inventory DROP CONSTRAINT quantity_non_negative; "
-                     "ALTER TABLE inventory ALTER quantity TYPE double precision"),
-        ("quantity", "ALTER TABLE inventory DROP CONSTRAINT quantity_non_negative; "
-                     "ALTER TABLE inventory ALTER quantity TYPE text"),
-        ("id", "ALTER TABLE inventory ALTER id TYPE text"),
+        ("ALTER quantity TYPE double precision", "column_type_changed", "ALTER quantity TYPE numeric(12,2)"),
+        (
+            "DROP CONSTRAINT quantity_non_negative, ALTER quantity TYPE text",
+            "check_dropped",
+            f"ALTER quantity TYPE numeric(12,2) USING quantity::numeric, ADD CONSTRAINT quantity_non_negative {CHECK}",
+        ),
+        ("ALTER id TYPE text", "column_type_changed", "ALTER id TYPE uuid USING id::uuid"),
     ],
 )
-def test_a_change_to_a_type_that_is_no_stock_is_a_clear_error(conn, sessions, column, change):
+def test_a_change_to_a_type_that_is_no_stock_is_a_clear_error(conn, sessions, change, reason, back):
     """Never a crash, never arithmetic on the wrong type; the type put back, selling goes on."""
-    conn.execute(change)
-    broken(sessions, "column_type_changed")
-    back = {"quantity": "numeric(12,2) USING quantity::numeric", "id": "uuid USING id::uuid"}[column]
-    conn.execute(f"ALTER TABLE inventory ALTER {column} TYPE {back}")
+    conn.execute(f"ALTER TABLE inventory {change}")
+    broken(sessions, reason)
+    conn.execute(f"ALTER TABLE inventory {back}")
     for session in sessions:
         sell(session, ONE, "1")
     assert left(conn, ONE) == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "back"),
+    [
+        ("RENAME CONSTRAINT quantity_non_negative TO other", "RENAME CONSTRAINT other TO quantity_non_negative"),
+        ("DROP CONSTRAINT quantity_non_negative", f"ADD CONSTRAINT quantity_non_negative {CHECK}"),
+        (
+            "DROP CONSTRAINT quantity_non_negative",
+            f"ADD CONSTRAINT quantity_non_negative {CHECK} NOT VALID, VALIDATE CONSTRAINT quantity_non_negative",
+        ),
+    ],
+)
+def test_a_lost_check_is_a_clear_error(conn, sessions, change, back):
+    """It says which columns are attached, and without it stock could go below zero; put back, selling goes on."""
+    conn.execute(f"ALTER TABLE inventory {change}")
+    broken(sessions, "check_dropped")
+    conn.execute(f"ALTER TABLE inventory {back}")
+    for session in sessions:
+        sell(session, ONE, "1")
+    assert left(conn, ONE) == 7
+
+
+@pytest.mark.parametrize(
+    "weaker",
+    [
+        "CHECK (quantity >= 0)",
+        "CHECK (quantity >= 0 AND id IS NOT NULL)",
+        f"{CHECK} NOT VALID",
+        "UNIQUE (id, quantity)",
+    ],
+)
+def test_a_constraint_of_the_name_that_says_something_else_is_not_taken_for_the_check(conn, sessions, weaker):
+    """Id first, quantity second, validated: anything else does not say which columns are attached."""
+    conn.execute("ALTER TABLE inventory DROP CONSTRAINT quantity_non_negative")
+    conn.execute(f"ALTER TABLE inventory ADD CONSTRAINT quantity_non_negative {weaker}")
+    broken(sessions, {"CHECK (quantity >= 0 AND id IS NOT NULL)": "column_type_changed"}.get(weaker, "check_dropped"))
 
 
 def test_attach_again_while_the_table_is_broken_says_so_and_detach_helps(conn):

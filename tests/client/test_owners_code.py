@@ -60,8 +60,9 @@ CODE = {
     ),
     "check under the name that attach uses": (
         "ALTER TABLE store.inventory DROP CONSTRAINT quantity_non_negative, "
-        "ADD CONSTRAINT quantity_non_negative CHECK (store.touch(quantity) >= 0)",
-        "ALTER TABLE store.inventory DROP CONSTRAINT quantity_non_negative",
+        "ADD CONSTRAINT quantity_non_negative CHECK (id IS NOT NULL AND store.touch(quantity) >= 0)",
+        "ALTER TABLE store.inventory DROP CONSTRAINT quantity_non_negative, "
+        "ADD CONSTRAINT quantity_non_negative CHECK (id IS NOT NULL AND quantity >= 0)",
     ),
     "generated column": (
         "ALTER TABLE store.inventory ADD g numeric GENERATED ALWAYS AS (store.touch(quantity)) STORED",

@@ -4,7 +4,7 @@
 // number cannot hold every quantity, the text can. Nothing is left behind: close() stops PostgREST, then drops the
 // database and its roles. Waiting is always for a condition that is looked at, never for a time to pass.
 import { spawn } from 'node:child_process'
-import { createHmac, randomBytes } from 'node:crypto'
+import { createHmac, randomBytes, randomUUID } from 'node:crypto'
 import { createServer } from 'node:net'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
@@ -51,7 +51,9 @@ export async function openShop({ column = 'numeric(12,2)', callers = [], prepare
     for (const role of impersonated) {
       await db.query(`CREATE ROLE ${roles[role]} NOLOGIN; GRANT ${roles[role]} TO ${roles.authenticator}`)
     }
-    await db.query(`GRANT EXECUTE ON FUNCTION decrement_inventory TO ${roles.cashier}`)
+    await db.query(`
+      GRANT EXECUTE ON FUNCTION decrement_inventory, decrement_inventory_batch, restock_inventory, adjust_inventory,
+        transfer_inventory TO ${roles.cashier}`)
     await prepare(db, roles)
     postgrest = await startPostgrest({
       PGRST_DB_URI: databaseUri(name, roles.authenticator, password),
@@ -66,8 +68,10 @@ export async function openShop({ column = 'numeric(12,2)', callers = [], prepare
     throw error
   }
 
-  function headers({ role, claims = {} }) {
-    return role ? { Authorization: `Bearer ${token({ role, ...claims }, secret)}` } : {}
+  // A caller: the role and the claims that its token names, and a key that it sends as a header.
+  function headers({ role, claims = {}, key }) {
+    const sent = key === undefined ? {} : { 'Idempotency-Key': key }
+    return role ? { Authorization: `Bearer ${token({ role, ...claims }, secret)}`, ...sent } : sent
   }
 
   const shop = {
@@ -78,6 +82,32 @@ export async function openShop({ column = 'numeric(12,2)', callers = [], prepare
     async item(quantity) {
       const { rows } = await db.query('INSERT INTO inventory (quantity) VALUES ($1) RETURNING id', [quantity])
       return rows[0].id
+    },
+
+    // Items with these quantities, in the order of their ids.
+    async items(quantities) {
+      const ids = quantities.map(() => randomUUID()).sort()
+      for (const [n, quantity] of quantities.entries()) {
+        await db.query('INSERT INTO inventory (id, quantity) VALUES ($1, $2)', [ids[n], quantity])
+      }
+      return ids
+    },
+
+    async stocks(ids) {
+      const { rows } = await db.query('SELECT id, quantity::text FROM inventory WHERE id = ANY ($1)', [ids])
+      const quantities = new Map(rows.map(({ id, quantity }) => [id, quantity]))
+      return ids.map((id) => quantities.get(id))
+    },
+
+    // What the ledger says of an item, apart from how it came to be: [kind, delta, reference, key, actor] a movement.
+    async movements(id) {
+      const { rows } = await db.query({
+        text: `SELECT kind, delta::text, reference, idempotency_key, actor FROM inventory_movement
+                WHERE inventory_id = $1 AND kind NOT IN ('opening', 'external') ORDER BY movement_id`,
+        values: [id],
+        rowMode: 'array'
+      })
+      return rows
     },
 
     async stock(id) {
@@ -103,6 +133,11 @@ export async function openShop({ column = 'numeric(12,2)', callers = [], prepare
       return shop.rpc('decrement_inventory', { p_inventory_id: id, p_quantity: quantity }, caller)
     },
 
+    order(lines, options = {}, caller) {
+      const p_items = lines.map(([inventory_id, quantity]) => ({ inventory_id, quantity }))
+      return shop.rpc('decrement_inventory_batch', { p_items, ...options }, caller)
+    },
+
     // The same POST without the client, for a body that JavaScript's own JSON writer cannot write.
     async post(fn, body, caller = { role: roles.cashier }) {
       return fetch(`${postgrest.url}/rpc/${fn}`, {
@@ -111,6 +146,13 @@ export async function openShop({ column = 'numeric(12,2)', callers = [], prepare
         body,
         signal: AbortSignal.timeout(DEADLINE_MS)
       })
+    },
+
+    // Anything else of the HTTP interface.
+    async request(path, options = {}, caller = { role: roles.cashier }) {
+      const signal = AbortSignal.timeout(DEADLINE_MS)
+      const sent = { 'Content-Type': 'application/json', ...headers(caller) }
+      return fetch(`${postgrest.url}${path}`, { ...options, headers: sent, signal })
     },
 
     async executions() {
