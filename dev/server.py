@@ -55,7 +55,7 @@ class Server:
         self.pg = str(pg)
         if self.pg not in TREES:
             raise ValueError(f"PostgreSQL {pg} is not one the project sets up: 18 or 15")
-        tree = LOCAL / (tree or f"pg{self.pg}")
+        self.tree = tree = LOCAL / (tree or f"pg{self.pg}")
         self.bindir = tree / TREES[self.pg] / "bin"
         self.libdir = tree / TREES[self.pg] / "lib"
         if not (self.bindir / "postgres").exists():
@@ -131,8 +131,7 @@ class Server:
         if self.run_as:
             os.chown(self.folder, self.run_as.pw_uid, self.run_as.pw_gid)
             if not self._can_run():
-                tree = LOCAL / (tree or f"pg{self.pg}")
-                shutil.copytree(tree, self.folder / "tree", symlinks=True)
+                shutil.copytree(self.tree, self.folder / "tree", symlinks=True)
                 self.server_bindir = self.folder / "tree" / TREES[self.pg] / "bin"
         options = ["-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
         initdb = self._run("initdb", *options)
