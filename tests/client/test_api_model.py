@@ -79,6 +79,7 @@ class Api(RuleBasedStateMachine):
         kept, places, _ = COLUMNS[type]
         self.unit = Decimal(1).scaleb(-min(kept, 4))
         most = min(int(GREATEST.get(type, 10**9) / self.unit), 10 ** (6 if places is None else places + min(kept, 4)) - 1)
+        self.most = most * self.unit
         units = st.one_of(st.integers(0, min(most, 500)), st.integers(0, most), st.sampled_from([0, most - 1, most]))
         self.openings = units.map(lambda n: n * self.unit)
         stock = {key: data.draw(self.openings, label="opening") for key in ITEMS}
@@ -140,15 +141,17 @@ class Api(RuleBasedStateMachine):
     def orders(self, arguments):
         self.calls("decrement_inventory_batch", arguments)
 
-    @rule(data=st.data(), change=st.sampled_from([None, None, "p_reference", "p_reason", "p_on_shortage", "p_quantity"]))
+    @rule(data=st.data(), differs=st.booleans())
     @precondition(lambda self: self.asked)
-    def repeats(self, data, change):
+    def repeats(self, data, differs):
         """A request with a key once more, or another with its key: done meanwhile, undone, refused, or used for another."""
         function, arguments = data.draw(st.sampled_from(self.asked), label="again")
         if function == "decrement_inventory_batch":
             arguments = arguments | {"p_items": data.draw(st.permutations(arguments["p_items"]), label="in this order")}
-        if change in arguments:
-            arguments = arguments | {change: data.draw(WORDS.get(change, good), label=f"with another {change}")}
+        if differs:
+            changes = sorted({*WORDS, "p_quantity", "p_counted_quantity"} & arguments.keys())
+            change = data.draw(st.sampled_from(changes), label="with another")
+            arguments = arguments | {change: data.draw(WORDS.get(change, good), label=change)}
         self.call(function, arguments)
 
     @rule(keys=st.lists(st.sampled_from(ITEMS), min_size=1, max_size=4), units=st.integers(-1, 1), data=st.data())
@@ -157,6 +160,20 @@ class Api(RuleBasedStateMachine):
         asked = [(key, self.model.stock.get(key, Decimal(0)) + units * self.unit) for key in keys]
         word = data.draw(on_shortage, label="on shortage")
         self.call("decrement_inventory_batch", {"p_items": asked, "p_reference": None, "p_on_shortage": word})
+
+    @rule(key=st.sampled_from(ITEMS), units=st.integers(-1, 1))
+    def counts_about_what_is_there(self, key, units):
+        """The count that finds what the stock says, and those that miss it by one."""
+        there = self.model.stock.get(key, Decimal(0))
+        arguments = {"p_inventory_id": key, "p_counted_quantity": there + units * self.unit, "p_reason": None}
+        self.call("adjust_inventory", arguments | {"p_expected_quantity": there})
+
+    @rule(key=st.sampled_from(ITEMS), other=st.sampled_from(ITEMS), units=st.integers(-1, 1))
+    def fills_up(self, key, other, units):
+        """Restocks and moves as much as the column just holds, one unit less, and one more."""
+        room = self.most - self.model.stock.get(key, Decimal(0)) + units * self.unit
+        self.call("restock_inventory", {"p_inventory_id": key, "p_quantity": room, "p_reference": None})
+        self.call("transfer_inventory", {"p_from": other, "p_to": key, "p_quantity": self.unit, "p_reference": None})
 
     @rule(key=st.sampled_from(ITEMS), data=st.data())
     def writes_directly(self, key, data):

@@ -5,6 +5,7 @@ traps are columns that were dropped, renamed or exchanged, so that neither a col
 """
 
 import subprocess
+from contextlib import contextmanager
 from decimal import Decimal
 
 import psycopg
@@ -37,15 +38,23 @@ def restore(server, name, form, content, *options):
         tool(server, "pg_restore", "--exit-on-error", "--single-transaction", "-d", name, *options, input=content)
 
 
+@contextmanager
+def new_database(server, name):
+    with psycopg.connect(server.dsn(), autocommit=True) as conn:
+        conn.execute(f"CREATE DATABASE {name}")
+        yield
+        conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@contextmanager
 def copy_of(db, form, server=None, content=None):
-    """A new database with what the dump holds, in the same cluster or another, and a connection to it."""
+    """A connection to a new database with what the dump holds, in the same cluster or another."""
     server = server or db.server
     name = f"{db.name}_{form}"
-    with psycopg.connect(server.dsn(), autocommit=True) as conn:
-        conn.execute(f"DROP DATABASE IF EXISTS {name}")
-        conn.execute(f"CREATE DATABASE {name}")
-    restore(server, name, form, content or dump(db, form))
-    return psycopg.connect(server.dsn(name), autocommit=True)
+    with new_database(server, name):
+        restore(server, name, form, content or dump(db, form))
+        with psycopg.connect(server.dsn(name), autocommit=True) as restored:
+            yield restored
 
 
 @pytest.fixture
@@ -124,11 +133,8 @@ def test_data_alone_is_restored_without_the_triggers(db, conn, form):
     """--data-only --disable-triggers, into a database with the schema: the ledger is copied, not written anew."""
     name = f"{db.name}_data"
     schema, data = dump(db, form, "--schema-only"), dump(db, form, "--data-only", "--disable-triggers")
-    with psycopg.connect(db.server.dsn(), autocommit=True) as admin:
-        admin.execute(f"DROP DATABASE IF EXISTS {name}")
-        admin.execute(f"CREATE DATABASE {name}")
-    restore(db.server, name, form, schema)
-    with psycopg.connect(db.server.dsn(name), autocommit=True) as restored:
+    with new_database(db.server, name), psycopg.connect(db.server.dsn(name), autocommit=True) as restored:
+        restore(db.server, name, form, schema)
         restore(db.server, name, form, data, "--data-only", "--disable-triggers")
         assert contents(restored) == contents(conn)
         sell(restored, ONE, 1)
