@@ -16,7 +16,7 @@ help:       ## this list
 	@awk -F ':.*## ' '/^[a-z].*:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo "  make SUITE      one suite of the tests: $(SUITES); PG=15"
 
-demo:       ## replays real sales three ways and shows which of them lose units
+demo:       ## replays real sales four ways and shows which of them lose units
 	@$(BUILD)
 	@$(IN_ENV) python -m demo.replay
 

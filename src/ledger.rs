@@ -132,16 +132,18 @@ fn trigger_depth() -> i32 {
 
 /// Notes a change of one item's quantity; an AFTER ROW trigger of the stock table.
 #[pg_extern(sql = false)]
-pub fn inventory_movement_record(call: pg_sys::FunctionCallInfo) -> i64 {
-    let firing = Firing::of(call);
+fn inventory_movement_record(call: pg_sys::FunctionCallInfo) -> i64 {
+    // SAFETY: what PostgreSQL passed.
+    let firing = unsafe { Firing::of(call) };
     record(&firing).unwrap_or_else(|fault| fault.raise());
     0
 }
 
 /// Notes that a statement on the stock table begins; a BEFORE STATEMENT trigger of the stock table.
 #[pg_extern(sql = false)]
-pub fn inventory_movement_begin(call: pg_sys::FunctionCallInfo) -> i64 {
-    let firing = Firing::of(call);
+fn inventory_movement_begin(call: pg_sys::FunctionCallInfo) -> i64 {
+    // SAFETY: what PostgreSQL passed.
+    let firing = unsafe { Firing::of(call) };
     attachment::current().and_then(|stock| require_stock_table(&firing, &stock)).unwrap_or_else(|fault| fault.raise());
     STATEMENTS.with_borrow_mut(|statements| statements.push(subtransaction()));
     0
@@ -149,8 +151,9 @@ pub fn inventory_movement_begin(call: pg_sys::FunctionCallInfo) -> i64 {
 
 /// Writes the noted changes at the end of the outermost statement; an AFTER STATEMENT trigger of the stock table.
 #[pg_extern(sql = false)]
-pub fn inventory_movement_flush(call: pg_sys::FunctionCallInfo) -> i64 {
-    let _firing = Firing::of(call);
+fn inventory_movement_flush(call: pg_sys::FunctionCallInfo) -> i64 {
+    // SAFETY: what PostgreSQL passed.
+    let _firing = unsafe { Firing::of(call) };
     STATEMENTS.with_borrow_mut(Vec::pop);
     if open_statements() == 0 && !NOTES.with_borrow(Vec::is_empty) {
         attachment::current().map(|stock| flush(&stock)).unwrap_or_else(|fault| fault.raise());
@@ -160,8 +163,9 @@ pub fn inventory_movement_flush(call: pg_sys::FunctionCallInfo) -> i64 {
 
 /// Refuses to change a ledger but by the triggers of its stock table; a BEFORE STATEMENT trigger of the ledger.
 #[pg_extern(sql = false)]
-pub fn inventory_movement_guard(call: pg_sys::FunctionCallInfo) -> i64 {
-    let firing = Firing::of(call);
+fn inventory_movement_guard(call: pg_sys::FunctionCallInfo) -> i64 {
+    // SAFETY: what PostgreSQL passed.
+    let firing = unsafe { Firing::of(call) };
     let operation = firing.operation();
     // One statement is let through, not what a user's trigger on the ledger does meanwhile.
     if operation != Operation::Insert || !WRITING.replace(false) {
@@ -172,8 +176,10 @@ pub fn inventory_movement_guard(call: pg_sys::FunctionCallInfo) -> i64 {
 
 /// Refuses TRUNCATE; a BEFORE STATEMENT trigger of the stock table.
 #[pg_extern(sql = false)]
-pub fn inventory_truncate_guard(call: pg_sys::FunctionCallInfo) -> i64 {
-    Fault::truncate_refused(&Firing::of(call).table_name()).raise()
+fn inventory_truncate_guard(call: pg_sys::FunctionCallInfo) -> i64 {
+    // SAFETY: what PostgreSQL passed.
+    let firing = unsafe { Firing::of(call) };
+    Fault::truncate_refused(&firing.table_name()).raise()
 }
 
 fn record(firing: &Firing) -> Outcome<()> {

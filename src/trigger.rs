@@ -47,7 +47,10 @@ pub struct Row<'f> {
 
 impl Firing {
     /// The firing a trigger function was called for.
-    pub fn of(call: pg_sys::FunctionCallInfo) -> Self {
+    ///
+    /// # Safety
+    /// `call` must be what PostgreSQL passed to the function that is running.
+    pub unsafe fn of(call: pg_sys::FunctionCallInfo) -> Self {
         // SAFETY: PostgreSQL calls functions that return trigger only as triggers, with TriggerData as context; it is
         // checked all the same.
         unsafe {
