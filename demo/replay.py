@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -64,7 +64,7 @@ def deal(sales: list[Sale]) -> list[list[Sale]]:
     for sale in sales:
         orders.setdefault(sale.order, []).append(sale)
     hands = list(orders.values())
-    return [sum(hands[number::CONNECTIONS], []) for number in range(CONNECTIONS)]
+    return [list(chain.from_iterable(hands[number::CONNECTIONS])) for number in range(CONNECTIONS)]
 
 
 def opening_stock(sales: list[Sale]) -> dict[uuid.UUID, int]:
