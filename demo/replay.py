@@ -92,13 +92,12 @@ class Statement:
         result = self.libpq.exec_prepared(self.name, [str(argument).encode() for argument in arguments])
         if result.error_field(DiagnosticField.SQLSTATE) == refusal.encode():
             return None
-        value = self._checked(result).get_value(0, 0) if result.ntuples else b""
-        return value.decode()
+        self._checked(result)
+        return result.get_value(0, 0).decode() if result.ntuples else ""
 
-    def _checked(self, result):
+    def _checked(self, result) -> None:
         if result.status == ExecStatus.FATAL_ERROR:
             raise RuntimeError(result.error_message.decode())
-        return result
 
 
 def read_then_write(connection: psycopg.Connection, sales: list[Sale]) -> Iterator[bool]:

@@ -347,6 +347,16 @@ impl Fault {
         )
     }
 
+    /// `23502`: a direct write of NULL, which the ledger cannot record; somebody dropped NOT NULL.
+    pub fn null_in_stock(table: &str, column: &str) -> Box<Self> {
+        Self::new(
+            "23502",
+            "the stock table must not hold a null id or quantity",
+            json!({"reason": "null_in_stock", "table": table, "column": column}),
+            "Write a value, and let the column be NOT NULL again.",
+        )
+    }
+
     /// `55000`: the trigger at the end of the statement did not fire, so what was noted would be lost.
     pub fn unrecorded() -> Box<Self> {
         Self::new(

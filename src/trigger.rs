@@ -131,6 +131,6 @@ impl Row<'_> {
     pub fn datum(&self, column: &str) -> Outcome<Datum> {
         // SAFETY: the tuple is of the relation whose descriptor is used.
         let found = unsafe { spi::row_value(self.tuple, (*(*self.firing.data).tg_relation).rd_att, column) };
-        found.ok_or_else(|| Fault::internal("a column of the stock table is missing or null"))
+        found.ok_or_else(|| Fault::null_in_stock(&self.firing.table_name(), column))
     }
 }

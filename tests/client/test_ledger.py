@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from books import audit, call, last_movement, movements, order, steps
-from shop import ONE, TWO, attach, create_role, fill, item, left, refused_sale, sell, shop, stock_of, stock_table
+from shop import ONE, TWO, attach, create_role, fill, item, left, refused, refused_sale, sell, shop, stock_of, stock_table
 
 THREE = item(3)
 
@@ -362,3 +362,11 @@ def test_with_the_callers_rights_the_ledger_is_still_the_owners(db):
     assert [m.kind for m in movements(conn, ONE, after=after)] == ["sale", "sale", "transfer", "external"]
     assert left(conn, ONE) == 8
     audit(conn)
+
+
+def test_a_null_that_the_ledger_cannot_record_is_not_written(conn):
+    """It was told as an internal error. The owner has dropped NOT NULL; the CHECK lets a NULL pass."""
+    conn.execute("ALTER TABLE inventory ALTER quantity DROP NOT NULL")
+    refusal = refused(conn, "UPDATE inventory SET quantity = NULL")
+    assert (refusal.sqlstate, refusal.reason) == ("23502", "null_in_stock")
+    assert left(conn, ONE) == 10
