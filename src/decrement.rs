@@ -90,7 +90,7 @@ impl Sale<'_> {
     fn make(&self, spi: &Connection) -> Outcome<String> {
         let locked = self.lock(spi)?;
         let old_quantity = self.read(&locked, 1)?;
-        if old_quantity.plus(self.requested.negated()).is_none() {
+        if old_quantity.plus_in(self.requested.negated(), self.stock.shape).is_none() {
             return Err(Fault::overflow(self.printed_id, old_quantity, self.requested.negated()));
         }
         let new_quantity = self.write(spi, &locked, old_quantity)?;

@@ -114,8 +114,21 @@ impl Quantity {
         }
     }
 
-    /// The exact sum; None where it has more digits than a quantity keeps.
+    /// The exact sum; None where it has more digits than a quantity keeps. Trailing zeros are given up before it is refused.
     pub fn plus(self, other: Self) -> Option<Self> {
+        self.sum_at_scale(other).or_else(|| self.canonical().sum_at_scale(other.canonical()))
+    }
+
+    /// The exact sum as a column of this shape keeps it; None where that has more digits than a quantity keeps. A column
+    /// without a scale of its own keeps the zeros of both.
+    pub fn plus_in(self, other: Self, shape: Shape) -> Option<Self> {
+        match shape {
+            Shape::Unbounded => self.sum_at_scale(other),
+            Shape::Fixed { .. } | Shape::Whole { .. } => self.plus(other),
+        }
+    }
+
+    fn sum_at_scale(self, other: Self) -> Option<Self> {
         let scale = self.0.scale().max(other.0.scale());
         let at_scale = |d: Decimal| 10_i128.checked_pow(scale - d.scale())?.checked_mul(d.mantissa());
         let sum = at_scale(self.0)?.checked_add(at_scale(other.0)?)?;

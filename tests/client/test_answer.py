@@ -3,6 +3,8 @@
 The answers are compared as text, because a JSON reader that goes through floating point would hide lost digits.
 """
 
+import json
+
 import pytest
 
 from shop import ONE, answer_text, attach, exact_json, fill, item, left, refused, refused_sale, sell, shop, stock_table
@@ -80,6 +82,18 @@ def test_zeros_after_the_last_digit_are_no_further_decimals(conn, type, quantity
     answer = sell(conn, ONE, quantity)
     assert (answer["old_quantity"], answer["new_quantity"], answer["deducted"]) == (7, 6, 1)
     assert left(conn, ONE) == 6
+
+
+@pytest.mark.parametrize("type", ["bigint", "numeric(12,2)"])
+def test_a_one_with_27_zeros_behind_the_point_is_sold_from_eleven(conn, type):
+    """It was refused: the difference at 27 decimals has 29 digits, though the column keeps none of those zeros."""
+    shop(conn, {ONE: "11"}, type=type)
+    assert sell(conn, ONE, "1." + "0" * 27)["new_quantity"] == 10
+    restocked = "SELECT restock_inventory(%s, %s::numeric)"
+    conn.execute(restocked, (ONE, "1." + "0" * 27))
+    order = [{"inventory_id": str(ONE), "quantity": "1." + "0" * 27}, {"inventory_id": str(ONE), "quantity": "10"}]
+    conn.execute("SELECT decrement_inventory_batch(%s::jsonb)", (json.dumps(order),))
+    assert left(conn, ONE) == 0
 
 
 def test_a_difference_that_needs_more_than_28_digits_is_refused_not_rounded(conn):
