@@ -24,10 +24,35 @@ impl Deduction<'_> {
     /// The five keys of the contract. Nothing here needs escaping: a uuid and three numbers.
     pub fn to_json(&self) -> String {
         let Self { inventory_id, old_quantity, new_quantity, deducted } = self;
-        format!(
-            r#"{{"success": true, "inventory_id": "{inventory_id}", "old_quantity": {old_quantity}, "new_quantity": {new_quantity}, "deducted": {deducted}}}"#
-        )
+        let mut json = String::with_capacity(200);
+        json.push_str(r#"{"success": true, "inventory_id": ""#);
+        json.push_str(inventory_id);
+        for (key, quantity) in [
+            (r#"", "old_quantity": "#, old_quantity),
+            (r#", "new_quantity": "#, new_quantity),
+            (r#", "deducted": "#, deducted),
+        ] {
+            json.push_str(key);
+            json.push_str(&quantity.to_string());
+        }
+        json.push('}');
+        json
     }
+}
+
+/// A uuid as PostgreSQL prints it.
+pub fn uuid_text(bytes: &[u8; 16]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = String::with_capacity(36);
+    for (place, byte) in bytes.iter().enumerate() {
+        if matches!(place, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        for nibble in [byte >> 4, byte & 15] {
+            text.push(char::from(DIGITS[usize::from(nibble)]));
+        }
+    }
+    text
 }
 
 /// A quantity as an exact JSON number.
@@ -86,6 +111,13 @@ mod tests {
             r#"{"success": true, "inventory_id": "11111111-1111-4111-8111-111111111111", "old_quantity": 1234567890123456789012345.50, "new_quantity": 1234567890123456789012344.50, "deducted": 1}"#
         );
         assert_eq!(serde_json::from_str::<Value>(&text).map(|v| spaced(&v)).unwrap_or_default(), text);
+    }
+
+    #[test]
+    fn a_uuid_is_lower_case_with_hyphens() {
+        let bytes: [u8; 16] = std::array::from_fn(|place| (place as u8).wrapping_mul(0x1D));
+        assert_eq!(uuid_text(&bytes), pgrx::Uuid::from_bytes(bytes).to_string());
+        assert_eq!(uuid_text(&[0; 16]), "00000000-0000-0000-0000-000000000000");
     }
 
     #[test]

@@ -344,10 +344,15 @@ fn constrain(spi: &Connection, table: &Description) -> Outcome<String> {
             "Rename that constraint.",
         ));
     }
-    let finite = if quantity.type_oid == pg_sys::NUMERICOID {
-        format!(" AND {column} OPERATOR(pg_catalog.<) 'Infinity'::pg_catalog.numeric")
+    // PostgreSQL reads the stored expression again for every statement that writes: constants of the column's own type spare
+    // it a cast, which it would evaluate each time.
+    let bounds = if quantity.type_oid == pg_sys::NUMERICOID {
+        format!(
+            "{column} OPERATOR(pg_catalog.>=) '0'::pg_catalog.numeric
+             AND {column} OPERATOR(pg_catalog.<) 'Infinity'::pg_catalog.numeric"
+        )
     } else {
-        String::new()
+        format!("{column} OPERATOR(pg_catalog.>=) 0")
     };
     if !quantity.not_null {
         spi.once(&format!("ALTER TABLE {name} ALTER COLUMN {column} SET NOT NULL"), &[], &[]);
@@ -357,7 +362,7 @@ fn constrain(spi: &Connection, table: &Description) -> Outcome<String> {
     if check.exists {
         spi.once(&format!("ALTER TABLE {name} DROP CONSTRAINT {quoted}"), &[], &[]);
     }
-    let condition = format!("{id} IS NOT NULL AND {column} OPERATOR(pg_catalog.>=) 0{finite}");
+    let condition = format!("{id} IS NOT NULL AND {bounds}");
     spi.once(&format!("ALTER TABLE {name} ADD CONSTRAINT {quoted} CHECK ({condition}) NOT VALID"), &[], &[]);
     spi.once(&format!("ALTER TABLE {name} VALIDATE CONSTRAINT {quoted}"), &[], &[]);
     Ok(check.name)

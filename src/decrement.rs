@@ -7,7 +7,7 @@
 //! without a row lock, a transaction id or WAL, and without waiting for whoever holds the row. The answer is given only
 //! where the row was written as old - deducted; what an AFTER trigger does to it then is an act of its own.
 
-use crate::answer::Deduction;
+use crate::answer::{Deduction, uuid_text};
 use crate::attachment::{Attachment, Kept};
 use crate::call::{Call, in_context};
 use crate::context::{CallContext, Given};
@@ -39,7 +39,7 @@ fn sell(id: Option<Uuid>, quantity: Option<&NumericArg>, context: CallContext) -
     let id = id.ok_or_else(|| Fault::null_argument("p_inventory_id"))?;
     let argument = quantity.ok_or_else(|| Fault::null_argument("p_quantity"))?;
     let requested = positive("p_quantity", argument)?;
-    let printed_id = id.to_string();
+    let printed_id = uuid_text(id.as_bytes());
     let reference = context.reference.clone();
     let call = Call { function: "decrement_inventory", kind: Kind::Sale, rows: Rows::One, context };
     call.run(
