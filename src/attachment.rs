@@ -12,7 +12,7 @@ use crate::error::{Fault, Outcome};
 use crate::identity::act_as;
 use crate::quantity::Shape;
 use crate::settings::{self, RowLock};
-use crate::spi::{Arg, Connection, Plan, Sight, connected};
+use crate::spi::{Arg, Connection, Plan, Rows, Sight, connected};
 use pgrx::pg_sys::{self, Datum, Oid};
 use serde_json::json;
 use std::cell::{OnceCell, RefCell};
@@ -192,8 +192,9 @@ fn load(spi: &Connection) -> Outcome<Attachment> {
         lock_for_sale(configured.table);
         let unchanged = self::configured(spi, &configuration)?.as_ref() == Some(&configured);
         if unchanged && generation == GENERATION.load(Relaxed) {
-            let description = describe_configured(spi, &configured)?;
-            let companions = describe_companions(spi, &configured)?;
+            let catalog = Catalog::of(spi);
+            let description = describe_attached(&catalog, &configured)?;
+            let companions = describe_companions(&catalog, &configured)?;
             return build(&configured, description, companions, generation);
         }
         unlock(configured.table);
@@ -215,9 +216,9 @@ struct Companions {
     run_user_code: bool,
 }
 
-fn describe_companions(spi: &Connection, configured: &Configured) -> Outcome<Companions> {
+fn describe_companions(catalog: &Catalog<'_>, configured: &Configured) -> Outcome<Companions> {
     let companion = |oid, what: &'static str| {
-        describe(spi, oid, Columns::None).ok_or_else(|| {
+        catalog.describe(oid, Columns::None).ok_or_else(|| {
             Fault::broken_attachment(
                 what,
                 "a table that belongs to the stock table was dropped",
@@ -343,8 +344,11 @@ pub fn configured(spi: &Connection, configuration: &Configuration) -> Outcome<Op
 
 /// Describes the attached table; its columns are those that the CHECK names, whatever they are called now.
 pub fn describe_configured(spi: &Connection, configured: &Configured) -> Outcome<Description> {
-    let columns = Columns::Marked(&configured.check_name);
-    describe(spi, configured.table, columns).ok_or_else(|| {
+    describe_attached(&Catalog::of(spi), configured)
+}
+
+fn describe_attached(catalog: &Catalog<'_>, configured: &Configured) -> Outcome<Description> {
+    catalog.describe(configured.table, Columns::Marked(&configured.check_name)).ok_or_else(|| {
         Fault::broken_attachment(
             "stock_table_dropped",
             "the stock table was dropped",
@@ -450,15 +454,34 @@ impl ColumnDescription {
 
 /// Reads what the catalog says about a table now; None where there is no such table.
 pub fn describe(spi: &Connection, table: Oid, columns: Columns<'_>) -> Option<Description> {
-    let (id, quantity, mark) = match columns {
-        Columns::Named(id, quantity) => (Some(id), Some(quantity), None),
-        Columns::Marked(check) => (None, None, Some(check)),
-        Columns::None => (None, None, None),
-    };
-    let types = [pg_sys::OIDOID, pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::TEXTOID];
-    let args = [Arg::owned(table), Arg::text(id), Arg::text(quantity), Arg::text(mark)];
-    let plan = spi.prepare(include_str!("../sql/describe.sql"), &types);
-    let rows = spi.run(&plan, &args, Sight::Latest);
+    Catalog::of(spi).describe(table, columns)
+}
+
+/// The question to the catalog, planned once for several tables: planning it costs some milliseconds, which the first call of
+/// every session waits for.
+struct Catalog<'c> {
+    spi: &'c Connection,
+    plan: Plan,
+}
+
+impl<'c> Catalog<'c> {
+    fn of(spi: &'c Connection) -> Self {
+        let types = [pg_sys::OIDOID, pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::TEXTOID];
+        Self { spi, plan: spi.prepare(include_str!("../sql/describe.sql"), &types) }
+    }
+
+    fn describe(&self, table: Oid, columns: Columns<'_>) -> Option<Description> {
+        let (id, quantity, mark) = match columns {
+            Columns::Named(id, quantity) => (Some(id), Some(quantity), None),
+            Columns::Marked(check) => (None, None, Some(check)),
+            Columns::None => (None, None, None),
+        };
+        let args = [Arg::owned(table), Arg::text(id), Arg::text(quantity), Arg::text(mark)];
+        description(&self.spi.run(&self.plan, &args, Sight::Latest))
+    }
+}
+
+fn description(rows: &Rows<'_>) -> Option<Description> {
     let column = |first: i32| {
         Some(ColumnDescription {
             number: rows.get(0, first)?,

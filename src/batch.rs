@@ -199,7 +199,9 @@ pub fn write(spi: &Connection, stock: &Attachment, changes: &[Change]) -> Outcom
         return Ok(Vec::new());
     }
     for Change { id, old_quantity, delta } in changes {
-        old_quantity.plus_in(*delta, stock.shape).ok_or_else(|| Fault::overflow(&id.to_string(), *old_quantity, *delta))?;
+        old_quantity
+            .plus_in(*delta, stock.shape)
+            .ok_or_else(|| Fault::overflow(&id.to_string(), *old_quantity, *delta))?;
     }
     let plan = stock.plan(spi, Kept::WriteMany, || {
         let (source, id, quantity) = (stock.source(), &stock.id, &stock.quantity);

@@ -219,7 +219,8 @@ fn change_one(
 
 /// Checks that the column can hold the new quantity, where PostgreSQL would only say that something overflowed.
 fn room_for(stock: &Attachment, id: Uuid, old_quantity: Quantity, delta: Quantity) -> Outcome<()> {
-    let fits = old_quantity.plus_in(delta, stock.shape).is_some_and(|new_quantity| new_quantity.fits(stock.shape).is_ok());
+    let fits =
+        old_quantity.plus_in(delta, stock.shape).is_some_and(|new_quantity| new_quantity.fits(stock.shape).is_ok());
     if fits { Ok(()) } else { Err(Fault::overflow(&id.to_string(), old_quantity, delta)) }
 }
 
