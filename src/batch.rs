@@ -9,8 +9,8 @@ use crate::attachment::{Attachment, Kept};
 use crate::call::{Call, in_context};
 use crate::context::Given;
 use crate::decrement::fits;
-use crate::encoding::{from_server, to_server};
-use crate::error::{Fault, Outcome};
+use crate::encoding::from_server;
+use crate::error::{Fault, Outcome, answered};
 use crate::failpoint::{self, Place};
 use crate::items::{self, Line};
 use crate::ledger::{Kind, Rows};
@@ -41,7 +41,7 @@ pub fn decrement_inventory_batch(
 ) -> Vec<u8> {
     let [reference, key, on_shortage] =
         [p_reference, p_idempotency_key, p_on_shortage].map(|text| text.map(from_server));
-    to_server(&order(p_items, reference, key, on_shortage).unwrap_or_else(|fault| fault.raise()))
+    answered(order(p_items, reference, key, on_shortage))
 }
 
 /// What becomes of a line that is short.

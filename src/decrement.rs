@@ -11,8 +11,7 @@ use crate::answer::{Deduction, uuid_text};
 use crate::attachment::{Attachment, Kept};
 use crate::call::{Call, in_context};
 use crate::context::{CallContext, Given};
-use crate::encoding::to_server;
-use crate::error::{Fault, Outcome};
+use crate::error::{Fault, Outcome, answered};
 use crate::ledger::{Kind, Rows};
 use crate::quantity::{Quantity, Shape, Unfit};
 use crate::spi::{self, Arg, Connection, NumericArg, Sight};
@@ -32,7 +31,7 @@ use pgrx::{Uuid, pg_extern};
 pub fn decrement_inventory(p_inventory_id: Option<Uuid>, p_quantity: Option<NumericArg>) -> Vec<u8> {
     let sold =
         in_context(Given::nothing(), Given::nothing(), |context| sell(p_inventory_id, p_quantity.as_ref(), context));
-    to_server(&sold.unwrap_or_else(|fault| fault.raise()))
+    answered(sold)
 }
 
 fn sell(id: Option<Uuid>, quantity: Option<&NumericArg>, context: CallContext) -> Outcome<String> {

@@ -7,7 +7,7 @@
 #![allow(unsafe_code)]
 
 use crate::answer::{number, spaced};
-use crate::encoding::c_text;
+use crate::encoding::{c_text, to_server};
 use crate::quantity::{Misfit, Quantity, Shape};
 use crate::settings::{self, ErrorStyle};
 use pgrx::PgLogLevel;
@@ -462,7 +462,7 @@ impl Fault {
         self
     }
 
-    /// Raises the error; PostgreSQL aborts the statement.
+    /// Raises the error; PostgreSQL aborts the statement. Everything between here and PostgreSQL is unwound.
     pub fn raise(self) -> ! {
         self.report(PgLogLevel::ERROR as i32);
         unreachable!("an error report of level ERROR does not return")
@@ -472,6 +472,48 @@ impl Fault {
         let detail = spaced(&Value::Object(self.detail));
         report(elevel, self.sqlstate, &self.message, Some(&detail), Some(self.hint));
     }
+}
+
+/// The answer of a public function, as PostgreSQL takes it; or its error.
+///
+/// To be called last, by the function that PostgreSQL called, with nothing left to be dropped: PostgreSQL jumps from here to
+/// where it handles errors, as from a C function. An unwinding to the same place costs more than the refused call itself.
+pub fn answered(outcome: Outcome<String>) -> Vec<u8> {
+    match outcome {
+        Ok(answer) => to_server(&answer),
+        Err(fault) => {
+            let sqlerrcode = packed(fault.sqlstate);
+            let detail = spaced(&Value::Object(fault.detail));
+            let [message, detail, hint] = [fault.message.as_str(), &detail, fault.hint].map(palloced);
+            jump(pg_sys::ErrorData {
+                elevel: PgLogLevel::ERROR as i32,
+                sqlerrcode,
+                message,
+                detail,
+                hint,
+                ..Default::default()
+            })
+        }
+    }
+}
+
+/// A copy that PostgreSQL frees with the memory of the failed call.
+fn palloced(text: &str) -> *mut std::ffi::c_char {
+    let text = c_text(text);
+    // SAFETY: copies a C string into the memory context of the call.
+    unsafe { pg_sys::pstrdup(text.as_ptr()) }
+}
+
+fn jump(mut data: pg_sys::ErrorData) -> ! {
+    unsafe extern "C-unwind" {
+        // pgrx's own binding catches the jump and unwinds instead.
+        #[link_name = "ThrowErrorData"]
+        fn throw_error_data(data: *mut pg_sys::ErrorData);
+    }
+    // SAFETY: the texts live in memory of PostgreSQL. The frames that are jumped over, this one, `answered`, the public function
+    // and pgrx's wrapper of it, hold nothing that must be dropped.
+    unsafe { throw_error_data(&raw mut data) };
+    unreachable!("an error report of level ERROR does not return")
 }
 
 /// A NOTICE to the caller.

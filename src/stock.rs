@@ -8,8 +8,8 @@ use crate::batch::{self, Change};
 use crate::call::{Call, in_context};
 use crate::context::Given;
 use crate::decrement::{fits, positive};
-use crate::encoding::{from_server, to_server};
-use crate::error::{Fault, Outcome};
+use crate::encoding::from_server;
+use crate::error::{Fault, Outcome, answered};
 use crate::ledger::{Kind, Rows};
 use crate::quantity::{Quantity, Unfit};
 use crate::spi::{Connection, NumericArg};
@@ -31,7 +31,7 @@ pub fn restock_inventory(
     p_idempotency_key: Option<&[u8]>,
 ) -> Vec<u8> {
     let [reference, key] = [p_reference, p_idempotency_key].map(|text| text.map(from_server));
-    to_server(&restock(p_inventory_id, p_quantity.as_ref(), reference, key).unwrap_or_else(|fault| fault.raise()))
+    answered(restock(p_inventory_id, p_quantity.as_ref(), reference, key))
 }
 
 /// Sets an item's stock to what was counted.
@@ -52,7 +52,7 @@ pub fn adjust_inventory(
 ) -> Vec<u8> {
     let reason = p_reason.map(from_server);
     let adjusted = adjust(p_inventory_id, p_counted_quantity.as_ref(), p_expected_quantity.as_ref(), reason);
-    to_server(&adjusted.unwrap_or_else(|fault| fault.raise()))
+    answered(adjusted)
 }
 
 /// Moves a quantity from one item to another, such as the same product at two locations.
@@ -72,7 +72,7 @@ pub fn transfer_inventory(
     p_idempotency_key: Option<&[u8]>,
 ) -> Vec<u8> {
     let [reference, key] = [p_reference, p_idempotency_key].map(|text| text.map(from_server));
-    to_server(&transfer(p_from, p_to, p_quantity.as_ref(), reference, key).unwrap_or_else(|fault| fault.raise()))
+    answered(transfer(p_from, p_to, p_quantity.as_ref(), reference, key))
 }
 
 fn restock(

@@ -1,0 +1,137 @@
+"""The benchmark runs, counts right, and what the manual shows of it is what was measured.
+
+Every contender of every workload is run for a second and its books are balanced afterwards. No figure is asserted: a clock
+decides nothing here. Charts are not drawn (that would need their library): each carries a digest of the figures in it.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from bench import orders, refusals, report, shops
+from bench.workloads import ASYNC, WORKLOADS, scripts
+
+PG = os.environ.get("PG", "18")
+CLIENTS = 4
+
+
+@pytest.fixture(scope="module")
+def opened(server):
+    """{contender: database}, each with its stock."""
+    databases = shops.open_shops(server, suffix=f"_bench_{PG}")
+    if shops.can_stripe(server, databases["ext_plain"]):
+        databases |= shops.open_shops(server, [shops.STRIPED], suffix=f"_bench_{PG}")
+    yield databases
+    with psycopg.connect(server.dsn(), autocommit=True) as conn:
+        for database in databases.values():
+            conn.execute(f'DROP DATABASE "{database}" WITH (FORCE)')
+
+
+@pytest.fixture
+def pgbench(server, tmp_path):
+    return shops.Pgbench(server, tmp_path)
+
+
+KINDS = {re.sub(r"_\d+$", "", workload.name): workload for workload in WORKLOADS}  # the scripts do not know of clients
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("name", shops.CALLS)
+def test_what_pgbench_counts_is_what_left_the_stock(server, opened, pgbench, name, kind):
+    if name not in opened:
+        pytest.skip("this inventory_ext has no stripe_inventory")
+    before = shops.left_in_stock(server, opened[name])
+    done = pgbench.run(opened[name], scripts(pgbench, name, KINDS[kind]), CLIENTS, 1, ASYNC)
+    assert done.transactions > 0
+    if name != shops.STRIPED:  # its hot item is not kept in one row
+        assert before - shops.left_in_stock(server, opened[name]) == done.transactions
+    if name in shops.LEDGERS:
+        shops.check_ledger(server, opened[name])
+
+
+@pytest.mark.parametrize("name", shops.LEDGERS)
+def test_an_order_sells_its_lines(server, opened, pgbench, name):
+    before = shops.left_in_stock(server, opened[name])
+    done = pgbench.run(opened[name], orders.whole(pgbench, orders.FUNCTIONS[name], 10), CLIENTS, 1, ASYNC, "simple")
+    assert before - shops.left_in_stock(server, opened[name]) == 10 * done.transactions > 0
+    shops.check_ledger(server, opened[name])
+
+
+def test_single_calls_in_one_transaction_sell_their_lines(server, opened, pgbench):
+    before = shops.left_in_stock(server, opened["ext_ledger"])
+    done = pgbench.run(opened["ext_ledger"], orders.singles(pgbench, "ext_ledger", 10), CLIENTS, 1, ASYNC)
+    assert before - shops.left_in_stock(server, opened["ext_ledger"]) == 10 * done.transactions > 0
+
+
+@pytest.mark.parametrize("name", refusals.CONTENDERS)
+def test_what_is_sold_out_is_refused(server, opened, pgbench, name):
+    with psycopg.connect(server.dsn(opened[name])) as conn:
+        (code,) = conn.execute(refusals.CALL).fetchone()
+    assert code == ("P0001" if name == "handwritten" else "IV001")
+    before = shops.left_in_stock(server, opened[name])
+    assert pgbench.run(opened[name], [pgbench.script("sold-out.sql", refusals.CALL)], CLIENTS, 1, ASYNC).transactions > 0
+    assert shops.left_in_stock(server, opened[name]) == before
+
+
+def test_only_who_takes_no_lock_is_refused_while_the_row_is_held(opened, pgbench):
+    assert refusals.held(pgbench, opened["ext_ledger"], 1, 1)["calls"] > 0
+    assert refusals.held(pgbench, opened["handwritten"], 1, 1)["calls"] == 0
+
+
+# What PL/pgSQL is compared with must promise the same.
+
+ONE = "'00000000-0000-0000-0000-000000000001'"
+TWIN_REFUSES = {
+    f"SELECT twin_decrement({ONE}, NULL)": "22004",
+    f"SELECT twin_decrement({ONE}, 'NaN')": "22023",
+    f"SELECT twin_decrement({ONE}, 'Infinity')": "22023",
+    f"SELECT twin_decrement({ONE}, -1)": "22023",
+    f"SELECT twin_decrement({ONE}, 0.005)": "22003",
+    "SELECT twin_decrement(gen_random_uuid(), 1)": "IV002",
+    "SELECT twin_batch('[]')": "22023",
+    f"""SELECT twin_batch(replace('[{{"inventory_id": "#", "quantity": -1}}, {{"inventory_id": "#", "quantity": 2}}]', '#', {ONE})::jsonb)""": "22023",
+    """SELECT twin_batch(format('[{"inventory_id": "%s", "quantity": 1}]', gen_random_uuid())::jsonb)""": "IV002",
+    "DELETE FROM inventory_movement": "55000",
+    "UPDATE inventory SET quantity = 'NaN'": "23514",
+}
+
+
+@pytest.mark.parametrize("sql", TWIN_REFUSES)
+def test_the_twin_refuses(server, opened, sql):
+    with psycopg.connect(server.dsn(opened["twin"])) as conn, pytest.raises(psycopg.Error) as refused:
+        conn.execute(sql)
+    assert refused.value.sqlstate == TWIN_REFUSES[sql]
+
+
+def test_the_twin_tells_a_sale_from_another_change(server, opened):
+    with psycopg.connect(server.dsn(opened["twin"])) as conn:
+        for sql in (f"SELECT twin_decrement({ONE}, 1)", f"UPDATE inventory SET quantity = quantity - 1 WHERE id = {ONE}"):
+            conn.execute(sql)
+        kinds = conn.execute("SELECT kind FROM inventory_movement ORDER BY movement_id DESC LIMIT 2").fetchall()
+        conn.rollback()
+    assert kinds == [("external",), ("sale",)]
+
+
+# The manual
+
+
+def test_the_tables_of_the_manual_are_what_was_measured():
+    page = report.PAGE.read_text()
+    assert report.rendered(page, report.load()) == page, "python -m bench.report makes them"
+    shown = set(re.findall(r"<!-- table:(\S+) -->", page))
+    assert shown == {f"{table}-{version}" for table in report.TABLES for version in report.VERSIONS}
+
+
+def test_the_charts_are_of_these_figures():
+    for path, (_, _, digest) in report.charts(report.load()).items():
+        assert digest in Path(path).read_text(), "python -m bench.report draws them"
+
+
+def test_a_figure_that_was_changed_is_seen():
+    page = report.PAGE.read_text()
+    changed = re.sub(r"(\| one client, async: ext_plain / raw \| ≥ 0\.8 \| )\d", r"\g<1>9", page, count=1)
+    assert changed != page
+    assert report.rendered(changed, report.load()) == page
