@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 SUITES := lint unit pgrx-test failpoints regress isolation client rpc house
-.PHONY: help demo psql test $(SUITES) setup build install clean distclean
+.PHONY: help demo psql test bench $(SUITES) setup build install clean distclean
 
 IN_ENV := . dev/env.sh && exec
 BASE := venv cargo-pgrx pg18 pgrx-home
@@ -29,6 +29,11 @@ test:       ## all tests, on PostgreSQL 18 and, where it can be had, 15; PG=15: 
 
 $(SUITES):
 	@dev/test.sh $@ $(PG)
+
+bench:      ## measures against a plain UPDATE and PL/pgSQL, about 25 minutes; QUICK=1: under 5, rough; PG=15
+	@$(BUILD_PG)
+	@dev/setup.sh bench
+	@$(IN_ENV) python -m bench.run --pg $(or $(PG),18) $(if $(QUICK),--quick)
 
 setup:      ## only what building and testing need: Python packages, cargo-pgrx, PostgreSQL 18 and 15, PostgREST
 	@dev/setup.sh $(BASE) pg15 rpc

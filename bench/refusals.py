@@ -1,0 +1,86 @@
+"""A sold-out item: how fast it is refused, alone and while another session holds its row, and what a refusal leaves behind.
+
+A refusal is an error, which would end a client of pgbench: every contender is called through the function `refused`, which
+catches it. That costs a subtransaction, for all of them alike.
+"""
+
+import threading
+import time
+
+import psycopg
+
+from bench import measure, shops
+from bench.workloads import ASYNC
+
+CONTENDERS = ["handwritten", "twin_plain", "ext_plain", "ext_ledger"]
+CLIENTS = 64
+ID = shops.ITEM.format(shops.SOLD_OUT)
+CALL = f"SELECT refused({ID});\n"
+
+
+def alone(pgbench, databases, count, seconds):
+    """Refusals a second."""
+
+    def one(name):
+        return pgbench.run(databases[name], [pgbench.script("sold-out.sql", CALL)], CLIENTS, seconds, ASYNC).tps
+
+    return measure.rounds(CONTENDERS, count, one)
+
+
+def held(pgbench, database, clients, seconds):
+    """One session holds the row while the others ask for it: calls that ended meanwhile, and how long they took.
+
+    The first second is left out, as always."""
+    prefix = pgbench.scratch / f"held-{database}-{clients}"
+    for log in pgbench.scratch.glob(f"{prefix.name}.*"):
+        log.unlink()
+    script = pgbench.script("sold-out.sql", CALL)
+    more = ["--log", "--log-prefix", prefix]
+    thread = threading.Thread(target=pgbench.run, args=(database, [script], clients, seconds, ASYNC, "prepared", more))
+    with psycopg.connect(pgbench.server.dsn(database)) as holder:
+        holder.execute(f"SELECT FROM inventory WHERE id = {ID} FOR UPDATE")
+        begun = time.time()
+        thread.start()
+        thread.join(timeout=seconds + 2)  # whoever waits for the row is still there then
+        released = time.time()
+        holder.rollback()
+    thread.join()
+    took = sorted(ms for ended, ms in logged(pgbench.scratch, prefix.name) if begun + 1 < ended < released)
+    if not took:
+        return {"calls": 0, "seconds": seconds, "p99_ms": None, "slowest_ms": None}
+    return {"calls": len(took), "seconds": seconds, "p99_ms": took[len(took) * 99 // 100], "slowest_ms": took[-1]}
+
+
+def logged(folder, prefix):
+    """(when it ended, milliseconds) of each transaction in the logs of pgbench's threads."""
+    for log in folder.glob(f"{prefix}.*"):
+        for line in log.read_text().splitlines():
+            _, _, microseconds, _, epoch, fraction = line.split()[:6]
+            yield int(epoch) + int(fraction) / 1e6, int(microseconds) / 1000
+
+
+def traces(server, database, calls=1000, tries=5):
+    """WAL bytes and transaction ids of so many refused calls: the least of some tries, since other processes only add to it."""
+    found = [traces_once(server, database, calls) for _ in range(tries)]
+    return min(found, key=lambda one: (one["wal_bytes"], one["transaction_ids"]))
+
+
+def traces_once(server, database, calls):
+    with psycopg.connect(server.dsn(database), autocommit=True) as conn:
+        place = "SELECT pg_current_wal_insert_lsn(), pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+        refused(conn)  # what a first call loads is no part of it
+        conn.execute("CHECKPOINT")
+        lsn, xid = conn.execute(place).fetchone()
+        count = sum(refused(conn) for _ in range(calls))
+        ended_lsn, ended_xid = conn.execute(place).fetchone()
+        written = conn.execute("SELECT pg_wal_lsn_diff(%s, %s)::bigint", (ended_lsn, lsn)).fetchone()[0]
+    return {"calls": calls, "refused": count, "wal_bytes": written, "transaction_ids": ended_xid - xid}
+
+
+def refused(conn):
+    """Whether a bare call, without the function around it, was refused as short."""
+    try:
+        conn.execute(shops.CALLS["ext_plain"].format(ID))
+    except psycopg.DatabaseError as error:
+        return error.sqlstate == "IV001"
+    return False

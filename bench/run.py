@@ -1,0 +1,217 @@
+"""Runs the benchmark: `python -m bench.run [--pg 15] [--quick]`; `make bench` builds first.
+
+A plan of steps, each with the seconds it is expected to take. Figures are kept as measured, round by round, in one JSON file;
+bench.report makes tables and charts of it. Nothing is asserted about a clock.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+from bench import growth, measure, orders, refusals, report, shops
+from bench.workloads import COMMITS, FULL, QUICK, WORKLOADS, scripts
+from dev.server import LOCAL, TREES, Server
+
+SETTINGS = {
+    "shared_buffers": "2GB",
+    "max_wal_size": "8GB",
+    "checkpoint_timeout": "30min",
+    "max_connections": "200",
+    "fsync": "on",
+}
+SLICE_MORE = 1.4  # seconds that a slice takes beyond its own: the first, which is left out; connections, VACUUM
+
+
+class Step(NamedTuple):
+    title: str
+    seconds: float
+    act: Callable[[], None]
+
+
+class Shops:
+    """The first server: everything but growth."""
+
+    def __init__(self, server, size, quick, scratch):
+        self.server, self.size, self.quick = server, size, quick
+        self.pgbench = shops.Pgbench(server, scratch)
+        self.results = {"sales": {}, "refusals": {}, "orders": {}, "durable": {}}
+        self.databases = {}
+
+    def slices(self, number):
+        return number * (self.size.seconds + SLICE_MORE)
+
+    def plan(self):
+        steps = [Step("six shops are opened", 6, self.open)]
+        for workload in WORKLOADS:
+            for commit in workload.quick if self.quick else workload.commits:
+                names = self.names(workload, commit)
+                seconds = self.slices(len(names) * self.size.rounds)
+                steps.append(Step(f"{workload.title}, {commit}", seconds, self.sales(workload, commit)))
+        steps.append(Step("a sold-out item", self.slices(4 * self.size.rounds + 8), self.refusals))
+        for lines in self.size.lines:
+            steps.append(Step(f"orders of {lines} lines", self.slices(3 * self.size.rounds), self.orders(lines)))
+        for lines in self.size.durable_lines:
+            for clients in (1, 32):
+                title = f"durable orders of {lines} lines, {clients} clients"
+                steps.append(Step(title, self.slices(2 * self.size.rounds), self.durable(lines, clients)))
+        steps.append(Step("what a line is made of", self.slices(3 * self.size.rounds) + 6, self.anatomy))
+        steps.append(Step("stock and ledger are compared", 5, self.check))
+        return steps
+
+    def open(self):
+        self.databases = shops.open_shops(self.server)
+        self.results["circumstances"] = measure.circumstances(self.server, "ext_plain", self.pgbench.scratch)
+        if shops.can_stripe(self.server, "ext_plain"):
+            self.databases |= shops.open_shops(self.server, [shops.STRIPED])
+        else:
+            print(f"{shops.STRIPED} is left out: this inventory_ext has no stripe_inventory", flush=True)
+        self.results["first_calls"] = shops.first_calls(self.server, self.databases, 15)
+
+    def names(self, workload, commit):
+        """The twin without a ledger only shows what guarantees cost: once, and not when the disk decides."""
+        names = [name for name in shops.CONTENDERS if commit == "async" or name != "twin_plain"]
+        return names + [shops.STRIPED] * (workload.name.startswith("hot") and shops.STRIPED in self.databases)
+
+    def sales(self, workload, commit):
+        def one(name):
+            measure.vacuum(self.server, self.databases[name])
+            files = scripts(self.pgbench, name, workload)
+            return self.pgbench.run(self.databases[name], files, workload.clients, self.size.seconds, COMMITS[commit])
+
+        def act():
+            names = self.names(workload, commit)
+            measure.checkpoint(self.server)
+            found = measure.rounds(names, self.size.rounds, one)
+            self.results["sales"].setdefault(workload.name, {})[commit] = {
+                name: {"tps": [s.tps for s in figures], "latency_ms": [s.latency_ms for s in figures]}
+                for name, figures in found.items()
+            }
+
+        return act
+
+    def refusals(self):
+        measure.checkpoint(self.server)
+        found = self.results["refusals"]
+        found["alone"] = refusals.alone(self.pgbench, self.databases, self.size.rounds, self.size.seconds)
+        found["held"] = {
+            name: {
+                str(clients): refusals.held(self.pgbench, self.databases[name], clients, self.size.seconds)
+                for clients in (1, refusals.CLIENTS)
+            }
+            for name in ("handwritten", "twin_plain", "ext_plain", "ext_ledger")
+        }
+        found["traces"] = {
+            name: refusals.traces(self.server, self.databases[name]) for name in ("ext_plain", "ext_ledger")
+        }
+
+    def orders(self, lines):
+        def act():
+            measure.checkpoint(self.server)
+            found = orders.against_single_calls(self.pgbench, self.databases, lines, self.size.rounds, self.size.seconds)
+            self.results["orders"][str(lines)] = found
+
+        return act
+
+    def durable(self, lines, clients):
+        def act():
+            measure.checkpoint(self.server)
+            pair = {name: self.databases[name] for name in ("ext_ledger", "twin")}
+            found = orders.durable(self.pgbench, pair, lines, clients, self.size.rounds, self.size.seconds)
+            self.results["durable"].setdefault(str(lines), {})[str(clients)] = found
+
+        return act
+
+    def anatomy(self):
+        self.results["anatomy"] = orders.anatomy(self.pgbench, 1000, self.size.rounds, self.size.seconds)
+
+    def check(self):
+        for name in shops.LEDGERS:
+            shops.check_ledger(self.server, self.databases[name])
+
+
+class Growth:
+    """The second server, which has more memory."""
+
+    def __init__(self, server, size, scratch):
+        self.server, self.size = server, size
+        self.pgbench = shops.Pgbench(server, scratch)
+        self.databases, self.loading, self.results = {}, {}, {}
+
+    def plan(self):
+        steps = []
+        for name, (items, movements) in growth.sizes(self.size).items():
+            title = f"growth: loads {items:,} items, {movements:,} movements"
+            steps.append(Step(title, 1 + items * 13e-6 + movements * 7e-6, self.load(name, items, movements)))
+        slices = 5 * (self.size.rounds + 1) * (self.size.seconds + SLICE_MORE)
+        return [*steps, Step("growth: sales in turn", slices + 10, self.measure)]
+
+    def load(self, name, items, movements):
+        def act():
+            self.databases[name], self.loading[name] = growth.load(self.server, name, items, movements)
+
+        return act
+
+    def measure(self):
+        items = {name: items for name, (items, _) in growth.sizes(self.size).items()}
+        found = growth.run(self.pgbench, self.databases, items, self.size.rounds, self.size.seconds)
+        self.results["growth"] = {name: figures | {"loaded_s": self.loading[name]} for name, figures in found.items()}
+
+
+def growth_settings():
+    return SETTINGS | {"shared_buffers": "6GB" if measure.memory_gb() >= 14 else "2GB"}
+
+
+def run(pg, quick, scratch):
+    """Both servers, one after the other; answers what goes into the JSON file."""
+    size, begin = QUICK if quick else FULL, time.monotonic()
+    results = {"pg": pg, "quick": quick, "slice_s": size.seconds, "rounds": size.rounds}
+    with Server(pg=pg, settings=SETTINGS) as server:
+        first = Shops(server, size, quick, scratch)
+        steps = first.plan()
+        progress = measure.Progress([step.seconds for step in steps + Growth(server, size, scratch).plan()])
+        take(steps, progress)
+    with Server(pg=pg, settings=growth_settings()) as server:
+        last = Growth(server, size, scratch)
+        take(last.plan(), progress)
+    results |= first.results.pop("circumstances") | first.results | last.results
+    return results | {"took_s": round(time.monotonic() - begin), "growth_shared_buffers": growth_settings()["shared_buffers"]}
+
+
+def take(steps, progress):
+    for step in steps:
+        progress.step(step.title)
+        step.act()
+
+
+def path_of(pg, quick):
+    if quick:
+        return LOCAL / f"results/bench-quick-pg{pg}.json"
+    return report.RESULTS / f"pg{pg}.json"
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m bench.run", description="Measures inventory_ext against others")
+    parser.add_argument("--pg", default="18", choices=sorted(TREES), help="PostgreSQL version (18)")
+    parser.add_argument("--quick", action="store_true", help="a few minutes: shows that all runs; the figures are rough")
+    args = parser.parse_args()
+    path = path_of(args.pg, args.quick)
+    (LOCAL / "bench-work").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=LOCAL / "bench-work") as scratch:
+        measure.write_json(path, run(args.pg, args.quick, scratch))
+    results = report.read(path)
+    for name, table in report.tables(results).items():
+        print(f"\n{name}\n\n{table}")
+    print(f"\nfigures: {path.relative_to(Path(__file__).parent.parent)}")
+    if not args.quick:
+        report.publish()
+        print("tables: docs/benchmark.md; charts: docs/charts/")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("\nbroken off; the server is stopped")

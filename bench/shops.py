@@ -1,0 +1,172 @@
+"""The contenders: each a database of its own with the same stock, because the extension attaches one table a database.
+
+raw          a prepared UPDATE … RETURNING with the quantity in its condition
+handwritten  the plain PL/pgSQL function with FOR UPDATE
+twin_plain   PL/pgSQL with the guarantees of inventory_ext, without a ledger
+twin         the same with the ledger
+ext_plain    inventory_ext without a ledger
+ext_ledger   inventory_ext as it is attached by default
+ext_striped  the same with the hot item in stripes; left out where the extension has no stripe_inventory
+"""
+
+import re
+import subprocess
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import psycopg
+
+HERE = Path(__file__).parent
+ITEMS = 10_000
+PLENTY = 10**12
+SOLD_OUT = ITEMS + 1  # one more item, of which there is nothing
+HOT = 1
+
+ITEM = "lpad(to_hex({}::int), 32, '0')::uuid"
+RAW = "UPDATE inventory SET quantity = quantity - 1 WHERE id = {} AND quantity >= 1 RETURNING quantity"
+CALLS = {
+    "raw": RAW,
+    "handwritten": "SELECT sell_by_hand({}, 1)",
+    "twin_plain": "SELECT twin_decrement({}, 1)",
+    "twin": "SELECT twin_decrement({}, 1)",
+    "ext_plain": "SELECT decrement_inventory({}, 1)",
+    "ext_ledger": "SELECT decrement_inventory({}, 1)",
+    "ext_striped": "SELECT decrement_inventory({}, 1)",
+}
+STRIPED = "ext_striped"
+STRIPES = 16
+CONTENDERS = tuple(name for name in CALLS if name != STRIPED)
+LEDGERS = ("twin", "ext_ledger")
+
+# A refusal is an error, which would end a client of pgbench: every contender is called through the same small function.
+REFUSED = """
+CREATE FUNCTION refused(p_inventory_id uuid) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    {call};
+    RETURN 'sold';
+EXCEPTION WHEN OTHERS THEN
+    RETURN SQLSTATE;
+END;
+$$
+"""
+
+
+def call(contender, number):
+    """The sale of one unit of an item, as SQL for a pgbench script."""
+    return CALLS[contender].format(ITEM.format(number))
+
+
+def open_shops(server, names=CONTENDERS, items=ITEMS, suffix=""):
+    """Makes the databases; answers {contender: database}."""
+    databases = {}
+    for name in names:
+        databases[name] = name + suffix
+        with psycopg.connect(server.dsn(), autocommit=True) as conn:
+            conn.execute(f'CREATE DATABASE "{name}{suffix}"')
+        with psycopg.connect(server.dsn(name + suffix), autocommit=True) as conn:
+            stock(conn, name, items)
+    return databases
+
+
+def can_stripe(server, database):
+    with psycopg.connect(server.dsn(database)) as conn:
+        return conn.execute("SELECT to_regproc('stripe_inventory') IS NOT NULL").fetchone()[0]
+
+
+def stock(conn, name, items):
+    """The stock table: the same rows and columns, and one CHECK, for everybody."""
+    # attach_inventory and the twin bring a CHECK of their own
+    check = "CHECK (quantity >= 0)" if name in ("raw", "handwritten") else ""
+    conn.execute(f"CREATE TABLE inventory (id uuid PRIMARY KEY, name text NOT NULL, quantity numeric(18,2) NOT NULL {check})")
+    conn.execute(
+        f"INSERT INTO inventory SELECT {ITEM.format('n')}, 'item ' || n, CASE WHEN n <= {items} THEN {PLENTY} ELSE 0 END"
+        f"  FROM generate_series(1, {items + 1}) AS n"
+    )
+    if name == "handwritten":
+        conn.execute((HERE / "contenders/handwritten.sql").read_text())
+    elif name.startswith("twin"):
+        conn.execute((HERE / "contenders/twin.sql").read_text())
+        if name == "twin":
+            conn.execute((HERE / "contenders/twin_ledger.sql").read_text())
+    elif name.startswith("ext"):
+        conn.execute("CREATE EXTENSION inventory_ext")
+        conn.execute("SELECT attach_inventory('inventory', p_ledger => %s)", (name != "ext_plain",))
+        if name == STRIPED:
+            conn.execute(f"SELECT stripe_inventory({ITEM.format(HOT)}, {STRIPES})")
+    if name != "raw":
+        conn.execute(REFUSED.format(call=CALLS[name].format("p_inventory_id").replace("SELECT", "PERFORM", 1)))
+    conn.execute("VACUUM ANALYZE")
+
+
+def check_ledger(server, database):
+    """Opening and movements make the stock, or the figures are worth nothing."""
+    with psycopg.connect(server.dsn(database)) as conn:
+        wrong = conn.execute(
+            "SELECT count(*) FROM inventory AS i"
+            "  LEFT JOIN (SELECT inventory_id, sum(delta) AS quantity FROM inventory_movement GROUP BY 1) AS m ON m.inventory_id = i.id"
+            " WHERE i.quantity IS DISTINCT FROM coalesce(m.quantity, 0)"
+        ).fetchone()[0]
+    if wrong:
+        raise RuntimeError(f"{database}: the ledger and the stock differ on {wrong} items")
+
+
+def left_in_stock(server, database):
+    with psycopg.connect(server.dsn(database)) as conn:
+        return conn.execute("SELECT sum(quantity) FROM inventory").fetchone()[0]
+
+
+class Slice(NamedTuple):
+    """What pgbench says about one slice."""
+
+    tps: float
+    latency_ms: float
+    transactions: int
+
+
+PROCESSED = "number of transactions actually processed: "
+REPORT = re.compile(r"^progress: \S+ s, (\S+) tps, lat (\S+) ms", re.M)
+
+
+class Pgbench:
+    """Runs pgbench on one server; the settings of the commit go through PGOPTIONS."""
+
+    def __init__(self, server, scratch):
+        self.server, self.scratch = server, Path(scratch)
+
+    def script(self, name, text):
+        path = self.scratch / name
+        path.write_text(text)
+        return path
+
+    def run(self, database, scripts, clients, seconds, commit, mode="prepared", more=()):
+        """One slice; any error of any client ends the benchmark.
+
+        It runs a second longer, and that first second is left out of tps and latency, for every contender: in it each session
+        loads and plans what it calls, once. first_calls tells what that costs.
+        """
+        files = [word for script in scripts for word in ("-f", script)]
+        command = [self.server.bindir / "pgbench", "-n", "-M", mode, "-c", clients, "-j", min(clients, 2), "-T", seconds + 1]
+        command += ["-P", 1, "-h", self.server.socket_dir, *more, *files, database]
+        options = " ".join(f"-c {name}={value}" for name, value in commit.items())
+        env = self.server.env() | {"PGOPTIONS": options}
+        done = subprocess.run([str(word) for word in command], env=env, capture_output=True, text=True)
+        if done.returncode or "aborted" in done.stderr:
+            raise RuntimeError(f"pgbench failed on {database}:\n{done.stderr[-2000:]}")
+        transactions = next(line[len(PROCESSED) :] for line in done.stdout.splitlines() if line.startswith(PROCESSED))
+        reports = [(float(tps), float(ms)) for tps, ms in REPORT.findall(done.stderr)][1 : seconds + 1]
+        tps = sum(tps for tps, _ in reports) / max(1, len(reports))
+        latency = sum(tps * ms for tps, ms in reports if tps) / (sum(tps for tps, _ in reports) or 1)
+        return Slice(tps, latency, int(transactions.split("/")[0]))
+
+
+def first_calls(server, databases, count):
+    """{name: [ms]}: the first call of a new session, in turn: what it takes to load the library, to look up and to plan."""
+    found = {name: [] for name in databases}
+    for _ in range(count):
+        for name, database in databases.items():
+            with psycopg.connect(server.dsn(database), autocommit=True) as conn:
+                begin = time.monotonic()
+                conn.execute(call(name, HOT))
+                found[name].append((time.monotonic() - begin) * 1000)
+    return found
