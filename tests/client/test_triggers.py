@@ -253,3 +253,26 @@ def test_direct_writes_that_make_no_stock_are_refused_by_the_constraints(conn):
     for value in ("NaN", "Infinity", "-Infinity"):
         assert refused(conn, f"UPDATE inventory SET quantity = '{value}'").sqlstate == "23514"
     assert left(conn, ONE) == 10
+
+
+def test_a_refusal_that_a_trigger_catches_leaves_the_sale_around_it_whole(db):
+    """An error of an inner call jumps over frames of its own only: the outer call is answered, and its movements are its own."""
+    conn = db.connect()
+    shop(conn, {ONE: "10", TWO: "0"})
+    conn.execute(
+        f"""CREATE FUNCTION tries_another() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                PERFORM decrement_inventory('{TWO}', 1);
+                RETURN NULL;
+            EXCEPTION WHEN SQLSTATE 'IV001' THEN
+                PERFORM set_config('shop.refused', (current_setting('shop.refused')::int + 1)::text, false);
+                RETURN NULL;
+            END $$;
+            CREATE TRIGGER tries_another AFTER UPDATE ON inventory FOR EACH ROW EXECUTE FUNCTION tries_another();
+            SET shop.refused = 0"""
+    )
+    for sold in range(1, 11):
+        assert sell(conn, ONE, "1")["new_quantity"] == 10 - sold
+    assert conn.execute("SHOW shop.refused").fetchone() == ("10",)
+    movements = "SELECT kind, count(*), sum(delta) FROM inventory_movement WHERE kind <> 'opening' GROUP BY 1"
+    assert conn.execute(movements).fetchall() == [("sale", 10, -10)]
