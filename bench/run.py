@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Callable, NamedTuple
 
-from bench import growth, measure, orders, refusals, report, shops
+from bench import growth, measure, orders, refusals, report, shops, triggers
 from bench.workloads import COMMITS, FULL, QUICK, WORKLOADS, scripts
 from dev.server import LOCAL, TREES, Server
 
@@ -47,7 +47,7 @@ class Shops:
         steps = [Step("six shops are opened", 6, self.open)]
         for workload in WORKLOADS:
             for commit in workload.quick if self.quick else workload.commits:
-                names = self.names(workload, commit)
+                names = self.names(commit)
                 seconds = self.slices(len(names) * self.size.rounds)
                 steps.append(Step(f"{workload.title}, {commit}", seconds, self.sales(workload, commit)))
         steps.append(Step("a sold-out item", self.slices(4 * self.size.rounds + 8), self.refusals))
@@ -58,22 +58,18 @@ class Shops:
                 title = f"durable orders of {lines} lines, {clients} clients"
                 steps.append(Step(title, self.slices(2 * self.size.rounds), self.durable(lines, clients)))
         steps.append(Step("what a line is made of", self.slices(3 * self.size.rounds) + 6, self.anatomy))
+        steps.append(Step("row or statement trigger", self.slices(6 * self.size.rounds) + 6, self.triggers))
         steps.append(Step("stock and ledger are compared", 5, self.check))
         return steps
 
     def open(self):
         self.databases = shops.open_shops(self.server)
         self.results["circumstances"] = measure.circumstances(self.server, "ext_plain", self.pgbench.scratch)
-        if shops.can_stripe(self.server, "ext_plain"):
-            self.databases |= shops.open_shops(self.server, [shops.STRIPED])
-        else:
-            print(f"{shops.STRIPED} is left out: this inventory_ext has no stripe_inventory", flush=True)
         self.results["first_calls"] = shops.first_calls(self.server, self.databases, 15)
 
-    def names(self, workload, commit):
+    def names(self, commit):
         """The twin without a ledger only shows what guarantees cost: once, and not when the disk decides."""
-        names = [name for name in shops.CONTENDERS if commit == "async" or name != "twin_plain"]
-        return names + [shops.STRIPED] * (workload.name.startswith("hot") and shops.STRIPED in self.databases)
+        return [name for name in shops.CONTENDERS if commit == "async" or name != "twin_plain"]
 
     def sales(self, workload, commit):
         def one(name):
@@ -82,7 +78,7 @@ class Shops:
             return self.pgbench.run(self.databases[name], files, workload.clients, self.size.seconds, COMMITS[commit])
 
         def act():
-            names = self.names(workload, commit)
+            names = self.names(commit)
             measure.checkpoint(self.server)
             found = measure.rounds(names, self.size.rounds, one)
             self.results["sales"].setdefault(workload.name, {})[commit] = {
@@ -126,6 +122,9 @@ class Shops:
 
     def anatomy(self):
         self.results["anatomy"] = orders.anatomy(self.pgbench, 1000, self.size.rounds, self.size.seconds)
+
+    def triggers(self):
+        self.results["triggers"] = triggers.measured(self.pgbench, self.size.rounds, self.size.seconds)
 
     def check(self):
         for name in shops.LEDGERS:

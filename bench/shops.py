@@ -6,7 +6,6 @@ twin_plain   PL/pgSQL with the guarantees of inventory_ext, without a ledger
 twin         the same with the ledger
 ext_plain    inventory_ext without a ledger
 ext_ledger   inventory_ext as it is attached by default
-ext_striped  the same with the hot item in stripes; left out where the extension has no stripe_inventory
 """
 
 import re
@@ -32,11 +31,8 @@ CALLS = {
     "twin": "SELECT twin_decrement({}, 1)",
     "ext_plain": "SELECT decrement_inventory({}, 1)",
     "ext_ledger": "SELECT decrement_inventory({}, 1)",
-    "ext_striped": "SELECT decrement_inventory({}, 1)",
 }
-STRIPED = "ext_striped"
-STRIPES = 16
-CONTENDERS = tuple(name for name in CALLS if name != STRIPED)
+CONTENDERS = tuple(CALLS)
 LEDGERS = ("twin", "ext_ledger")
 
 # A refusal is an error, which would end a client of pgbench: every contender is called through the same small function.
@@ -69,11 +65,6 @@ def open_shops(server, names=CONTENDERS, items=ITEMS, suffix=""):
     return databases
 
 
-def can_stripe(server, database):
-    with psycopg.connect(server.dsn(database)) as conn:
-        return conn.execute("SELECT to_regproc('stripe_inventory') IS NOT NULL").fetchone()[0]
-
-
 def stock(conn, name, items):
     """The stock table: the same rows and columns, and one CHECK, for everybody."""
     # attach_inventory and the twin bring a CHECK of their own
@@ -84,7 +75,7 @@ def stock(conn, name, items):
         f"  FROM generate_series(1, {items + 1}) AS n"
     )
     if name == "handwritten":
-        conn.execute((HERE / "contenders/handwritten.sql").read_text())
+        conn.execute((HERE.parent / "demo/handwritten.sql").read_text())
     elif name.startswith("twin"):
         conn.execute((HERE / "contenders/twin.sql").read_text())
         if name == "twin":
@@ -92,8 +83,6 @@ def stock(conn, name, items):
     elif name.startswith("ext"):
         conn.execute("CREATE EXTENSION inventory_ext")
         conn.execute("SELECT attach_inventory('inventory', p_ledger => %s)", (name != "ext_plain",))
-        if name == STRIPED:
-            conn.execute(f"SELECT stripe_inventory({ITEM.format(HOT)}, {STRIPES})")
     if name != "raw":
         conn.execute(REFUSED.format(call=CALLS[name].format("p_inventory_id").replace("SELECT", "PERFORM", 1)))
     conn.execute("VACUUM ANALYZE")
@@ -117,11 +106,20 @@ def left_in_stock(server, database):
 
 
 class Slice(NamedTuple):
-    """What pgbench says about one slice."""
+    """What pgbench says about one slice: (tps, latency in ms) of each second that counts, and all transactions."""
 
-    tps: float
-    latency_ms: float
+    seconds: list[tuple[float, float]]
     transactions: int
+
+    @property
+    def tps(self):
+        if not self.seconds:
+            raise RuntimeError("pgbench reported no second after the first: take longer slices")
+        return sum(tps for tps, _ in self.seconds) / len(self.seconds)
+
+    @property
+    def latency_ms(self):
+        return sum(tps * ms for tps, ms in self.seconds) / (self.tps * len(self.seconds)) if self.tps else None
 
 
 PROCESSED = "number of transactions actually processed: "
@@ -154,10 +152,8 @@ class Pgbench:
         if done.returncode or "aborted" in done.stderr:
             raise RuntimeError(f"pgbench failed on {database}:\n{done.stderr[-2000:]}")
         transactions = next(line[len(PROCESSED) :] for line in done.stdout.splitlines() if line.startswith(PROCESSED))
-        reports = [(float(tps), float(ms)) for tps, ms in REPORT.findall(done.stderr)][1 : seconds + 1]
-        tps = sum(tps for tps, _ in reports) / max(1, len(reports))
-        latency = sum(tps * ms for tps, ms in reports if tps) / (sum(tps for tps, _ in reports) or 1)
-        return Slice(tps, latency, int(transactions.split("/")[0]))
+        reports = [(float(tps), float(ms)) for tps, ms in REPORT.findall(done.stderr)]
+        return Slice(reports[1 : seconds + 1], int(transactions.split("/")[0]))
 
 
 def first_calls(server, databases, count):

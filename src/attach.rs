@@ -40,7 +40,7 @@ pub fn attach_inventory(
     let run_as = p_run_as.map(encoding::from_server);
     let options = Options::read(p_table, p_id_column, p_quantity_column, p_ledger, run_as);
     let answer = options.and_then(|options| connected(|spi| attach(spi, &options)));
-    encoding::to_server(&answer.unwrap_or_else(|fault| fault.raise()))
+    error::answered(answer)
 }
 
 /// Stops managing the stock table.

@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from bench import orders, refusals, report, shops
+from bench import orders, refusals, report, shops, triggers
 from bench.workloads import ASYNC, WORKLOADS, scripts
 
 PG = os.environ.get("PG", "18")
@@ -22,8 +22,6 @@ CLIENTS = 4
 def opened(server):
     """{contender: database}, each with its stock."""
     databases = shops.open_shops(server, suffix=f"_bench_{PG}")
-    if shops.can_stripe(server, databases["ext_plain"]):
-        databases |= shops.open_shops(server, [shops.STRIPED], suffix=f"_bench_{PG}")
     yield databases
     with psycopg.connect(server.dsn(), autocommit=True) as conn:
         for database in databases.values():
@@ -41,13 +39,10 @@ KINDS = {re.sub(r"_\d+$", "", workload.name): workload for workload in WORKLOADS
 @pytest.mark.parametrize("kind", sorted(KINDS))
 @pytest.mark.parametrize("name", shops.CALLS)
 def test_what_pgbench_counts_is_what_left_the_stock(server, opened, pgbench, name, kind):
-    if name not in opened:
-        pytest.skip("this inventory_ext has no stripe_inventory")
     before = shops.left_in_stock(server, opened[name])
     done = pgbench.run(opened[name], scripts(pgbench, name, KINDS[kind]), CLIENTS, 1, ASYNC)
     assert done.transactions > 0
-    if name != shops.STRIPED:  # its hot item is not kept in one row
-        assert before - shops.left_in_stock(server, opened[name]) == done.transactions
+    assert before - shops.left_in_stock(server, opened[name]) == done.transactions
     if name in shops.LEDGERS:
         shops.check_ledger(server, opened[name])
 
@@ -104,6 +99,30 @@ def test_the_twin_refuses(server, opened, sql):
     with psycopg.connect(server.dsn(opened["twin"])) as conn, pytest.raises(psycopg.Error) as refused:
         conn.execute(sql)
     assert refused.value.sqlstate == TWIN_REFUSES[sql]
+
+
+LEDGER = """
+SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, a.attgenerated, pg_get_expr(d.adbin, d.adrelid)
+  FROM pg_attribute AS a LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+ WHERE a.attrelid = 'inventory_movement'::regclass AND a.attnum > 0
+UNION ALL
+SELECT 'index', pg_get_indexdef(indexrelid), indisunique, '', '', NULL FROM pg_index WHERE indrelid = 'inventory_movement'::regclass
+ ORDER BY 1, 2
+"""
+
+
+def test_the_twin_keeps_the_same_ledger(server, opened):
+    kept = {}
+    for name in shops.LEDGERS:
+        with psycopg.connect(server.dsn(opened[name])) as conn:
+            kept[name] = conn.execute(LEDGER).fetchall()
+    assert len(kept["twin"]) == 14
+    assert kept["twin"] == kept["ext_ledger"]
+
+
+def test_both_triggers_of_the_twin_and_the_extension_write_every_line(pgbench):
+    found = triggers.measured(pgbench, 1, 2)  # balances the books of each
+    assert found["1"].keys() == found["1000"].keys() == triggers.SHOPS.keys()
 
 
 def test_the_twin_tells_a_sale_from_another_change(server, opened):
