@@ -468,6 +468,14 @@ impl Fault {
         unreachable!("an error report of level ERROR does not return")
     }
 
+    /// The report, with texts that PostgreSQL frees with the memory of the failed call; of the fault itself nothing is left.
+    fn into_error_data(self: Box<Self>) -> pg_sys::ErrorData {
+        let sqlerrcode = packed(self.sqlstate);
+        let told = spaced(&Value::Object(self.detail));
+        let [message, detail, hint] = [self.message.as_str(), &told, self.hint].map(palloced);
+        pg_sys::ErrorData { elevel: PgLogLevel::ERROR as i32, sqlerrcode, message, detail, hint, ..Default::default() }
+    }
+
     fn report(self, elevel: i32) {
         let detail = spaced(&Value::Object(self.detail));
         report(elevel, self.sqlstate, &self.message, Some(&detail), Some(self.hint));
@@ -481,19 +489,7 @@ impl Fault {
 pub fn answered(outcome: Outcome<String>) -> Vec<u8> {
     match outcome {
         Ok(answer) => to_server(&answer),
-        Err(fault) => {
-            let sqlerrcode = packed(fault.sqlstate);
-            let detail = spaced(&Value::Object(fault.detail));
-            let [message, detail, hint] = [fault.message.as_str(), &detail, fault.hint].map(palloced);
-            jump(pg_sys::ErrorData {
-                elevel: PgLogLevel::ERROR as i32,
-                sqlerrcode,
-                message,
-                detail,
-                hint,
-                ..Default::default()
-            })
-        }
+        Err(fault) => jump(fault.into_error_data()),
     }
 }
 
