@@ -40,7 +40,7 @@ impl Deduction<'_> {
     }
 }
 
-/// A uuid as PostgreSQL prints it.
+/// A uuid as PostgreSQL prints it. The formatter of pgrx goes digit by digit, which is 3 % of a sale.
 pub fn uuid_text(bytes: &[u8; 16]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = String::with_capacity(36);

@@ -469,7 +469,7 @@ impl Fault {
     }
 
     /// The report, with texts that PostgreSQL frees with the memory of the failed call; of the fault itself nothing is left.
-    fn into_error_data(self: Box<Self>) -> pg_sys::ErrorData {
+    fn into_error_data(self) -> pg_sys::ErrorData {
         let sqlerrcode = packed(self.sqlstate);
         let told = spaced(&Value::Object(self.detail));
         let [message, detail, hint] = [self.message.as_str(), &told, self.hint].map(palloced);
