@@ -487,10 +487,12 @@ impl Fault {
 /// To be called last, by the function that PostgreSQL called, with nothing left to be dropped: PostgreSQL jumps from here to
 /// where it handles errors, as from a C function. An unwinding to the same place costs more than the refused call itself.
 pub fn answered(outcome: Outcome<String>) -> Vec<u8> {
-    match outcome {
-        Ok(answer) => to_server(&answer),
-        Err(fault) => jump(fault.into_error_data()),
-    }
+    let report = match outcome {
+        Ok(answer) => return to_server(&answer),
+        Err(fault) => fault.into_error_data(),
+    };
+    // The box of the fault is freed by now: after the jump nobody would.
+    jump(report)
 }
 
 /// A copy that PostgreSQL frees with the memory of the failed call.
