@@ -5,7 +5,8 @@
 //! configuration as the owner of the extension.
 
 use crate::answer::spaced;
-use crate::attachment::{self, CATALOG_PATH, ColumnDescription, Columns, Configuration, Configured, Description, Kind};
+use crate::attachment::{self, CATALOG_PATH, Configuration, Configured};
+use crate::catalog::{self, ColumnDescription, Columns, Description, Kind};
 use crate::companions::{self, Companions};
 use crate::encoding;
 use crate::error::{self, Fault, Outcome};
@@ -89,7 +90,7 @@ impl Options {
     }
 
     fn describe(&self, spi: &Connection) -> Outcome<Description> {
-        attachment::describe(spi, self.table, Columns::Named(&self.id_column, &self.quantity_column)).ok_or_else(|| {
+        catalog::describe(spi, self.table, Columns::Named(&self.id_column, &self.quantity_column)).ok_or_else(|| {
             Fault::unsuitable(
                 "42P01",
                 "there is no such table",
@@ -176,7 +177,7 @@ fn lock_table(spi: &Connection, options: &Options) -> Outcome<Description> {
 fn already(spi: &Connection, options: &Options, configured: &Configured) -> Outcome<String> {
     let attached = attachment::describe_configured(spi, configured)?;
     let wanted = options.describe(spi)?;
-    let number = |column: &Option<attachment::ColumnDescription>| column.as_ref().map(|c| c.number);
+    let number = |column: &Option<ColumnDescription>| column.as_ref().map(|c| c.number);
     let same = attached.oid == wanted.oid
         && number(&attached.id) == number(&wanted.id)
         && number(&attached.quantity) == number(&wanted.quantity)

@@ -7,12 +7,13 @@
 
 #![allow(unsafe_code)]
 
+use crate::catalog::{Catalog, Columns, Description, Kind};
 use crate::encoding;
 use crate::error::{Fault, Outcome};
 use crate::identity::act_as;
 use crate::quantity::Shape;
 use crate::settings::{self, RowLock};
-use crate::spi::{Arg, Connection, Plan, Rows, Sight, connected};
+use crate::spi::{Connection, Plan, Sight, connected};
 use pgrx::pg_sys::{self, Datum, Oid};
 use serde_json::json;
 use std::cell::{OnceCell, RefCell};
@@ -355,167 +356,6 @@ fn describe_attached(catalog: &Catalog<'_>, configured: &Configured) -> Outcome<
             json!({"oid": configured.table.to_u32()}),
             "Call detach_inventory, then attach_inventory with the new table.",
         )
-    })
-}
-
-/// How the columns of a table are found.
-#[derive(Clone, Copy)]
-pub enum Columns<'a> {
-    /// The id column and the quantity column, by name.
-    Named(&'a str, &'a str),
-    /// Those that the CHECK of this name names, in this order.
-    Marked(&'a str),
-    /// They are not asked for.
-    None,
-}
-
-/// What the catalog says about a table.
-pub struct Description {
-    /// The table.
-    pub oid: Oid,
-    /// Ordinary, partitioned or neither.
-    pub kind: Kind,
-    /// A temporary table, which other sessions cannot see.
-    pub temporary: bool,
-    /// Not written to WAL: emptied by a crash.
-    pub unlogged: bool,
-    /// Other tables inherit from it.
-    pub has_children: bool,
-    /// Its owner.
-    pub owner: Oid,
-    /// Whether the role in force has the rights of the owner.
-    pub owned: bool,
-    /// Schema, quoted.
-    pub schema: String,
-    /// Schema and name, quoted.
-    pub name: String,
-    /// The name alone, as it is.
-    pub bare_name: String,
-    /// The id column, where it exists.
-    pub id: Option<ColumnDescription>,
-    /// The quantity column, where it exists.
-    pub quantity: Option<ColumnDescription>,
-    /// A plain, valid, immediate unique index on the id column alone.
-    pub unique_index: bool,
-    /// An index holds the quantity, so updates are not HOT.
-    pub quantity_indexed: bool,
-    /// A foreign key points at it.
-    pub referenced: bool,
-    /// Triggers, rules, policies or expressions of the user run on an update.
-    pub runs_user_code: bool,
-}
-
-/// What kind of relation.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// An ordinary table.
-    Ordinary,
-    /// A partitioned table.
-    Partitioned,
-    /// A view, a foreign table and so on.
-    Other,
-}
-
-/// What the catalog says about a column.
-pub struct ColumnDescription {
-    /// Its number.
-    pub number: i16,
-    /// Its name.
-    pub name: String,
-    /// Its name, quoted.
-    pub quoted: String,
-    /// Its type.
-    pub type_oid: Oid,
-    /// Declared NOT NULL.
-    pub not_null: bool,
-    /// GENERATED, so that nobody can write it.
-    pub generated: bool,
-    modifier: i32,
-}
-
-impl ColumnDescription {
-    /// What a quantity column can hold; None where the type is no quantity.
-    pub fn shape(&self) -> Option<Shape> {
-        match self.type_oid {
-            pg_sys::INT2OID => Some(Shape::Whole { max: i16::MAX.into() }),
-            pg_sys::INT4OID => Some(Shape::Whole { max: i32::MAX.into() }),
-            pg_sys::INT8OID => Some(Shape::Whole { max: i64::MAX }),
-            pg_sys::NUMERICOID if self.modifier < 0 => Some(Shape::Unbounded),
-            pg_sys::NUMERICOID => {
-                // As numeric.c packs them: precision in the high half, the scale in the low 11 bits, signed.
-                let packed = self.modifier - pg_sys::VARHDRSZ as i32;
-                let scale = ((packed & 0x7ff) ^ 1024) - 1024;
-                Some(Shape::Fixed { precision: (packed >> 16) & 0xffff, scale })
-            }
-            _ => None,
-        }
-    }
-}
-
-/// Reads what the catalog says about a table now; None where there is no such table.
-pub fn describe(spi: &Connection, table: Oid, columns: Columns<'_>) -> Option<Description> {
-    Catalog::of(spi).describe(table, columns)
-}
-
-/// The question to the catalog, planned once for several tables: planning it costs some milliseconds, which the first call of
-/// every session waits for.
-struct Catalog<'c> {
-    spi: &'c Connection,
-    plan: Plan,
-}
-
-impl<'c> Catalog<'c> {
-    fn of(spi: &'c Connection) -> Self {
-        let types = [pg_sys::OIDOID, pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::TEXTOID];
-        Self { spi, plan: spi.prepare(include_str!("../sql/describe.sql"), &types) }
-    }
-
-    fn describe(&self, table: Oid, columns: Columns<'_>) -> Option<Description> {
-        let (id, quantity, mark) = match columns {
-            Columns::Named(id, quantity) => (Some(id), Some(quantity), None),
-            Columns::Marked(check) => (None, None, Some(check)),
-            Columns::None => (None, None, None),
-        };
-        let args = [Arg::owned(table), Arg::text(id), Arg::text(quantity), Arg::text(mark)];
-        description(&self.spi.run(&self.plan, &args, Sight::Latest))
-    }
-}
-
-fn description(rows: &Rows<'_>) -> Option<Description> {
-    let column = |first: i32| {
-        Some(ColumnDescription {
-            number: rows.get(0, first)?,
-            name: rows.text(0, first + 1)?,
-            quoted: rows.text(0, first + 2)?,
-            type_oid: rows.get(0, first + 3)?,
-            not_null: rows.get(0, first + 4)?,
-            generated: rows.get(0, first + 5)?,
-            modifier: rows.get(0, first + 6)?,
-        })
-    };
-    let kind = match rows.text(0, 2)?.as_str() {
-        "r" => Kind::Ordinary,
-        "p" => Kind::Partitioned,
-        _ => Kind::Other,
-    };
-    let persistence = rows.text(0, 3)?;
-    Some(Description {
-        oid: rows.get(0, 1)?,
-        kind,
-        temporary: persistence == "t",
-        unlogged: persistence == "u",
-        has_children: rows.get(0, 4)?,
-        owner: rows.get(0, 5)?,
-        owned: rows.get(0, 6)?,
-        schema: rows.text(0, 7)?,
-        name: rows.text(0, 8)?,
-        unique_index: rows.get(0, 9)?,
-        quantity_indexed: rows.get(0, 10)?,
-        referenced: rows.get(0, 11)?,
-        runs_user_code: rows.get(0, 12)?,
-        bare_name: rows.text(0, 13)?,
-        id: column(14),
-        quantity: column(21),
     })
 }
 

@@ -4,7 +4,8 @@
 //! and stay when the extension goes; the triggers depend on the extension and go with it. Everything here runs as the owner,
 //! with the search_path pinned, while the stock table is locked. What an earlier attach left is gone on with.
 
-use crate::attachment::{CATALOG_PATH, Configuration, Description};
+use crate::attachment::{CATALOG_PATH, Configuration};
+use crate::catalog::Description;
 use crate::context;
 use crate::error::{Fault, Outcome};
 use crate::identity::{act_as, current_role};

@@ -5,6 +5,7 @@ pub mod attach;
 pub mod attachment;
 pub mod batch;
 pub mod call;
+pub mod catalog;
 pub mod companions;
 pub mod context;
 pub mod decrement;
