@@ -11,6 +11,7 @@ CREATE TABLE @extschema@.inventory_attachment (
     run_as pg_catalog.text NOT NULL CHECK (run_as OPERATOR(pg_catalog.=) 'owner' OR run_as OPERATOR(pg_catalog.=) 'caller'),
     movement_table pg_catalog.regclass,
     request_table pg_catalog.regclass NOT NULL,
+    stripe_table pg_catalog.regclass NOT NULL,
     attached_at pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 

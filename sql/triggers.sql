@@ -1,23 +1,23 @@
 -- The trigger functions of the ledger. PUBLIC keeps EXECUTE: the owner of a stock table makes the triggers, a restored dump makes
--- them again, and PostgreSQL lets nobody call a trigger function. On any table but the stock table and its ledger they refuse.
+-- them again, and PostgreSQL lets nobody call a trigger function. On any table but the stock table, its ledger and its stripes they refuse.
 
 CREATE FUNCTION @extschema@.inventory_movement_begin() RETURNS pg_catalog.trigger
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'inventory_movement_begin_wrapper';
 
 COMMENT ON FUNCTION @extschema@.inventory_movement_begin() IS
-$comment$Notes that a statement on the stock table begins; a BEFORE STATEMENT trigger of the stock table.$comment$;
+$comment$Notes that a statement on the stock table begins; a BEFORE STATEMENT trigger of the stock table and of its stripes.$comment$;
 
 CREATE FUNCTION @extschema@.inventory_movement_record() RETURNS pg_catalog.trigger
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'inventory_movement_record_wrapper';
 
 COMMENT ON FUNCTION @extschema@.inventory_movement_record() IS
-$comment$Notes a change of one item's quantity; an AFTER ROW trigger of the stock table.$comment$;
+$comment$Notes a change of one item's quantity; an AFTER ROW trigger of the stock table and of its stripes.$comment$;
 
 CREATE FUNCTION @extschema@.inventory_movement_flush() RETURNS pg_catalog.trigger
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'inventory_movement_flush_wrapper';
 
 COMMENT ON FUNCTION @extschema@.inventory_movement_flush() IS
-$comment$Writes the noted changes at the end of the outermost statement; an AFTER STATEMENT trigger of the stock table.$comment$;
+$comment$Writes the noted changes at the end of the outermost statement; an AFTER STATEMENT trigger of the stock table and of its stripes.$comment$;
 
 CREATE FUNCTION @extschema@.inventory_movement_guard() RETURNS pg_catalog.trigger
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'inventory_movement_guard_wrapper';
@@ -30,3 +30,9 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'inventory_truncate_gu
 
 COMMENT ON FUNCTION @extschema@.inventory_truncate_guard() IS
 $comment$Refuses TRUNCATE; a BEFORE STATEMENT trigger of the stock table.$comment$;
+
+CREATE FUNCTION @extschema@.inventory_stripe_guard() RETURNS pg_catalog.trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'inventory_stripe_guard_wrapper';
+
+COMMENT ON FUNCTION @extschema@.inventory_stripe_guard() IS
+$comment$Refuses direct writes to stripes, and to what the stripes of an item hold; a trigger of the stripes, and of a stock table without a ledger.$comment$;

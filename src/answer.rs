@@ -18,12 +18,14 @@ pub struct Deduction<'a> {
     pub new_quantity: Quantity,
     /// What was asked for and taken.
     pub deducted: Quantity,
+    /// The stripe it was taken from, whose quantities the others are then.
+    pub stripe: Option<i16>,
 }
 
 impl Deduction<'_> {
-    /// The five keys of the contract. Nothing here needs escaping: a uuid and three numbers.
+    /// The five keys of the contract, and the stripe where there is one. Nothing here needs escaping: a uuid and three numbers.
     pub fn to_json(&self) -> String {
-        let Self { inventory_id, old_quantity, new_quantity, deducted } = self;
+        let Self { inventory_id, old_quantity, new_quantity, deducted, stripe } = self;
         let mut json = String::with_capacity(200);
         json.push_str(r#"{"success": true, "inventory_id": ""#);
         json.push_str(inventory_id);
@@ -35,9 +37,15 @@ impl Deduction<'_> {
             json.push_str(key);
             json.push_str(&quantity.to_string());
         }
+        json.push_str(&stripe_key(*stripe));
         json.push('}');
         json
     }
+}
+
+/// The key that an answer about a striped item has more, after a comma.
+pub fn stripe_key(stripe: Option<i16>) -> String {
+    stripe.map_or_else(String::new, |stripe| format!(r#", "stripe": {stripe}"#))
 }
 
 /// A uuid as PostgreSQL prints it. The formatter of pgrx goes digit by digit, which is 3 % of a sale.
@@ -104,6 +112,7 @@ mod tests {
             old_quantity: quantity("1234567890123456789012345.50"),
             new_quantity: quantity("1234567890123456789012344.50"),
             deducted: quantity("1"),
+            stripe: None,
         };
         let text = answer.to_json();
         assert_eq!(

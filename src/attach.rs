@@ -12,6 +12,7 @@ use crate::encoding;
 use crate::error::{self, Fault, Outcome};
 use crate::identity::{act_as, act_as_unfiltered};
 use crate::spi::{Arg, Connection, connected};
+use crate::stripes;
 use pgrx::pg_extern;
 use pgrx::pg_sys::{self, Oid};
 use serde_json::{Value, json};
@@ -117,7 +118,7 @@ fn attach(spi: &Connection, options: &Options) -> Outcome<String> {
     };
     let companions = companions::make(spi, &configuration, &table, options.ledger)?;
     record(spi, &configuration, options, &check_name, &companions);
-    attachment::announce_change(&configuration);
+    attachment::announce_change(configuration.oid);
     warn(&table);
     Ok(answer(&table, options, items))
 }
@@ -137,13 +138,13 @@ fn detach(spi: &Connection) -> Outcome<()> {
         require_ownership(&table)?;
         // Sales hold a weaker lock until they commit: none of them straddles the detach. DROP TRIGGER needs the strongest
         // lock; to take a weaker one first would be to deadlock with a transaction that has read the table and then sells.
-        let mode = if configured.movement_table.is_some() { "ACCESS EXCLUSIVE" } else { "SHARE ROW EXCLUSIVE" };
-        lock_relation(spi, table.owner, &table.name, mode);
+        lock_relation(spi, table.owner, &table.name, "ACCESS EXCLUSIVE");
+        stripes::merge_all(spi)?;
         companions::unhook(spi, &table);
     }
     let _acting = act_as(configuration.owner, Some(CATALOG_PATH));
     spi.once(&format!("DELETE FROM {}", configuration.relation), &[], &[]);
-    attachment::announce_change(&configuration);
+    attachment::announce_change(configuration.oid);
     Ok(())
 }
 
@@ -411,12 +412,13 @@ fn record(
     let _acting = act_as(configuration.owner, Some(CATALOG_PATH));
     spi.once(
         &format!(
-            "INSERT INTO {} (stock_table, check_name, id_column, quantity_column, run_as, movement_table, request_table)
+            "INSERT INTO {} (stock_table, check_name, id_column, quantity_column, run_as, movement_table, request_table,
+                             stripe_table)
              VALUES ($1::pg_catalog.regclass, $2::pg_catalog.name, $3::pg_catalog.name, $4::pg_catalog.name, $5,
-                     $6::pg_catalog.regclass, $7::pg_catalog.regclass)",
+                     $6::pg_catalog.regclass, $7::pg_catalog.regclass, $8::pg_catalog.regclass)",
             configuration.relation
         ),
-        &[oid, text, text, text, text, oid, oid],
+        &[oid, text, text, text, text, oid, oid, oid],
         &[
             Arg::owned(options.table),
             Arg::text(check_name),
@@ -425,6 +427,7 @@ fn record(
             Arg::text(options.run_as.as_str()),
             Arg::owned(companions.movement_table),
             Arg::owned(companions.request_table),
+            Arg::owned(companions.stripe_table),
         ],
     );
 }

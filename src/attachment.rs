@@ -1,7 +1,8 @@
 //! Which table is the stock table, looked up once and cached until something about it changes.
 //!
 //! The cache is told of changes by PostgreSQL's own invalidation messages: of the stock table, of the extension's
-//! configuration table (touched by attach and detach), and of schemas (their names stand in our statements). Those
+//! configuration table (touched by attach and detach), of its companions (the stripes are touched when an item becomes
+//! striped or ceases to be), and of schemas (their names stand in our statements). Those
 //! messages are read when a lock is taken, so the order is: lock the stock table, then ask whether the cache is still
 //! good. Attach and detach hold a stronger lock until they commit; no sale can run on a table it was not told of.
 
@@ -10,13 +11,16 @@
 use crate::catalog::{Catalog, Columns, Description, Kind};
 use crate::encoding;
 use crate::error::{Fault, Outcome};
-use crate::identity::act_as;
+use crate::identity::{act_as, act_as_unfiltered};
 use crate::quantity::Shape;
 use crate::settings::{self, RowLock};
 use crate::spi::{Connection, Plan, Sight, connected};
+use crate::totals;
+use pgrx::Uuid;
 use pgrx::pg_sys::{self, Datum, Oid};
 use serde_json::json;
 use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -54,6 +58,10 @@ pub struct Attachment {
     pub movements: Option<Owned>,
     /// The idempotency keys.
     pub requests: Owned,
+    /// The stripes of hot items.
+    pub stripes: Owned,
+    /// The striped items, and how many stripes each has.
+    pub striped: HashMap<[u8; 16], i16>,
     /// The table itself; a partition of it has another oid.
     pub oid: Oid,
     generation: u32,
@@ -63,6 +71,8 @@ pub struct Attachment {
 /// A table that belongs to the stock table, and as whom it is written: its own owner, who may be another by now.
 #[derive(Clone)]
 pub struct Owned {
+    /// The table.
+    pub oid: Oid,
     /// Schema and name, quoted.
     pub name: String,
     /// Its owner.
@@ -92,6 +102,8 @@ pub enum Kept {
     WriteMany,
     /// Records one movement.
     Record,
+    /// Records one movement of a stripe.
+    RecordStripe,
     /// Records many movements.
     RecordMany,
     /// Claims an idempotency key.
@@ -100,9 +112,27 @@ pub enum Kept {
     ReadKey,
     /// Keeps the answer of a call under its key.
     KeepAnswer,
+    /// Asks, as the caller, whether he may change an item.
+    MayChange,
+    /// Locks a stripe that has enough.
+    LockStripe,
+    /// Reads all stripes of an item without a lock.
+    LookStripes,
+    /// Writes one stripe.
+    WriteStripe,
+    /// Writes many stripes.
+    WriteStripes,
+    /// Adds up the stripes of every item.
+    SumStripes,
+    /// Finds the items whose total is behind.
+    BehindTotals,
+    /// Locks the items whose total is behind.
+    LockTotals,
+    /// Writes the totals.
+    WriteTotals,
 }
 
-const KEPT_PLANS: usize = Kept::KeepAnswer as usize + 1;
+const KEPT_PLANS: usize = Kept::WriteTotals as usize + 1;
 
 impl Attachment {
     /// The table as statements name it, under the alias `stock`. ONLY: rows of tables that inherit from an ordinary
@@ -120,6 +150,17 @@ impl Attachment {
             RowLock::Auto if self.referenced => no_key,
             RowLock::Auto => full,
         }
+    }
+
+    /// How many stripes an item has; None where it is not striped.
+    pub fn stripes_of(&self, id: &Uuid) -> Option<i16> {
+        if self.striped.is_empty() { None } else { self.striped.get(id.as_bytes()).copied() }
+    }
+
+    /// Takes the lock of a statement that writes stripes, until the transaction ends.
+    pub fn lock_stripes(&self) {
+        // SAFETY: locks a relation that is watched under the lock on the stock table.
+        unsafe { pg_sys::LockRelationOid(self.stripes.oid, pg_sys::RowExclusiveLock as i32) };
     }
 
     /// The kept plan of a statement, prepared when it is first needed.
@@ -141,6 +182,8 @@ pub struct Configured {
     /// The ledger, where there is one.
     pub movement_table: Option<Oid>,
     request_table: Oid,
+    /// The stripes.
+    pub stripe_table: Oid,
     check_name: String,
     id_column: String,
     quantity_column: String,
@@ -165,7 +208,7 @@ thread_local! {
 
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 /// The stock table, its companions and the configuration table; 0 also stands for "every relation".
-static WATCHED: [AtomicU32; 4] = [const { AtomicU32::new(0) }; 4];
+static WATCHED: [AtomicU32; 5] = [const { AtomicU32::new(0) }; 5];
 
 /// The search_path of statements on the extension's own tables.
 pub const CATALOG_PATH: &CStr = c"pg_catalog, pg_temp";
@@ -181,7 +224,31 @@ pub fn current() -> Outcome<Rc<Attachment>> {
     }
     let loaded = Rc::new(connected(load)?);
     CACHE.set(Some(Rc::clone(&loaded)));
+    if !loaded.striped.is_empty() {
+        // A server that was stopped may have left totals behind.
+        totals::keep();
+    }
     Ok(loaded)
+}
+
+/// The attached stock table while nobody sells: every sale that runs is waited for, and the next ones wait until the
+/// transaction ends.
+pub fn current_alone() -> Outcome<Rc<Attachment>> {
+    loop {
+        let found = connected(|spi| {
+            let configuration = configuration(spi)?;
+            configured(spi, &configuration)
+        })?;
+        let table = found.ok_or_else(Fault::not_attached)?.table;
+        // SAFETY: locks an oid; it need not exist.
+        unsafe { pg_sys::LockRelationOid(table, pg_sys::ShareRowExclusiveLock as i32) };
+        let stock = current()?;
+        if stock.oid == table {
+            return Ok(stock);
+        }
+        // SAFETY: releases the lock taken above.
+        unsafe { pg_sys::UnlockRelationOid(table, pg_sys::ShareRowExclusiveLock as i32) };
+    }
 }
 
 fn load(spi: &Connection) -> Outcome<Attachment> {
@@ -196,15 +263,16 @@ fn load(spi: &Connection) -> Outcome<Attachment> {
             let catalog = Catalog::of(spi);
             let description = describe_attached(&catalog, &configured)?;
             let companions = describe_companions(&catalog, &configured)?;
-            return build(&configured, description, companions, generation);
+            let striped = striped_items(spi, &companions.stripes)?;
+            return build(&configured, description, companions, striped, generation);
         }
         unlock(configured.table);
     }
 }
 
 fn watch(configuration: &Configuration, configured: &Configured) {
-    let companions = [configured.movement_table.unwrap_or(pg_sys::InvalidOid), configured.request_table];
-    let relations = [configuration.oid, configured.table, companions[0], companions[1]];
+    let movements = configured.movement_table.unwrap_or(pg_sys::InvalidOid);
+    let relations = [configuration.oid, configured.table, movements, configured.request_table, configured.stripe_table];
     for (watched, relation) in WATCHED.iter().zip(relations) {
         watched.store(relation.to_u32(), Relaxed);
     }
@@ -214,6 +282,7 @@ fn watch(configuration: &Configuration, configured: &Configured) {
 struct Companions {
     movements: Option<Owned>,
     requests: Owned,
+    stripes: Owned,
     run_user_code: bool,
 }
 
@@ -230,14 +299,34 @@ fn describe_companions(catalog: &Catalog<'_>, configured: &Configured) -> Outcom
     };
     let movements = configured.movement_table.map(|oid| companion(oid, "movement_table_dropped")).transpose()?;
     let requests = companion(configured.request_table, "request_table_dropped")?;
+    let stripes = companion(configured.stripe_table, "stripe_table_dropped")?;
+    let owned = |table: Description| Owned { oid: table.oid, name: table.name, owner: table.owner };
     Ok(Companions {
-        run_user_code: requests.runs_user_code || movements.as_ref().is_some_and(|m| m.runs_user_code),
-        movements: movements.map(|m| Owned { name: m.name, owner: m.owner }),
-        requests: Owned { name: requests.name, owner: requests.owner },
+        run_user_code: requests.runs_user_code
+            || stripes.runs_user_code
+            || movements.as_ref().is_some_and(|m| m.runs_user_code),
+        movements: movements.map(owned),
+        requests: owned(requests),
+        stripes: owned(stripes),
     })
 }
 
-fn build(configured: &Configured, table: Description, companions: Companions, generation: u32) -> Outcome<Attachment> {
+fn striped_items(spi: &Connection, stripes: &Owned) -> Outcome<HashMap<[u8; 16], i16>> {
+    let _acting = act_as_unfiltered(stripes.owner, Some(CATALOG_PATH));
+    let sql = format!("SELECT inventory_id, pg_catalog.max(stripe) FROM {} GROUP BY inventory_id", stripes.name);
+    let rows = spi.run(&spi.prepare(&sql, &[]), &[], Sight::Latest);
+    let item = |row| Some((*rows.get::<Uuid>(row, 1)?.as_bytes(), rows.get(row, 2)?));
+    let items = (0..rows.count()).map(|row| item(row).ok_or_else(|| Fault::internal("a stripe has a null")));
+    items.collect()
+}
+
+fn build(
+    configured: &Configured,
+    table: Description,
+    companions: Companions,
+    striped: HashMap<[u8; 16], i16>,
+    generation: u32,
+) -> Outcome<Attachment> {
     let broken = |reason, message| {
         let facts = json!({
             "table": table.name, "id_column": configured.id_column, "quantity_column": configured.quantity_column,
@@ -273,6 +362,8 @@ fn build(configured: &Configured, table: Description, companions: Companions, ge
         search_path: (table.runs_user_code || companions.run_user_code).then(|| encoding::c_text(&pinned)),
         movements: companions.movements,
         requests: companions.requests,
+        stripes: companions.stripes,
+        striped,
         relation: table.name,
         oid: table.oid,
         generation,
@@ -321,7 +412,8 @@ pub fn configured(spi: &Connection, configuration: &Configuration) -> Outcome<Op
     let _acting = act_as(configuration.owner, Some(CATALOG_PATH));
     let sql = format!(
         "SELECT stock_table::pg_catalog.oid, run_as, check_name::pg_catalog.text, id_column::pg_catalog.text,
-                quantity_column::pg_catalog.text, movement_table::pg_catalog.oid, request_table::pg_catalog.oid FROM {}",
+                quantity_column::pg_catalog.text, movement_table::pg_catalog.oid, request_table::pg_catalog.oid,
+                stripe_table::pg_catalog.oid FROM {}",
         configuration.relation
     );
     let plan = spi.prepare(&sql, &[]);
@@ -338,6 +430,7 @@ pub fn configured(spi: &Connection, configuration: &Configuration) -> Outcome<Op
             quantity_column: rows.text(0, 5)?,
             movement_table: rows.get(0, 6),
             request_table: rows.get(0, 7)?,
+            stripe_table: rows.get(0, 8)?,
         })
     };
     row().map(Some).ok_or_else(|| Fault::internal("the configuration row has a null"))
@@ -359,10 +452,10 @@ fn describe_attached(catalog: &Catalog<'_>, configured: &Configured) -> Outcome<
     })
 }
 
-/// Tells every backend, when this transaction commits, to look the attachment up again.
-pub fn announce_change(configuration: &Configuration) {
+/// Tells every backend, when this transaction commits, to look the attachment up again; through one of the watched relations.
+pub fn announce_change(watched: Oid) {
     // SAFETY: queues an invalidation message for an existing relation.
-    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(configuration.oid) };
+    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(watched) };
 }
 
 /// Registers for PostgreSQL's invalidation messages; called once a backend.

@@ -1,10 +1,11 @@
 //! Many lines, one lock order.
 //!
-//! Lock order: the idempotency key (before this room is entered), then the items by id ascending, as PostgreSQL sorts a uuid.
+//! Lock order: the idempotency key (before this room is entered), then the items by id ascending, as PostgreSQL sorts a uuid;
+//! then the striped ones among them, in the same order (holding.rs).
 //! Every function that changes more than one item, or more than a sale, comes through [`lock`] and [`write`]: two statements,
 //! however many lines. What was written is verified line by line.
 
-use crate::answer::number;
+use crate::answer::{number, stripe_key};
 use crate::attachment::{Attachment, Kept};
 use crate::call::{Call, in_context};
 use crate::context::Given;
@@ -12,6 +13,7 @@ use crate::decrement::fits;
 use crate::encoding::from_server;
 use crate::error::{Fault, Outcome, answered};
 use crate::failpoint::{self, Place};
+use crate::holding::{self, Held, Step, Striped, Taken, kept};
 use crate::items::{self, Line};
 use crate::ledger::{Kind, Rows};
 use crate::quantity::{Quantity, Shape};
@@ -105,12 +107,12 @@ fn deduct(spi: &Connection, stock: &Attachment, lines: &[Line], on_shortage: OnS
     for line in lines {
         fits("p_items", line.quantity, stock).map_err(|fault| fault.at_element(line.element))?;
     }
-    let held = lock(spi, stock, lines.iter().map(|line| line.id).collect())?;
+    let lots = hold(spi, stock, lines, on_shortage)?;
     let mut changes = Vec::with_capacity(lines.len());
     let mut short = Vec::new();
     let mut first_short = None;
     for line in lines {
-        let Some(&available) = held.get(line.id.as_bytes()) else {
+        let Some(&Lot { available, stripe }) = lots.get(line.id.as_bytes()) else {
             short.push(json!({"reason": "unknown_item", "inventory_id": line.id.to_string(), "requested": number(line.quantity)}));
             continue;
         };
@@ -127,7 +129,7 @@ fn deduct(spi: &Connection, stock: &Attachment, lines: &[Line], on_shortage: OnS
             }));
         }
         if taken.is_positive() {
-            changes.push(Change { id: line.id, old_quantity: available, delta: taken.negated() });
+            changes.push(Change { id: line.id, stripe, old_quantity: available, delta: taken.negated() });
         }
     }
     if on_shortage == OnShortage::Abort && !short.is_empty() {
@@ -135,6 +137,56 @@ fn deduct(spi: &Connection, stock: &Attachment, lines: &[Line], on_shortage: OnS
     }
     let written = write(spi, stock, &changes)?;
     Ok(told(&changes, &written, &short))
+}
+
+/// What an item of an order has: in all, or in the stripe that is held.
+struct Lot {
+    available: Quantity,
+    stripe: Option<i16>,
+}
+
+/// Locks what the lines ask for. Unknown items are missing from the answer.
+fn hold(
+    spi: &Connection,
+    stock: &Attachment,
+    lines: &[Line],
+    on_shortage: OnShortage,
+) -> Outcome<HashMap<[u8; 16], Lot>> {
+    let (mut striped, whole): (Vec<&Line>, Vec<&Line>) =
+        lines.iter().partition(|line| stock.stripes_of(&line.id).is_some());
+    let mut lots = HashMap::with_capacity(lines.len());
+    if !whole.is_empty() {
+        let held = lock(spi, stock, whole.into_iter().map(|line| line.id).collect())?;
+        lots.extend(held.into_iter().map(|(id, available)| (id, Lot { available, stripe: None })));
+    }
+    striped.sort_unstable_by_key(|line| *line.id.as_bytes());
+    for Line { id, quantity, .. } in striped {
+        match hold_stripe(spi, stock, *id, *quantity, on_shortage) {
+            Ok(lot) => lots.insert(*id.as_bytes(), lot),
+            Err(fault) if fault.is_unknown_item() => None,
+            Err(fault) => return Err(fault),
+        };
+    }
+    Ok(lots)
+}
+
+fn hold_stripe(
+    spi: &Connection,
+    stock: &Attachment,
+    id: Uuid,
+    wanted: Quantity,
+    on_shortage: OnShortage,
+) -> Outcome<Lot> {
+    let striped = Striped::of(spi, stock, id)?.ok_or_else(|| Fault::internal("an item is striped no more"))?;
+    let lot = |held: Held<'_>| Lot { available: held.quantity, stripe: Some(held.stripe) };
+    match striped.take(wanted)? {
+        Taken::Held(held) => Ok(lot(held)),
+        Taken::Short(available) if on_shortage == OnShortage::Partial && available.is_positive() => {
+            striped.lock_all()?;
+            striped.gather_all().map(lot)
+        }
+        Taken::Short(available) => Ok(Lot { available, stripe: None }),
+    }
 }
 
 /// Where nothing is taken at all, nothing is said of what was taken.
@@ -147,10 +199,10 @@ fn told(changes: &[Change], written: &[Quantity], short: &[Value]) -> String {
     let lines: Vec<String> = changes
         .iter()
         .zip(written)
-        .map(|(Change { id, old_quantity, delta }, new_quantity)| {
-            let deducted = delta.negated();
+        .map(|(Change { id, stripe, old_quantity, delta }, new_quantity)| {
+            let (deducted, stripe) = (delta.negated(), stripe_key(*stripe));
             format!(
-                r#"{{"inventory_id": "{id}", "old_quantity": {old_quantity}, "new_quantity": {new_quantity}, "deducted": {deducted}}}"#
+                r#"{{"inventory_id": "{id}", "old_quantity": {old_quantity}, "new_quantity": {new_quantity}, "deducted": {deducted}{stripe}}}"#
             )
         })
         .collect();
@@ -162,7 +214,9 @@ fn told(changes: &[Change], written: &[Quantity], short: &[Value]) -> String {
 pub struct Change {
     /// The item.
     pub id: Uuid,
-    /// What it has, read under its lock.
+    /// The stripe of it that is held, where it is striped.
+    pub stripe: Option<i16>,
+    /// What it, or the stripe, has, read under its lock.
     pub old_quantity: Quantity,
     /// What is added; negative for what is taken.
     pub delta: Quantity,
@@ -193,16 +247,27 @@ pub fn lock(spi: &Connection, stock: &Attachment, ids: Vec<Uuid>) -> Outcome<Has
     Ok(held)
 }
 
-/// Writes changes of locked items in one statement, verifies each, and gives the new quantities in the same order.
+/// Writes changes of locked items, in one statement those of the stock table and in one those of stripes; verifies each, and
+/// gives the new quantities in the same order.
 pub fn write(spi: &Connection, stock: &Attachment, changes: &[Change]) -> Outcome<Vec<Quantity>> {
-    if changes.is_empty() {
-        return Ok(Vec::new());
-    }
-    for Change { id, old_quantity, delta } in changes {
+    for Change { id, old_quantity, delta, .. } in changes {
         old_quantity
             .plus_in(*delta, stock.shape)
             .ok_or_else(|| Fault::overflow(&id.to_string(), *old_quantity, *delta))?;
     }
+    let (striped, whole): (Vec<&Change>, Vec<&Change>) = changes.iter().partition(|change| change.stripe.is_some());
+    let whole = if whole.is_empty() { HashMap::new() } else { write_whole(spi, stock, &whole)? };
+    let steps: Vec<Step> =
+        striped.into_iter().filter_map(|change| Some((change.id, change.stripe?, kept(stock, change.delta)))).collect();
+    let stripes = if steps.is_empty() { HashMap::new() } else { holding::write(spi, stock, &steps)? };
+    let written = |change: &Change| match change.stripe {
+        None => whole.get(change.id.as_bytes()).copied(),
+        Some(stripe) => stripes.get(&(*change.id.as_bytes(), stripe)).copied(),
+    };
+    changes.iter().map(|change| verify(change, written(change))).collect()
+}
+
+fn write_whole(spi: &Connection, stock: &Attachment, changes: &[&Change]) -> Outcome<HashMap<[u8; 16], Quantity>> {
     let plan = stock.plan(spi, Kept::WriteMany, || {
         let (source, id, quantity) = (stock.source(), &stock.id, &stock.quantity);
         let number = if matches!(stock.shape, Shape::Whole { .. }) { "int8" } else { "numeric" };
@@ -226,7 +291,7 @@ pub fn write(spi: &Connection, stock: &Attachment, changes: &[Change]) -> Outcom
             .map_err(|stored| Fault::unreadable_stock(&id.to_string(), &stored))?;
         written.insert(*id.as_bytes(), quantity);
     }
-    changes.iter().map(|change| verify(change, written.get(change.id.as_bytes()).copied())).collect()
+    Ok(written)
 }
 
 fn verify(change: &Change, written: Option<Quantity>) -> Outcome<Quantity> {

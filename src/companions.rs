@@ -1,10 +1,10 @@
 //! The tables that grow with the stock table, and the triggers between them.
 //!
-//! `<stock>_request` keeps idempotency keys, `<stock>_movement` is the ledger. They belong to the owner of the stock table
+//! `<stock>_request` keeps idempotency keys, `<stock>_movement` is the ledger, `<stock>_stripe` holds the stripes of hot items. They belong to the owner of the stock table
 //! and stay when the extension goes; the triggers depend on the extension and go with it. Everything here runs as the owner,
 //! with the search_path pinned, while the stock table is locked. What an earlier attach left is gone on with.
 
-use crate::attachment::{CATALOG_PATH, Configuration};
+use crate::attachment::{self, CATALOG_PATH, Configuration};
 use crate::catalog::Description;
 use crate::context;
 use crate::error::{Fault, Outcome};
@@ -20,6 +20,8 @@ pub struct Companions {
     pub movement_table: Option<Oid>,
     /// The idempotency keys.
     pub request_table: Oid,
+    /// The stripes.
+    pub stripe_table: Oid,
 }
 
 /// Columns of the ledger, as [`MOVEMENT`] makes them.
@@ -48,11 +50,23 @@ const REQUEST: &str = "
     answer json,
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()";
 
+const STRIPE_COLUMNS: &str = "inventory_id,stripe,quantity";
+
+/// The quantity is a numeric of any shape: a stripe may hold what is no full unit of the stock column, their sum never is.
+const STRIPE: &str = "
+    inventory_id uuid NOT NULL,
+    stripe smallint NOT NULL CHECK (stripe > 0),
+    quantity numeric NOT NULL CHECK (quantity >= '0'::numeric AND quantity < 'Infinity'::numeric),
+    PRIMARY KEY (inventory_id, stripe)";
+
 /// Makes, or finds again, the companions of a table that is being attached.
 pub fn make(spi: &Connection, configuration: &Configuration, table: &Description, ledger: bool) -> Outcome<Companions> {
     let request_table = make_table(spi, table, "_request", REQUEST, REQUEST_COLUMNS)?.oid;
+    let stripes = make_table(spi, table, "_stripe", STRIPE, STRIPE_COLUMNS)?;
+    empty(spi, table, &stripes);
+    guard_stripes(spi, configuration, table, &stripes, ledger);
     if !ledger {
-        return Ok(Companions { movement_table: None, request_table });
+        return Ok(Companions { movement_table: None, request_table, stripe_table: stripes.oid });
     }
     let movements = make_table(spi, table, "_movement", MOVEMENT, MOVEMENT_COLUMNS)?;
     let ledger = movements.name.as_str();
@@ -61,12 +75,45 @@ pub fn make(spi: &Connection, configuration: &Configuration, table: &Description
     }
     record_stock(table, ledger);
     set_triggers(spi, configuration, table, ledger);
-    Ok(Companions { movement_table: Some(movements.oid), request_table })
+    Ok(Companions { movement_table: Some(movements.oid), request_table, stripe_table: stripes.oid })
+}
+
+/// While nothing was attached the stock table alone said what there is: stripes left from before say nothing.
+fn empty(spi: &Connection, table: &Description, stripes: &Companion) {
+    if !stripes.new {
+        for trigger in STRIPE_TRIGGERS {
+            drop_trigger(spi, table, &stripes.name, stripes.oid, trigger.name);
+        }
+        run_as_owner(spi, table, &format!("DELETE FROM {}", stripes.name));
+    }
+}
+
+fn guard_stripes(
+    spi: &Connection,
+    configuration: &Configuration,
+    table: &Description,
+    stripes: &Companion,
+    ledger: bool,
+) {
+    let wanted = if ledger { &STRIPE_TRIGGERS[..] } else { &STRIPE_TRIGGERS[..2] };
+    for trigger in wanted {
+        make_trigger(spi, configuration, table, trigger, &stripes.name);
+    }
+}
+
+/// Lets a stock table without a ledger refuse direct writes to what its stripes hold; a ledger's own trigger does it.
+pub fn guard_striped_stock(spi: &Connection, table: &Description) -> Outcome<()> {
+    let configuration = attachment::configuration(spi)?;
+    for trigger in [&STOCK_GUARD, &TRUNCATE_GUARD] {
+        drop_trigger(spi, table, &table.name, table.oid, trigger.name);
+        make_trigger(spi, &configuration, table, trigger, &table.name);
+    }
+    Ok(())
 }
 
 /// Drops the triggers of the stock table; the ledger stays, and stays guarded.
 pub fn unhook(spi: &Connection, table: &Description) {
-    for trigger in STOCK_TRIGGERS {
+    for trigger in STOCK_TRIGGERS.iter().chain([&STOCK_GUARD]) {
         drop_trigger(spi, table, &table.name, table.oid, trigger.name);
     }
     for (oid, name) in partitions(spi, table) {
@@ -166,7 +213,8 @@ fn record_stock(table: &Description, ledger: &str) {
     let (stock, id, quantity) = (&table.name, &id.quoted, &quantity.quoted);
     let last = format!(
         "SELECT last.new_quantity, last.kind FROM {ledger} AS last
-          WHERE last.inventory_id OPERATOR(pg_catalog.=) item.id ORDER BY last.movement_id DESC LIMIT 1"
+          WHERE last.inventory_id OPERATOR(pg_catalog.=) item.id AND last.stripe IS NULL
+          ORDER BY last.movement_id DESC LIMIT 1"
     );
     let insert = format!("INSERT INTO {ledger} (inventory_id, kind, old_quantity, new_quantity, reference, actor)");
     let present = format!(
@@ -188,9 +236,21 @@ fn record_stock(table: &Description, ledger: &str) {
             AND NOT EXISTS (SELECT FROM {stock} AS stock WHERE stock.{id} OPERATOR(pg_catalog.=) item.id)
           ORDER BY item.id"
     );
+    // Stripes that were left behind hold nothing any more; the item's own movement, below, says what there is.
+    let left = format!(
+        "INSERT INTO {ledger} (inventory_id, stripe, kind, old_quantity, new_quantity, reference, actor)
+         SELECT item.id, item.stripe, 'external', last.new_quantity, 0, $1, $2
+           FROM (SELECT DISTINCT known.inventory_id AS id, known.stripe FROM {ledger} AS known WHERE known.stripe IS NOT NULL) AS item
+          CROSS JOIN LATERAL (SELECT last.new_quantity FROM {ledger} AS last
+                               WHERE last.inventory_id OPERATOR(pg_catalog.=) item.id
+                                 AND last.stripe OPERATOR(pg_catalog.=) item.stripe
+                               ORDER BY last.movement_id DESC LIMIT 1) AS last
+          WHERE last.new_quantity OPERATOR(pg_catalog.<>) 0
+          ORDER BY item.id, item.stripe"
+    );
     let actor = context::actor(current_role());
     let reference = crate::settings::reference();
-    for sql in [present, gone] {
+    for sql in [left, present, gone] {
         let args = [Arg::text(reference.as_deref()), Arg::text(actor.as_str())];
         writing(table.owner, Some(CATALOG_PATH), |spi| {
             spi.once(&sql, &[pg_sys::TEXTOID, pg_sys::TEXTOID], &args);
@@ -198,6 +258,7 @@ fn record_stock(table: &Description, ledger: &str) {
     }
 }
 
+#[derive(Clone, Copy)]
 struct TriggerDefinition {
     name: &'static str,
     when: &'static str,
@@ -236,6 +297,32 @@ const TRUNCATE_GUARD: TriggerDefinition = TriggerDefinition {
     function: "inventory_truncate_guard",
 };
 
+const STOCK_GUARD: TriggerDefinition = TriggerDefinition {
+    name: "0_inventory_stripe_guard",
+    when: "AFTER UPDATE OR DELETE",
+    each: "FOR EACH ROW",
+    function: "inventory_stripe_guard",
+};
+
+/// The first two without a ledger, all of them with one.
+const STRIPE_TRIGGERS: [TriggerDefinition; 5] = [
+    TriggerDefinition {
+        name: "0_inventory_stripe_guard",
+        when: "BEFORE INSERT OR UPDATE OR DELETE",
+        each: "FOR EACH STATEMENT",
+        function: "inventory_stripe_guard",
+    },
+    TriggerDefinition {
+        name: "0_inventory_stripe_truncate",
+        when: "BEFORE TRUNCATE",
+        each: "FOR EACH STATEMENT",
+        function: "inventory_stripe_guard",
+    },
+    STOCK_TRIGGERS[0],
+    STOCK_TRIGGERS[1],
+    STOCK_TRIGGERS[2],
+];
+
 const LEDGER_TRIGGERS: [TriggerDefinition; 2] = [
     TriggerDefinition {
         name: "0_inventory_movement_guard",
@@ -256,18 +343,29 @@ fn set_triggers(spi: &Connection, configuration: &Configuration, table: &Descrip
     let on_stock = STOCK_TRIGGERS.iter().map(|trigger| (trigger, table.oid, table.name.clone()));
     let on_ledger = LEDGER_TRIGGERS.iter().map(|trigger| (trigger, ledger_oid, ledger.to_owned()));
     let on_partitions = partitions(spi, table).into_iter().map(|(oid, name)| (&TRUNCATE_GUARD, oid, name));
+    drop_trigger(spi, table, &table.name, table.oid, STOCK_GUARD.name);
     for (trigger, oid, relation) in on_stock.chain(on_ledger).chain(on_partitions) {
-        let TriggerDefinition { name, when, each, function } = trigger;
-        drop_trigger(spi, table, &relation, oid, name);
-        let schema = &configuration.schema;
-        run_as_owner(
-            spi,
-            table,
-            &format!("CREATE TRIGGER \"{name}\" {when} ON {relation} {each} EXECUTE FUNCTION {schema}.{function}()"),
-        );
-        // So that DROP EXTENSION takes the trigger along, and needs no CASCADE, which might take more.
-        run_as_owner(spi, table, &format!("ALTER TRIGGER \"{name}\" ON {relation} DEPENDS ON EXTENSION inventory_ext"));
+        drop_trigger(spi, table, &relation, oid, trigger.name);
+        make_trigger(spi, configuration, table, trigger, &relation);
     }
+}
+
+fn make_trigger(
+    spi: &Connection,
+    configuration: &Configuration,
+    table: &Description,
+    trigger: &TriggerDefinition,
+    relation: &str,
+) {
+    let TriggerDefinition { name, when, each, function } = trigger;
+    let schema = &configuration.schema;
+    run_as_owner(
+        spi,
+        table,
+        &format!("CREATE TRIGGER \"{name}\" {when} ON {relation} {each} EXECUTE FUNCTION {schema}.{function}()"),
+    );
+    // So that DROP EXTENSION takes the trigger along, and needs no CASCADE, which might take more.
+    run_as_owner(spi, table, &format!("ALTER TRIGGER \"{name}\" ON {relation} DEPENDS ON EXTENSION inventory_ext"));
 }
 
 fn oid_of(spi: &Connection, relation: &str) -> Oid {

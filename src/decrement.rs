@@ -12,6 +12,7 @@ use crate::attachment::{Attachment, Kept};
 use crate::call::{Call, in_context};
 use crate::context::{CallContext, Given};
 use crate::error::{Fault, Outcome, answered};
+use crate::holding::{Striped, Taken};
 use crate::ledger::{Kind, Rows};
 use crate::quantity::{Quantity, Shape, Unfit};
 use crate::spi::{self, Arg, Connection, NumericArg, Sight};
@@ -46,7 +47,11 @@ fn sell(id: Option<Uuid>, quantity: Option<&NumericArg>, context: CallContext) -
         |spi, stock| {
             fits("p_quantity", requested, stock)?;
             let bound = bind(stock, argument, requested);
-            Sale { stock, id, printed_id: &printed_id, requested, bound }.make(spi)
+            let sale = Sale { stock, id, printed_id: &printed_id, requested, bound };
+            match Striped::of(spi, stock, id)? {
+                None => sale.make(spi),
+                Some(striped) => sale.make_from(&striped),
+            }
         },
     )
 }
@@ -93,8 +98,23 @@ impl Sale<'_> {
             return Err(Fault::overflow(self.printed_id, old_quantity, self.requested.negated()));
         }
         let new_quantity = self.write(spi, &locked, old_quantity)?;
-        let answer = Deduction { inventory_id: self.printed_id, old_quantity, new_quantity, deducted: self.requested };
-        Ok(answer.to_json())
+        Ok(self.answer(old_quantity, new_quantity, None))
+    }
+
+    /// The same from one stripe of a striped item.
+    fn make_from(&self, striped: &Striped<'_>) -> Outcome<String> {
+        match striped.take(self.requested)? {
+            Taken::Short(available) => Err(Fault::insufficient(self.printed_id, available, self.requested)),
+            Taken::Held(held) => {
+                let new_quantity = striped.change(&held, self.requested.negated())?;
+                Ok(self.answer(held.quantity, new_quantity, Some(held.stripe)))
+            }
+        }
+    }
+
+    fn answer(&self, old_quantity: Quantity, new_quantity: Quantity, stripe: Option<i16>) -> String {
+        let inventory_id = self.printed_id;
+        Deduction { inventory_id, old_quantity, new_quantity, deducted: self.requested, stripe }.to_json()
     }
 
     /// Locks the item where it has enough; else says truthfully why not.

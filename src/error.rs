@@ -77,6 +77,11 @@ impl Fault {
         )
     }
 
+    /// Whether it says that there is no such item, for an order, which tells of all of them at once.
+    pub fn is_unknown_item(&self) -> bool {
+        self.detail.get("reason").is_some_and(|reason| reason == "unknown_item")
+    }
+
     /// `IV007`: the table holds something else than was written. `new_quantity` is None where no row was written.
     pub fn verification_failed(
         inventory_id: &str,
@@ -337,6 +342,36 @@ impl Fault {
         )
     }
 
+    /// `55000`: a direct write to the stripes of hot items.
+    pub fn stripes_protected(operation: &str, table: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "stripes are written by the inventory functions alone",
+            json!({"reason": "stripes_protected", "operation": operation, "table": table}),
+            "Call an inventory function; unstripe_inventory gives the item back to the stock table.",
+        )
+    }
+
+    /// `55000`: a direct write to the stock row of a striped item, whose quantity is the sum of its stripes.
+    pub fn striped_item(inventory_id: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "the stock of a striped item is in its stripes",
+            json!({"reason": "striped_item", "inventory_id": inventory_id}),
+            "Call restock_inventory or adjust_inventory; or call unstripe_inventory first, then write the row.",
+        )
+    }
+
+    /// `22023`: too few or too many stripes.
+    pub fn stripe_count(stripes: i32, max_stripes: i16) -> Box<Self> {
+        Self::new(
+            "22023",
+            format!("p_stripes must be between 2 and {max_stripes}"),
+            json!({"reason": "stripe_count", "argument": "p_stripes", "value": stripes, "max_stripes": max_stripes}),
+            "Pass about as many as there are sessions that sell the item at once; 16 serve most.",
+        )
+    }
+
     /// `55000`: TRUNCATE would empty the stock without a movement.
     pub fn truncate_refused(table: &str) -> Box<Self> {
         Self::new(
@@ -517,6 +552,11 @@ fn jump(mut data: pg_sys::ErrorData) -> ! {
 /// A NOTICE to the caller.
 pub fn notice(message: &str) {
     report(PgLogLevel::NOTICE as i32, "00000", message, None, None);
+}
+
+/// A line in the server's log.
+pub fn log(message: &str, hint: &str) {
+    report(PgLogLevel::LOG as i32, "01000", message, None, Some(hint));
 }
 
 /// A WARNING to the caller, with what can be done about it.

@@ -1,4 +1,4 @@
-//! The ledger's only writer: triggers on the stock table, so that no change of stock escapes it, ours or anyone's.
+//! The ledger's only writer: triggers on the stock table and on its stripes, so that no change of stock escapes it, ours or anyone's.
 //!
 //! A row trigger notes each change of a quantity; the trigger at the end of the statement writes what was noted with one
 //! INSERT. A statement that a user's trigger runs inside another one on the stock table leaves its notes to the outer one,
@@ -14,6 +14,7 @@ use crate::error::{Fault, Outcome};
 use crate::identity::{act_as_unfiltered, current_role};
 use crate::quantity::Quantity;
 use crate::spi::{self, Arg, Connection, Sight, connected};
+use crate::stripe_guard::{self, Passage};
 use crate::trigger::{Firing, Operation};
 use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::{Uuid, pg_extern, pg_guard};
@@ -75,6 +76,7 @@ struct Note {
     /// The command that made the change.
     command: u32,
     id: Uuid,
+    stripe: Option<i16>,
     kind: Kind,
     old_quantity: String,
     new_quantity: String,
@@ -117,6 +119,35 @@ pub fn within<T>(
     act()
 }
 
+/// Runs `act`; changes of stock by its statements belong to the call that runs, and are recorded as another kind.
+pub fn as_kind<T>(kind: Kind, act: impl FnOnce() -> T) -> T {
+    let frame = FRAMES.with_borrow(|frames| {
+        let frame = frames.last()?;
+        let Stamp { role, reference, key, actor, .. } = frame.stamp.as_ref();
+        let stamp = Stamp { kind, role: *role, reference: reference.clone(), key: key.clone(), actor: actor.clone() };
+        Some(Frame { stamp: Rc::new(stamp), depth: frame.depth, rows: Rows::Many })
+    });
+    let Some(frame) = frame else { return act() };
+    FRAMES.with_borrow_mut(|frames| frames.push(frame));
+    let _open = OpenFrame;
+    act()
+}
+
+/// Records what the call that runs does to the item itself, apart from its stripes: no row of the stock table tells it.
+pub fn record_whole(stock: &Attachment, id: Uuid, [old_quantity, new_quantity]: [Quantity; 2]) {
+    let Some(stamp) = FRAMES.with_borrow(|frames| frames.last().map(|frame| Rc::clone(&frame.stamp))) else { return };
+    if stock.movements.is_none() || old_quantity == new_quantity {
+        return;
+    }
+    // SAFETY: reads a counter of the backend; nothing is marked as used.
+    let command = unsafe { pg_sys::GetCurrentCommandId(false) };
+    let kind = stamp.kind;
+    note(command, id, None, kind, [old_quantity.to_string(), new_quantity.to_string()], stamp);
+    if open_statements() == 0 {
+        flush(stock);
+    }
+}
+
 struct OpenFrame;
 
 impl Drop for OpenFrame {
@@ -125,12 +156,13 @@ impl Drop for OpenFrame {
     }
 }
 
-fn trigger_depth() -> i32 {
+/// How many triggers are running, one within the other.
+pub fn trigger_depth() -> i32 {
     // SAFETY: takes no argument and reads a counter of the backend.
     unsafe { pgrx::direct_function_call(pg_sys::pg_trigger_depth, &[]) }.unwrap_or(0)
 }
 
-/// Notes a change of one item's quantity; an AFTER ROW trigger of the stock table.
+/// Notes a change of one item's quantity; an AFTER ROW trigger of the stock table and of its stripes.
 #[pg_extern(sql = false)]
 fn inventory_movement_record(call: pg_sys::FunctionCallInfo) -> i64 {
     // SAFETY: what PostgreSQL passed.
@@ -139,7 +171,7 @@ fn inventory_movement_record(call: pg_sys::FunctionCallInfo) -> i64 {
     0
 }
 
-/// Notes that a statement on the stock table begins; a BEFORE STATEMENT trigger of the stock table.
+/// Notes that a statement on the stock table begins; a BEFORE STATEMENT trigger of the stock table and of its stripes.
 #[pg_extern(sql = false)]
 fn inventory_movement_begin(call: pg_sys::FunctionCallInfo) -> i64 {
     // SAFETY: what PostgreSQL passed.
@@ -149,7 +181,7 @@ fn inventory_movement_begin(call: pg_sys::FunctionCallInfo) -> i64 {
     0
 }
 
-/// Writes the noted changes at the end of the outermost statement; an AFTER STATEMENT trigger of the stock table.
+/// Writes the noted changes at the end of the outermost statement; an AFTER STATEMENT trigger of the stock table and of its stripes.
 #[pg_extern(sql = false)]
 fn inventory_movement_flush(call: pg_sys::FunctionCallInfo) -> i64 {
     // SAFETY: what PostgreSQL passed.
@@ -182,29 +214,46 @@ fn inventory_truncate_guard(call: pg_sys::FunctionCallInfo) -> i64 {
     Fault::truncate_refused(&firing.table_name()).raise()
 }
 
+/// Refuses direct writes to stripes, and to what the stripes of an item hold; a trigger of the stripes, and of a stock table without a ledger.
+#[pg_extern(sql = false)]
+fn inventory_stripe_guard(call: pg_sys::FunctionCallInfo) -> i64 {
+    // SAFETY: what PostgreSQL passed.
+    let firing = unsafe { Firing::of(call) };
+    stripe_guard::check(&firing).unwrap_or_else(|fault| fault.raise());
+    0
+}
+
 fn record(firing: &Firing) -> Outcome<()> {
     let stock = attachment::current()?;
     require_stock_table(firing, &stock)?;
-    let change = Change::read(firing, &stock)?;
+    let table = Table::of(firing, &stock);
+    if !table.stripes && stripe_guard::lets_through(firing, &stock)? == Passage::Total {
+        return Ok(());
+    }
+    let change = Change::read(firing, &table)?;
     let (stamp, ours) = stamp_in_force();
     match change {
-        Change::Item { id, kind, old_quantity, new_quantity, command } => {
-            note(command, id, kind, [old_quantity, new_quantity], stamp);
+        Change::Item { id, stripe, kind, quantities, command } => {
+            // A stripe comes and goes within its item: what kind of act that is, the call says.
+            let kind = if table.stripes { stamp.kind } else { kind };
+            if !table.stripes || differ(&quantities[0], &quantities[1]) {
+                note(command, id, stripe, kind, quantities, stamp);
+            }
         }
         Change::Moved { from, to, command } => {
-            note(command, from.0, Kind::Closing, [from.1, zero()], Rc::clone(&stamp));
-            note(command, to.0, Kind::Opening, [zero(), to.1], stamp);
+            note(command, from.0, None, Kind::Closing, [from.1, zero()], Rc::clone(&stamp));
+            note(command, to.0, None, Kind::Opening, [zero(), to.1], stamp);
         }
-        Change::Quantity { id, old_quantity, new_quantity, command } => {
+        Change::Quantity { id, stripe, quantities, command } => {
             if ours == Some(Rows::One) && open_statements() == 1 && NOTES.with_borrow(Vec::is_empty) {
                 // SAFETY: both are quantities of rows that live as long as the firing.
-                let quantities = unsafe { [Arg::raw(old_quantity), Arg::raw(new_quantity)] };
-                write_one(&stock, id, quantities, &stamp);
+                let quantities = quantities.map(|datum| unsafe { Arg::raw(datum) });
+                write_one(&stock, id, stripe, quantities, &stamp);
                 return Ok(());
             }
-            let [old_quantity, new_quantity] = [old_quantity, new_quantity].map(|datum| printed(datum, &stock));
-            if ours.is_some() || differ(&old_quantity, &new_quantity) {
-                note(command, id, stamp.kind, [old_quantity, new_quantity], stamp);
+            let quantities = quantities.map(|datum| table.printed(datum));
+            if ours.is_some() || differ(&quantities[0], &quantities[1]) {
+                note(command, id, stripe, stamp.kind, quantities, stamp);
             }
         }
     }
@@ -218,7 +267,11 @@ fn record(firing: &Firing) -> Outcome<()> {
 
 /// Anybody may put our trigger functions on a table of his own: there they refuse.
 fn require_stock_table(firing: &Firing, stock: &Attachment) -> Outcome<()> {
-    if firing.is_on(stock.oid) { Ok(()) } else { Err(Fault::stray_trigger(&firing.table_name())) }
+    if firing.is_on(stock.oid) || firing.table() == stock.stripes.oid {
+        Ok(())
+    } else {
+        Err(Fault::stray_trigger(&firing.table_name()))
+    }
 }
 
 fn open_statements() -> usize {
@@ -230,38 +283,59 @@ fn subtransaction() -> pg_sys::SubTransactionId {
     unsafe { pg_sys::GetCurrentSubTransactionId() }
 }
 
+/// Where a row stands: in the stock table, or among the stripes.
+struct Table<'a> {
+    stripes: bool,
+    id: &'a str,
+    quantity: &'a str,
+    quantity_type: Oid,
+}
+
+impl<'a> Table<'a> {
+    fn of(firing: &Firing, stock: &'a Attachment) -> Self {
+        if firing.table() == stock.stripes.oid {
+            Self { stripes: true, id: "inventory_id", quantity: "quantity", quantity_type: pg_sys::NUMERICOID }
+        } else {
+            let Attachment { id_name, quantity_name, quantity_type, .. } = stock;
+            Self { stripes: false, id: id_name, quantity: quantity_name, quantity_type: *quantity_type }
+        }
+    }
+
+    fn printed(&self, datum: Datum) -> String {
+        // SAFETY: the value is a non-null quantity of a row that lives as long as the firing.
+        unsafe { spi::printed(datum, self.quantity_type) }
+    }
+}
+
 /// What happened to a row.
 enum Change {
     /// An item came or went.
-    Item { id: Uuid, kind: Kind, old_quantity: String, new_quantity: String, command: u32 },
+    Item { id: Uuid, stripe: Option<i16>, kind: Kind, quantities: [String; 2], command: u32 },
     /// An item got another id.
     Moved { from: (Uuid, String), to: (Uuid, String), command: u32 },
     /// Its quantity was written, and may be the same.
-    Quantity { id: Uuid, old_quantity: Datum, new_quantity: Datum, command: u32 },
+    Quantity { id: Uuid, stripe: Option<i16>, quantities: [Datum; 2], command: u32 },
 }
 
 impl Change {
-    fn read(firing: &Firing, stock: &Attachment) -> Outcome<Self> {
+    fn read(firing: &Firing, table: &Table<'_>) -> Outcome<Self> {
         let first = firing.first_row();
-        let id = first.uuid(&stock.id_name)?;
-        let quantity = first.datum(&stock.quantity_name)?;
-        let item =
-            |kind, old_quantity, new_quantity, command| Self::Item { id, kind, old_quantity, new_quantity, command };
+        let id = first.uuid(table.id)?;
+        let quantity = first.datum(table.quantity)?;
+        let stripe = table.stripes.then(|| first.stripe()).transpose()?;
+        let item = |kind, quantities, command| Self::Item { id, stripe, kind, quantities, command };
         Ok(match firing.operation() {
-            Operation::Insert => item(Kind::Opening, zero(), printed(quantity, stock), first.made_by()),
-            Operation::Delete => item(Kind::Closing, printed(quantity, stock), zero(), first.deleted_by()),
+            Operation::Insert => item(Kind::Opening, [zero(), table.printed(quantity)], first.made_by()),
+            Operation::Delete => item(Kind::Closing, [table.printed(quantity), zero()], first.deleted_by()),
             _ => {
                 let updated = firing.updated_row();
-                let (new_id, new_quantity) = (updated.uuid(&stock.id_name)?, updated.datum(&stock.quantity_name)?);
+                let (new_id, new_quantity) = (updated.uuid(table.id)?, updated.datum(table.quantity)?);
                 let command = updated.made_by();
                 if new_id == id {
-                    Self::Quantity { id, old_quantity: quantity, new_quantity, command }
+                    Self::Quantity { id, stripe, quantities: [quantity, new_quantity], command }
                 } else {
-                    Self::Moved {
-                        from: (id, printed(quantity, stock)),
-                        to: (new_id, printed(new_quantity, stock)),
-                        command,
-                    }
+                    let (from, to) = ((id, table.printed(quantity)), (new_id, table.printed(new_quantity)));
+                    Self::Moved { from, to, command }
                 }
             }
         })
@@ -272,13 +346,8 @@ fn zero() -> String {
     "0".to_owned()
 }
 
-fn printed(datum: Datum, stock: &Attachment) -> String {
-    // SAFETY: the value is a non-null quantity of a row that lives as long as the firing.
-    unsafe { spi::printed(datum, stock.quantity_type) }
-}
-
 /// 1.0 and 1.00 are the same quantity; what is no quantity is compared as it is printed.
-fn differ(one: &str, other: &str) -> bool {
+pub fn differ(one: &str, other: &str) -> bool {
     match (one.parse::<Quantity>(), other.parse::<Quantity>()) {
         (Ok(one), Ok(other)) => one != other,
         _ => one != other,
@@ -318,8 +387,15 @@ fn stamp_in_force() -> (Rc<Stamp>, Option<Rows>) {
     })
 }
 
-fn note(command: u32, id: Uuid, kind: Kind, [old_quantity, new_quantity]: [String; 2], stamp: Rc<Stamp>) {
-    let note = Note { subtransaction: subtransaction(), command, id, kind, old_quantity, new_quantity, stamp };
+fn note(
+    command: u32,
+    id: Uuid,
+    stripe: Option<i16>,
+    kind: Kind,
+    [old_quantity, new_quantity]: [String; 2],
+    stamp: Rc<Stamp>,
+) {
+    let note = Note { subtransaction: subtransaction(), command, id, stripe, kind, old_quantity, new_quantity, stamp };
     NOTES.with_borrow_mut(|notes| notes.push(note));
 }
 
@@ -346,18 +422,29 @@ pub fn writing<T>(owner: Oid, search_path: Option<&std::ffi::CStr>, write: impl 
     connected(write)
 }
 
-const COLUMNS: &str = "inventory_id, kind, old_quantity, new_quantity, reference, idempotency_key, actor";
+const COLUMNS: &str = "inventory_id, stripe, kind, old_quantity, new_quantity, reference, idempotency_key, actor";
 
-fn write_one(stock: &Attachment, id: Uuid, [old_quantity, new_quantity]: [Arg<'_>; 2], stamp: &Stamp) {
-    let Some(Owned { name: movements, owner }) = &stock.movements else { return };
+fn write_one(
+    stock: &Attachment,
+    id: Uuid,
+    stripe: Option<i16>,
+    [old_quantity, new_quantity]: [Arg<'_>; 2],
+    stamp: &Stamp,
+) {
+    let Some(Owned { name: movements, owner, .. }) = &stock.movements else { return };
     writing(*owner, stock.search_path.as_deref(), |spi| {
-        let plan = stock.plan(spi, Kept::Record, || {
-            let (quantity, text) = (stock.quantity_type, pg_sys::TEXTOID);
-            let sql = format!("INSERT INTO {movements} ({COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7)");
-            (sql, vec![pg_sys::UUIDOID, text, quantity, quantity, text, text, text])
+        let (kept, quantity) = match stripe {
+            None => (Kept::Record, stock.quantity_type),
+            Some(_) => (Kept::RecordStripe, pg_sys::NUMERICOID),
+        };
+        let plan = stock.plan(spi, kept, || {
+            let text = pg_sys::TEXTOID;
+            let sql = format!("INSERT INTO {movements} ({COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)");
+            (sql, vec![pg_sys::UUIDOID, pg_sys::INT2OID, text, quantity, quantity, text, text, text])
         });
         let args = [
             Arg::owned(id),
+            Arg::owned(stripe),
             Arg::text(stamp.kind.name()),
             old_quantity,
             new_quantity,
@@ -372,7 +459,7 @@ fn write_one(stock: &Attachment, id: Uuid, [old_quantity, new_quantity]: [Arg<'_
 /// Writes all notes, in the order of the commands that made the changes: one INSERT for each act.
 fn flush(stock: &Attachment) {
     let mut notes = NOTES.take();
-    let Some(Owned { name: movements, owner }) = &stock.movements else { return };
+    let Some(Owned { name: movements, owner, .. }) = &stock.movements else { return };
     notes.sort_by_key(|note| note.command);
     for act in notes.chunk_by(|one, next| Rc::ptr_eq(&one.stamp, &next.stamp)) {
         let stamp = &act[0].stamp;
@@ -380,17 +467,18 @@ fn flush(stock: &Attachment) {
             let plan = stock.plan(spi, Kept::RecordMany, || {
                 let sql = format!(
                     "INSERT INTO {movements} ({COLUMNS})
-                     SELECT change.id, change.kind, change.old_quantity, change.new_quantity, $5, $6, $7
-                       FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),
-                                       pg_catalog.unnest($3::pg_catalog.numeric[]), pg_catalog.unnest($4::pg_catalog.numeric[]))
-                            AS change (id, kind, old_quantity, new_quantity)"
+                     SELECT change.id, change.stripe, change.kind, change.old_quantity, change.new_quantity, $6, $7, $8
+                       FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3),
+                                       pg_catalog.unnest($4::pg_catalog.numeric[]), pg_catalog.unnest($5::pg_catalog.numeric[]))
+                            AS change (id, stripe, kind, old_quantity, new_quantity)"
                 );
                 let (texts, text) = (pg_sys::TEXTARRAYOID, pg_sys::TEXTOID);
-                (sql, vec![pg_sys::UUIDARRAYOID, texts, texts, texts, text, text, text])
+                (sql, vec![pg_sys::UUIDARRAYOID, pg_sys::INT2ARRAYOID, texts, texts, texts, text, text, text])
             });
             let column = |read: fn(&Note) -> &str| Arg::owned(act.iter().map(read).collect::<Vec<_>>());
             let args = [
                 Arg::owned(act.iter().map(|note| note.id).collect::<Vec<_>>()),
+                Arg::owned(act.iter().map(|note| note.stripe).collect::<Vec<_>>()),
                 column(|note| note.kind.name()),
                 column(|note| &note.old_quantity),
                 column(|note| &note.new_quantity),

@@ -12,6 +12,7 @@ pub mod decrement;
 pub mod encoding;
 pub mod error;
 pub mod failpoint;
+pub mod holding;
 pub mod idempotency;
 pub mod identity;
 pub mod items;
@@ -20,6 +21,10 @@ pub mod quantity;
 pub mod settings;
 pub mod spi;
 pub mod stock;
+pub mod stripe_guard;
+pub mod stripe_lock;
+pub mod stripes;
+pub mod totals;
 pub mod trigger;
 
 #[cfg(feature = "pg_test")]

@@ -143,6 +143,19 @@ impl Quantity {
         Self(-self.0)
     }
 
+    /// Cut into `parts`, as even as full units allow; what is no full unit goes to the first.
+    pub fn shares(self, parts: i16) -> Vec<Self> {
+        let parts = i128::from(parts.max(1));
+        let unit = 10_i128.pow(self.0.scale());
+        let (units, rest) = (self.0.mantissa() / unit, self.0.mantissa() % unit);
+        let share = |part: i128| {
+            let mine = units / parts + i128::from(part < units % parts);
+            mine * unit + if part == 0 { rest } else { 0 }
+        };
+        // No share has more digits than the whole.
+        (0..parts).map(|part| Self(Decimal::from_i128_with_scale(share(part), self.0.scale()))).collect()
+    }
+
     /// The same quantity without trailing zeros, so that equal quantities read alike.
     pub fn canonical(self) -> Self {
         Self(self.0.normalize())

@@ -10,11 +10,13 @@ use crate::context::Given;
 use crate::decrement::{fits, positive};
 use crate::encoding::from_server;
 use crate::error::{Fault, Outcome, answered};
+use crate::holding::{Striped, Taken};
 use crate::ledger::{Kind, Rows};
 use crate::quantity::{Quantity, Unfit};
 use crate::spi::{Connection, NumericArg};
 use pgrx::{Uuid, pg_extern};
-use serde_json::json;
+use serde_json::{Value, json};
+use std::collections::HashMap;
 
 /// Adds a quantity to an item's stock: goods in, or a return.
 ///
@@ -90,12 +92,15 @@ fn restock(
             || json!([id.to_string(), added.canonical().to_string(), reference]).to_string(),
             |spi, stock| {
                 fits("p_quantity", added, stock)?;
-                let old_quantity = lock_one(spi, stock, id)?;
-                let new_quantity = change_one(spi, stock, id, old_quantity, added)?;
-                Ok(spaced(&json!({
-                    "success": true, "inventory_id": id.to_string(), "old_quantity": number(old_quantity),
-                    "new_quantity": number(new_quantity), "added": number(added),
-                })))
+                let place = place_for_more(spi, stock, id, added)?;
+                let new_quantity = change_one(spi, stock, &place, added)?;
+                Ok(spaced(&with_stripe(
+                    json!({
+                        "success": true, "inventory_id": id.to_string(), "old_quantity": number(place.quantity),
+                        "new_quantity": number(new_quantity), "added": number(added),
+                    }),
+                    place.stripe,
+                )))
             },
         )
     })
@@ -130,18 +135,34 @@ fn set_to(
     expected: Option<Quantity>,
 ) -> Outcome<String> {
     fits("p_counted_quantity", counted, stock)?;
-    let old_quantity = lock_one(spi, stock, id)?;
+    let striped = Striped::of(spi, stock, id)?;
+    let old_quantity = match &striped {
+        None => lock_one(spi, stock, id)?,
+        Some(striped) => striped.lock_all()?,
+    };
     if let Some(expected) = expected.filter(|&expected| expected != old_quantity) {
         return Err(Fault::stale(&id.to_string(), expected, old_quantity));
     }
     let delta =
         counted.plus(old_quantity.negated()).ok_or_else(|| Fault::overflow(&id.to_string(), old_quantity, counted))?;
-    let unchanged = counted == old_quantity;
-    let new_quantity = if unchanged { old_quantity } else { change_one(spi, stock, id, old_quantity, delta)? };
-    Ok(spaced(&json!({
-        "success": true, "inventory_id": id.to_string(), "old_quantity": number(old_quantity),
-        "new_quantity": number(new_quantity), "adjusted": number(delta),
-    })))
+    let (new_quantity, stripe) = match &striped {
+        _ if counted == old_quantity => (old_quantity, striped.as_ref().map(Striped::own)),
+        None => (change_one(spi, stock, &Place { id, stripe: None, quantity: old_quantity }, delta)?, None),
+        Some(striped) => {
+            room_for(stock, id, old_quantity, delta)?;
+            let held = striped.gather_all()?;
+            let new_quantity = striped.change(&held, delta)?;
+            striped.spread(held.stripe, new_quantity)?;
+            (new_quantity, Some(held.stripe))
+        }
+    };
+    Ok(spaced(&with_stripe(
+        json!({
+            "success": true, "inventory_id": id.to_string(), "old_quantity": number(old_quantity),
+            "new_quantity": number(new_quantity), "adjusted": number(delta),
+        }),
+        stripe,
+    )))
 }
 
 fn transfer(
@@ -168,23 +189,18 @@ fn transfer(
 
 fn shift(spi: &Connection, stock: &Attachment, [from, to]: [Uuid; 2], moved: Quantity) -> Outcome<String> {
     fits("p_quantity", moved, stock)?;
-    let held = batch::lock(spi, stock, vec![from, to])?;
-    let of = |id: Uuid| held.get(id.as_bytes()).copied().ok_or_else(|| Fault::unknown_item(&id.to_string()));
-    let (available, target) = (of(from)?, of(to)?);
-    if available < moved {
-        return Err(Fault::insufficient(&from.to_string(), available, moved));
-    }
-    room_for(stock, to, target, moved)?;
+    let [source, target] = both(spi, stock, [from, to], moved)?;
     let changes = [
-        Change { id: from, old_quantity: available, delta: moved.negated() },
-        Change { id: to, old_quantity: target, delta: moved },
+        Change { id: from, stripe: source.stripe, old_quantity: source.quantity, delta: moved.negated() },
+        Change { id: to, stripe: target.stripe, old_quantity: target.quantity, delta: moved },
     ];
     let written = batch::write(spi, stock, &changes)?;
     let side = |change: &Change, new_quantity: Option<&Quantity>| {
-        json!({
+        let told = json!({
             "inventory_id": change.id.to_string(), "old_quantity": number(change.old_quantity),
             "new_quantity": new_quantity.copied().map(number),
-        })
+        });
+        with_stripe(told, change.stripe)
     };
     Ok(spaced(&json!({
         "success": true, "from": side(&changes[0], written.first()), "to": side(&changes[1], written.get(1)),
@@ -205,15 +221,78 @@ fn lock_one(spi: &Connection, stock: &Attachment, id: Uuid) -> Outcome<Quantity>
     held.get(id.as_bytes()).copied().ok_or_else(|| Fault::unknown_item(&id.to_string()))
 }
 
-fn change_one(
-    spi: &Connection,
-    stock: &Attachment,
+/// Where a change happens: an item, or one held stripe of it, and what that has.
+struct Place {
     id: Uuid,
-    old_quantity: Quantity,
-    delta: Quantity,
-) -> Outcome<Quantity> {
-    room_for(stock, id, old_quantity, delta)?;
-    let written = batch::write(spi, stock, &[Change { id, old_quantity, delta }])?;
+    stripe: Option<i16>,
+    quantity: Quantity,
+}
+
+impl Place {
+    /// An item of the stock table that is locked, where the column can hold so much more.
+    fn whole(stock: &Attachment, id: Uuid, quantity: Quantity, added: Quantity) -> Outcome<Self> {
+        room_for(stock, id, quantity, added)?;
+        Ok(Self { id, stripe: None, quantity })
+    }
+
+    /// A stripe to which so much can be added.
+    fn for_more(stock: &Attachment, striped: &Striped<'_>, id: Uuid, added: Quantity) -> Outcome<Self> {
+        let (held, most) = striped.any()?;
+        room_for(stock, id, most, added)?;
+        Ok(Self { id, stripe: Some(held.stripe), quantity: held.quantity })
+    }
+}
+
+fn place_for_more(spi: &Connection, stock: &Attachment, id: Uuid, added: Quantity) -> Outcome<Place> {
+    match Striped::of(spi, stock, id)? {
+        None => Place::whole(stock, id, lock_one(spi, stock, id)?, added),
+        Some(striped) => Place::for_more(stock, &striped, id, added),
+    }
+}
+
+/// Locks both items of a transfer: those of the stock table first, then the striped ones, each in the order of their ids.
+fn both(spi: &Connection, stock: &Attachment, [from, to]: [Uuid; 2], moved: Quantity) -> Outcome<[Place; 2]> {
+    let whole: Vec<Uuid> = [from, to].into_iter().filter(|id| stock.stripes_of(id).is_none()).collect();
+    let held = if whole.is_empty() { HashMap::new() } else { batch::lock(spi, stock, whole.clone())? };
+    let has = |id: Uuid| held.get(id.as_bytes()).copied().ok_or_else(|| Fault::unknown_item(&id.to_string()));
+    whole.into_iter().try_for_each(|id| has(id).map(|_| ()))?;
+    let short = |available| Fault::insufficient(&from.to_string(), available, moved);
+    let source = || match Striped::of(spi, stock, from)? {
+        None => match has(from)? {
+            enough if enough >= moved => Ok(Place { id: from, stripe: None, quantity: enough }),
+            available => Err(short(available)),
+        },
+        Some(striped) => match striped.take(moved)? {
+            Taken::Short(available) => Err(short(available)),
+            Taken::Held(held) => Ok(Place { id: from, stripe: Some(held.stripe), quantity: held.quantity }),
+        },
+    };
+    let target = || match Striped::of(spi, stock, to)? {
+        None => Place::whole(stock, to, has(to)?, moved),
+        Some(striped) => Place::for_more(stock, &striped, to, moved),
+    };
+    if from.as_bytes() < to.as_bytes() {
+        Ok([source()?, target()?])
+    } else {
+        let target = target()?;
+        Ok([source()?, target])
+    }
+}
+
+/// An answer about a striped item names the stripe.
+fn with_stripe(mut told: Value, stripe: Option<i16>) -> Value {
+    if let Some(stripe) = stripe {
+        told["stripe"] = json!(stripe);
+    }
+    told
+}
+
+fn change_one(spi: &Connection, stock: &Attachment, place: &Place, delta: Quantity) -> Outcome<Quantity> {
+    let Place { id, stripe, quantity: old_quantity } = *place;
+    if stripe.is_none() {
+        room_for(stock, id, old_quantity, delta)?;
+    }
+    let written = batch::write(spi, stock, &[Change { id, stripe, old_quantity, delta }])?;
     written.first().copied().ok_or_else(|| Fault::internal("a written change has no answer"))
 }
 

@@ -72,6 +72,12 @@ impl Firing {
         }
     }
 
+    /// Whether it is fired for a row, not for a statement.
+    pub fn for_row(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.data).tg_event & pg_sys::TRIGGER_EVENT_ROW != 0 }
+    }
+
     /// The table's oid; of a partition its own.
     pub fn table(&self) -> Oid {
         // SAFETY: as above; the relation is open while the trigger runs.
@@ -125,6 +131,17 @@ impl Row<'_> {
         let datum = self.datum(column)?;
         // SAFETY: the id column is a uuid; the value is copied.
         unsafe { Uuid::from_datum(datum, false) }.ok_or_else(|| Fault::internal("an item has no id"))
+    }
+
+    /// A quantity of that type as PostgreSQL prints it.
+    pub fn printed(&self, column: &str, type_oid: Oid) -> Outcome<String> {
+        // SAFETY: the value is of the row, and not null.
+        self.datum(column).map(|datum| unsafe { spi::printed(datum, type_oid) })
+    }
+
+    /// The number of a stripe.
+    pub fn stripe(&self) -> Outcome<i16> {
+        self.datum("stripe").map(|datum| datum.value() as i16)
     }
 
     /// A value of the row, which lives as long as the firing.

@@ -1,0 +1,402 @@
+//! Stripes of an item, held for a change: taken from, given to, gathered.
+//!
+//! Lock order, after all rows of the stock table that the call locks: striped items by id ascending; of each the gate where
+//! goods come in, then stripes by number. A sale holds one stripe and waits for another only while it holds none; where it
+//! needs several, it gives back what it has and locks all in order. Stripes it does not need are given back.
+
+use crate::attachment::{Attachment, Kept};
+use crate::error::{Fault, Outcome};
+use crate::failpoint::{self, Place};
+use crate::identity::{Acting, act_as};
+use crate::ledger::{Kind, as_kind};
+use crate::quantity::{Quantity, Shape};
+use crate::spi::{Arg, Connection, Rows, Sight};
+use crate::stripe_guard::writing_stripes;
+use crate::stripe_lock::{GATE, Lock, Mode};
+use crate::totals;
+use pgrx::{Uuid, pg_sys};
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+/// So often a sale waits for a stripe that then has too little, before it gathers.
+const TRIES: usize = 3;
+/// What is gathered, or moved to a stripe of one's own, serves that many such sales.
+const WORTH: usize = 4;
+
+/// A striped item that a call is about to change.
+pub struct Striped<'a> {
+    spi: &'a Connection,
+    stock: &'a Attachment,
+    id: Uuid,
+    count: i16,
+    own: i16,
+}
+
+/// A stripe, held until the transaction ends.
+pub struct Held<'a> {
+    /// Its number.
+    pub stripe: i16,
+    /// What it has.
+    pub quantity: Quantity,
+    row: Rows<'a>,
+}
+
+/// What became of the wish for so much in one stripe.
+pub enum Taken<'a> {
+    /// A stripe that has it.
+    Held(Held<'a>),
+    /// All stripes together have less: so much.
+    Short(Quantity),
+}
+
+/// A change of one stripe: the item, its number, what is added.
+pub type Step = (Uuid, i16, Quantity);
+
+impl<'a> Striped<'a> {
+    /// The item, where it is striped and the caller may change it.
+    pub fn of(spi: &'a Connection, stock: &'a Attachment, id: Uuid) -> Outcome<Option<Self>> {
+        let Some(count) = stock.stripes_of(&id) else { return Ok(None) };
+        if stock.run_as_caller {
+            may_change(spi, stock, id)?;
+        }
+        // Before the keeper is looked for: it ends only while nobody has this lock.
+        stock.lock_stripes();
+        totals::keep();
+        // Process numbers follow each other, so sessions spread over the stripes.
+        let own = i16::try_from(std::process::id() % u32::from(count.unsigned_abs())).unwrap_or(0) + 1;
+        Ok(Some(Self { spi, stock, id, count, own }))
+    }
+
+    /// The stripe that this session prefers.
+    pub fn own(&self) -> i16 {
+        self.own
+    }
+
+    /// A stripe that has at least so much, after gathering where no single one has.
+    ///
+    /// Refused on committed truth without a lock where all stripes together have less in one snapshot; a stripe that is held by
+    /// another is never counted as missing.
+    pub fn take(&self, requested: Quantity) -> Outcome<Taken<'a>> {
+        let own_is_free = self.lock(self.own).take(Mode::Exclusive);
+        if own_is_free {
+            if let Some(held) = self.read(self.own, requested)? {
+                return Ok(Taken::Held(held));
+            }
+            self.release(self.own);
+        }
+        for _ in 0..TRIES {
+            let seen = self.look()?;
+            let available = self.total(&seen)?;
+            if available < requested {
+                return Ok(Taken::Short(available));
+            }
+            let enough = self.with_enough(seen, requested);
+            let Some(&nearest) = enough.first() else { break };
+            let free = enough.into_iter().find(|&stripe| self.lock(stripe).take(Mode::Exclusive));
+            let stripe = free.unwrap_or_else(|| {
+                self.lock(nearest).wait();
+                nearest
+            });
+            if let Some(held) = self.read(stripe, requested)? {
+                return self.share(held, requested, own_is_free).map(Taken::Held);
+            }
+            self.release(stripe);
+        }
+        self.gather(requested)
+    }
+
+    /// A stripe to which goods may be added, and what the item has at most while it is held.
+    ///
+    /// With the gate held only sales run, and they only take: what is committed is the most there can be.
+    pub fn any(&self) -> Outcome<(Held<'a>, Quantity)> {
+        self.lock(GATE).wait();
+        let most = self.total(&self.look()?)?;
+        let free = self.rotation().find(|&stripe| self.lock(stripe).take(Mode::Exclusive));
+        let stripe = free.unwrap_or_else(|| {
+            self.lock(self.own).wait();
+            self.own
+        });
+        Ok((self.held(stripe)?, most))
+    }
+
+    /// What the item has, with all of it held.
+    pub fn lock_all(&self) -> Outcome<Quantity> {
+        self.lock(GATE).wait();
+        for stripe in 1..=self.count {
+            self.lock(stripe).wait();
+        }
+        failpoint::reached(self.spi, Place::Locked);
+        self.total(&self.look()?)
+    }
+
+    /// After `lock_all`: one stripe, with everything moved to it.
+    pub fn gather_all(&self) -> Outcome<Held<'a>> {
+        let seen = self.look()?;
+        self.collect(self.own, seen, None)?;
+        self.held(self.own)
+    }
+
+    /// Spreads what a stripe has over all, after `gather_all`.
+    pub fn spread(&self, from: i16, quantity: Quantity) -> Outcome<()> {
+        let shares = (1..=self.count).zip(quantity.shares(self.count));
+        let away: Vec<_> = shares.filter(|&(stripe, share)| stripe != from && share.is_positive()).collect();
+        let gone = away.iter().try_fold(Quantity::ZERO, |sum, (_, share)| sum.plus(*share));
+        let gone = gone.ok_or_else(|| Fault::overflow(&self.id.to_string(), quantity, quantity))?;
+        let steps = away.into_iter().chain([(from, gone.negated())]);
+        if gone.is_positive() { self.shift(steps.collect()) } else { Ok(()) }
+    }
+
+    /// Adds to a held stripe; verifies and gives what it has then.
+    pub fn change(&self, held: &Held<'_>, delta: Quantity) -> Outcome<Quantity> {
+        let delta = kept(self.stock, delta);
+        let overflow = || Fault::overflow(&self.id.to_string(), held.quantity, delta);
+        held.quantity.plus_in(delta, Shape::Unbounded).ok_or_else(overflow)?;
+        let plan = self.stock.plan(self.spi, Kept::WriteStripe, || {
+            let sql = format!(
+                "UPDATE {} AS s SET quantity = s.quantity OPERATOR(pg_catalog.+) $2::pg_catalog.numeric
+                  WHERE s.ctid OPERATOR(pg_catalog.=) $1 RETURNING s.quantity",
+                self.stock.stripes.name
+            );
+            (sql, vec![pg_sys::TIDOID, pg_sys::TEXTOID])
+        });
+        let printed = delta.to_string();
+        let args = [held.row.arg(0, 2), Arg::text(printed.as_str())];
+        let _acting = self.acting();
+        let written = writing_stripes(|| self.spi.run(plan, &args, Sight::Isolation));
+        failpoint::reached(self.spi, Place::Written);
+        let new_quantity = quantity(&written, 0, 1, &self.id).ok();
+        new_quantity
+            .filter(|&new_quantity| held.quantity.less(delta.negated(), new_quantity))
+            .ok_or_else(|| self.failed(held.quantity, new_quantity, delta))
+    }
+
+    fn failed(&self, old: Quantity, new: Option<Quantity>, delta: Quantity) -> Box<Fault> {
+        Fault::verification_failed(&self.id.to_string(), old, new, delta.negated())
+    }
+
+    fn lock(&self, stripe: i16) -> Lock {
+        Lock::of_stripe(&self.id, stripe)
+    }
+
+    fn release(&self, stripe: i16) {
+        self.lock(stripe).release(Mode::Exclusive);
+    }
+
+    fn acting(&self) -> Option<Acting> {
+        as_owner_of_stripes(self.stock)
+    }
+
+    /// All stripes, one's own first.
+    fn rotation(&self) -> impl Iterator<Item = i16> + use<'a> {
+        let (own, count) = (self.own, self.count);
+        (0..count).map(move |step| (own - 1 + step) % count + 1)
+    }
+
+    fn with_enough(&self, mut seen: Vec<(i16, Quantity)>, requested: Quantity) -> Vec<i16> {
+        seen.retain(|&(_, quantity)| quantity >= requested);
+        seen.sort_by_key(|&(stripe, _)| (stripe - self.own).rem_euclid(self.count));
+        seen.into_iter().map(|(stripe, _)| stripe).collect()
+    }
+
+    /// The stripe where it has so much, its row locked. Its lock is held, so nobody waits for the row, and a row that has less
+    /// is not locked.
+    fn read(&self, stripe: i16, least: Quantity) -> Outcome<Option<Held<'a>>> {
+        let plan = self.stock.plan(self.spi, Kept::LockStripe, || {
+            let sql = format!(
+                "SELECT s.quantity, s.ctid FROM {} AS s
+                  WHERE s.inventory_id OPERATOR(pg_catalog.=) $1 AND s.stripe OPERATOR(pg_catalog.=) $2
+                    AND s.quantity OPERATOR(pg_catalog.>=) $3::pg_catalog.numeric FOR UPDATE",
+                self.stock.stripes.name
+            );
+            (sql, vec![pg_sys::UUIDOID, pg_sys::INT2OID, pg_sys::TEXTOID])
+        });
+        let least = least.to_string();
+        let _acting = self.acting();
+        let args = [Arg::owned(self.id), Arg::owned(stripe), Arg::text(least.as_str())];
+        let row = self.spi.run(plan, &args, Sight::Isolation);
+        if row.count() == 0 {
+            return Ok(None);
+        }
+        failpoint::reached(self.spi, Place::Locked);
+        let quantity = quantity(&row, 0, 1, &self.id)?;
+        Ok(Some(Held { stripe, quantity, row }))
+    }
+
+    fn held(&self, stripe: i16) -> Outcome<Held<'a>> {
+        self.read(stripe, Quantity::ZERO)?.ok_or_else(|| Fault::internal("a stripe is missing"))
+    }
+
+    /// All stripes as they are committed.
+    fn look(&self) -> Outcome<Vec<(i16, Quantity)>> {
+        let plan = self.stock.plan(self.spi, Kept::LookStripes, || {
+            let sql = format!(
+                "SELECT s.stripe, s.quantity FROM {} AS s WHERE s.inventory_id OPERATOR(pg_catalog.=) $1 ORDER BY s.stripe",
+                self.stock.stripes.name
+            );
+            (sql, vec![pg_sys::UUIDOID])
+        });
+        let acting = self.acting();
+        let rows = self.spi.run(plan, &[Arg::owned(self.id)], Sight::Isolation);
+        drop(acting);
+        if rows.count() == 0 {
+            return Err(self.not_seen());
+        }
+        (0..rows.count())
+            .map(|row| Ok((rows.get(row, 1).unwrap_or_default(), quantity(&rows, row, 2, &self.id)?)))
+            .collect()
+    }
+
+    /// A transaction whose snapshot is older than the stripes: PostgreSQL itself says that it cannot be serialized, because the
+    /// row of the item was written when it was striped.
+    fn not_seen(&self) -> Box<Fault> {
+        match crate::batch::lock(self.spi, self.stock, vec![self.id]) {
+            Ok(_) => Fault::internal("a striped item has no stripes"),
+            Err(fault) => fault,
+        }
+    }
+
+    fn total(&self, seen: &[(i16, Quantity)]) -> Outcome<Quantity> {
+        total(&self.id, seen.iter().map(|&(_, quantity)| quantity))
+    }
+
+    /// Where the own stripe has too little and the held one has plenty, half of it goes to the own one: so what came in at one
+    /// stripe spreads to those that sell.
+    fn share(&self, held: Held<'a>, requested: Quantity, own_is_short: bool) -> Outcome<Held<'a>> {
+        let spare = held.quantity.plus(requested.negated()).map(|spare| spare.shares(2));
+        let half = spare.and_then(|halves| halves.get(1).copied()).unwrap_or(Quantity::ZERO);
+        let worth = times(requested, WORTH).is_some_and(|worth| half >= worth);
+        if !own_is_short || held.stripe == self.own || !worth || !self.lock(self.own).take(Mode::Exclusive) {
+            return Ok(held);
+        }
+        let stripe = held.stripe;
+        drop(held);
+        self.shift(vec![(stripe, half.negated()), (self.own, half)])?;
+        self.held(stripe)
+    }
+
+    /// No stripe has enough, all together have: locks all in order, and moves to one what it lacks, and some more.
+    fn gather(&self, requested: Quantity) -> Outcome<Taken<'a>> {
+        for stripe in 1..=self.count {
+            self.lock(stripe).wait();
+        }
+        let seen = self.look()?;
+        let available = self.total(&seen)?;
+        if available < requested {
+            (1..=self.count).for_each(|stripe| self.release(stripe));
+            return Ok(Taken::Short(available));
+        }
+        let largest = seen.iter().max_by_key(|&&(_, quantity)| quantity).copied();
+        let (into, most) = largest.unwrap_or((self.own, Quantity::ZERO));
+        let mut used = vec![into];
+        if most < requested {
+            let wanted = times(requested, WORTH).map_or(available, |wanted| wanted.min(available));
+            used = self.collect(into, seen, Some(wanted))?;
+        }
+        (1..=self.count).filter(|stripe| !used.contains(stripe)).for_each(|stripe| self.release(stripe));
+        let held = self.read(into, requested)?.ok_or_else(|| Fault::internal("what was gathered is not there"))?;
+        Ok(Taken::Held(held))
+    }
+
+    /// Moves to one stripe until it has so much, or everything; the fullest stripes give first. Gives the stripes that changed.
+    fn collect(&self, into: i16, mut seen: Vec<(i16, Quantity)>, wanted: Option<Quantity>) -> Outcome<Vec<i16>> {
+        seen.sort_by_key(|&(stripe, quantity)| (Reverse(quantity), stripe));
+        let overflow = || Fault::overflow(&self.id.to_string(), Quantity::ZERO, Quantity::ZERO);
+        let mut has = seen.iter().find(|(stripe, _)| *stripe == into).map_or(Quantity::ZERO, |&(_, quantity)| quantity);
+        let mut gathered = Quantity::ZERO;
+        let mut steps = Vec::new();
+        for (stripe, quantity) in
+            seen.into_iter().filter(|&(stripe, quantity)| stripe != into && quantity.is_positive())
+        {
+            let lacking = wanted.map(|wanted| wanted.plus(has.negated()).ok_or_else(overflow)).transpose()?;
+            let given = lacking.map_or(quantity, |lacking| lacking.min(quantity));
+            if !given.is_positive() {
+                break;
+            }
+            has = has.plus(given).ok_or_else(overflow)?;
+            gathered = gathered.plus(given).ok_or_else(overflow)?;
+            steps.push((stripe, given.negated()));
+        }
+        if gathered.is_positive() {
+            steps.push((into, gathered));
+        }
+        let used = steps.iter().map(|&(stripe, _)| stripe).chain([into]).collect();
+        if !steps.is_empty() {
+            self.shift(steps)?;
+        }
+        Ok(used)
+    }
+
+    /// Moves stock between held stripes; their sum stays.
+    fn shift(&self, steps: Vec<(i16, Quantity)>) -> Outcome<()> {
+        let steps: Vec<Step> = steps.into_iter().map(|(stripe, delta)| (self.id, stripe, delta)).collect();
+        as_kind(Kind::Transfer, || write(self.spi, self.stock, &steps)).map(|_| ())
+    }
+}
+
+/// A delta as the stock column would keep it.
+pub fn kept(stock: &Attachment, delta: Quantity) -> Quantity {
+    if stock.shape == Shape::Unbounded { delta } else { delta.canonical() }
+}
+
+fn times(quantity: Quantity, factor: usize) -> Option<Quantity> {
+    (1..factor).try_fold(quantity, |sum, _| sum.plus(quantity))
+}
+
+fn total(id: &Uuid, mut quantities: impl Iterator<Item = Quantity>) -> Outcome<Quantity> {
+    let sum = quantities.try_fold(Quantity::ZERO, Quantity::plus);
+    sum.ok_or_else(|| Fault::overflow(&id.to_string(), Quantity::ZERO, Quantity::ZERO))
+}
+
+fn quantity(rows: &Rows<'_>, row: usize, column: i32, id: &Uuid) -> Outcome<Quantity> {
+    rows.quantity(row, column, pg_sys::NUMERICOID).map_err(|stored| Fault::unreadable_stock(&id.to_string(), &stored))
+}
+
+/// Stripes are read and written as their owner; the stock table's, unless somebody gave one of the two away.
+pub fn as_owner_of_stripes(stock: &Attachment) -> Option<Acting> {
+    let needed = stock.run_as_caller || stock.stripes.owner != stock.owner;
+    needed.then(|| act_as(stock.stripes.owner, stock.search_path.as_deref()))
+}
+
+/// The caller's grants and policies decide on the item's row, which is locked against nothing but its deletion.
+fn may_change(spi: &Connection, stock: &Attachment, id: Uuid) -> Outcome<()> {
+    let plan = stock.plan(spi, Kept::MayChange, || {
+        let item = format!("stock.{} OPERATOR(pg_catalog.=) $1", stock.id);
+        (format!("SELECT FROM {} WHERE {item} FOR KEY SHARE", stock.source()), vec![pg_sys::UUIDOID])
+    });
+    match spi.run(plan, &[Arg::owned(id)], Sight::Isolation).count() {
+        0 => Err(Fault::unknown_item(&id.to_string())),
+        _ => Ok(()),
+    }
+}
+
+/// Writes held stripes in one statement, and gives what each has then.
+pub fn write(spi: &Connection, stock: &Attachment, steps: &[Step]) -> Outcome<HashMap<([u8; 16], i16), Quantity>> {
+    let plan = stock.plan(spi, Kept::WriteStripes, || {
+        let sql = format!(
+            "UPDATE {} AS s SET quantity = s.quantity OPERATOR(pg_catalog.+) step.delta
+               FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3::pg_catalog.numeric[]))
+                    AS step (id, stripe, delta)
+              WHERE s.inventory_id OPERATOR(pg_catalog.=) step.id AND s.stripe OPERATOR(pg_catalog.=) step.stripe
+             RETURNING s.inventory_id, s.stripe, s.quantity",
+            stock.stripes.name
+        );
+        (sql, vec![pg_sys::UUIDARRAYOID, pg_sys::INT2ARRAYOID, pg_sys::TEXTARRAYOID])
+    });
+    let args = [
+        Arg::owned(steps.iter().map(|step| step.0).collect::<Vec<_>>()),
+        Arg::owned(steps.iter().map(|step| step.1).collect::<Vec<_>>()),
+        Arg::owned(steps.iter().map(|step| step.2.to_string()).collect::<Vec<_>>()),
+    ];
+    let _acting = as_owner_of_stripes(stock);
+    let rows = writing_stripes(|| spi.run(plan, &args, Sight::Isolation));
+    failpoint::reached(spi, Place::Written);
+    let mut written = HashMap::with_capacity(rows.count());
+    for row in 0..rows.count() {
+        let id: Uuid = rows.get(row, 1).ok_or_else(|| Fault::internal("a stripe has no item"))?;
+        written.insert((*id.as_bytes(), rows.get(row, 2).unwrap_or_default()), quantity(&rows, row, 3, &id)?);
+    }
+    match steps.iter().find(|(id, stripe, _)| !written.contains_key(&(*id.as_bytes(), *stripe))) {
+        Some((id, _, delta)) => Err(Fault::verification_failed(&id.to_string(), Quantity::ZERO, None, delta.negated())),
+        None => Ok(written),
+    }
+}

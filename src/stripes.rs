@@ -1,0 +1,225 @@
+//! Hot items: their stock cut into stripes, and put together again.
+//!
+//! Lock order: the stock table, so strongly that nobody sells meanwhile; then the item. So a sale that runs knows for its whole
+//! transaction which items are striped. How single stripes are held and changed is the matter of holding.rs.
+
+use crate::answer::{number, spaced};
+use crate::attachment::{self, Attachment};
+use crate::batch;
+use crate::call::{Call, in_context};
+use crate::catalog::{self, Columns};
+use crate::companions;
+use crate::context::{CallContext, Given};
+use crate::error::{Fault, Outcome, answered};
+use crate::holding::as_owner_of_stripes;
+use crate::identity::{act_as, current_role};
+use crate::ledger::{self, Kind, Rows, record_whole};
+use crate::quantity::{Quantity, Shape};
+use crate::spi::{Arg, Connection, connected};
+use crate::stripe_guard::{writing_stripes, writing_totals};
+use pgrx::{AnyNumeric, Uuid, pg_extern, pg_sys};
+use serde_json::{Value, json};
+
+/// The most stripes of one item.
+pub const MAX_STRIPES: i16 = 256;
+
+/// Cuts the stock of a hot item into stripes, so that many sessions can sell it at once.
+///
+/// A sale of a striped item takes one free stripe and waits for nobody while there is one; the row of the stock table shows the
+/// total, which a background worker brings up to date within a second, and available_inventory is exact. Direct writes to the
+/// quantity of the row are refused. Waits for all running sales, and new ones wait until the transaction ends. An item that is
+/// striped already is cut anew, evenly. p_inventory_id: the item. p_stripes: 2 to 256, about as many as sessions that sell it at
+/// once. Answers {"success": true, "inventory_id", "quantity", "stripes"}. Errors: IV002 unknown item, 22004 NULL, 22023 too few
+/// or too many stripes, 55000 no stock table attached.
+#[pg_extern(sql = false)]
+pub fn stripe_inventory(p_inventory_id: Option<Uuid>, p_stripes: Option<i32>) -> Vec<u8> {
+    answered(stripe(p_inventory_id, p_stripes))
+}
+
+/// Puts the stripes of an item together again: its row of the stock table holds the stock from then on.
+///
+/// Waits for all running sales, and new ones wait until the transaction ends. An item that is not striped stays as it is.
+/// p_inventory_id: the item. Answers {"success": true, "inventory_id", "quantity"}. Errors: IV002 unknown item, 22004 NULL, 55000
+/// no stock table attached.
+#[pg_extern(sql = false)]
+pub fn unstripe_inventory(p_inventory_id: Option<Uuid>) -> Vec<u8> {
+    answered(unstripe(p_inventory_id))
+}
+
+/// Answers what an item has, exactly, striped or not: what is committed when it is asked for.
+///
+/// p_inventory_id: the item. Locks no row. Errors: IV002 unknown item, 22004 NULL, 55000 no stock table attached.
+#[pg_extern(sql = false)]
+pub fn available_inventory(p_inventory_id: Option<Uuid>) -> AnyNumeric {
+    available(p_inventory_id).unwrap_or_else(|fault| fault.raise())
+}
+
+fn stripe(id: Option<Uuid>, stripes: Option<i32>) -> Outcome<String> {
+    in_context(Given::nothing(), Given::nothing(), |context| {
+        let id = item(id)?;
+        let stripes = stripes.ok_or_else(|| Fault::null_argument("p_stripes"))?;
+        let count = i16::try_from(stripes).ok().filter(|count| (2..=MAX_STRIPES).contains(count));
+        let count = count.ok_or_else(|| Fault::stripe_count(stripes, MAX_STRIPES))?;
+        alone(
+            "stripe_inventory",
+            context,
+            || json!([id.to_string(), count]),
+            |spi, stock| {
+                let quantity = put_together(spi, stock, id)?;
+                if stock.movements.is_none() {
+                    guard_stock(spi, stock)?;
+                }
+                cut(spi, stock, id, quantity, count)?;
+                Ok(json!({
+                    "success": true, "inventory_id": id.to_string(), "quantity": number(quantity), "stripes": count,
+                }))
+            },
+        )
+    })
+}
+
+fn unstripe(id: Option<Uuid>) -> Outcome<String> {
+    in_context(Given::nothing(), Given::nothing(), |context| {
+        let id = item(id)?;
+        alone(
+            "unstripe_inventory",
+            context,
+            || json!([id.to_string()]),
+            |spi, stock| {
+                let quantity = put_together(spi, stock, id)?;
+                Ok(json!({"success": true, "inventory_id": id.to_string(), "quantity": number(quantity)}))
+            },
+        )
+    })
+}
+
+/// Runs `act` while nobody else changes stock, and tells the others of it.
+fn alone(
+    function: &'static str,
+    context: CallContext,
+    arguments: impl FnOnce() -> Value,
+    act: impl FnOnce(&Connection, &Attachment) -> Outcome<Value>,
+) -> Outcome<String> {
+    attachment::current_alone()?;
+    let call = Call { function, kind: Kind::Transfer, rows: Rows::Many, context };
+    call.run(
+        || arguments().to_string(),
+        |spi, stock| {
+            let answer = act(spi, stock)?;
+            attachment::announce_change(stock.stripes.oid);
+            Ok(spaced(&answer))
+        },
+    )
+}
+
+/// Puts all striped items together; for detach, which holds the table alone. Stripes of an attachment that is broken stay.
+pub fn merge_all(spi: &Connection) -> Outcome<()> {
+    let Ok(stock) = attachment::current() else { return Ok(()) };
+    let mut ids: Vec<Uuid> = stock.striped.keys().map(|bytes| Uuid::from_bytes(*bytes)).collect();
+    ids.sort_unstable_by_key(|id| *id.as_bytes());
+    let context = CallContext { reference: crate::settings::reference(), key: None };
+    let role = current_role();
+    let _acting = act_as(stock.owner, stock.search_path.as_deref());
+    ledger::within(&stock, Kind::Transfer, &context, role, Rows::Many, || {
+        ids.into_iter().try_for_each(|id| put_together(spi, &stock, id).map(|_| ()))
+    })
+}
+
+/// Locks an item that nobody sells, gives its stripes back to its row where it has some, and says what it has.
+fn put_together(spi: &Connection, stock: &Attachment, id: Uuid) -> Outcome<Quantity> {
+    let shown = batch::lock(spi, stock, vec![id])?;
+    let shown = shown.get(id.as_bytes()).copied().ok_or_else(|| Fault::unknown_item(&id.to_string()))?;
+    if stock.stripes_of(&id).is_none() {
+        return Ok(shown);
+    }
+    let total = remove(spi, stock, id)?;
+    show(spi, stock, id, total)?;
+    record_whole(stock, id, [Quantity::ZERO, total]);
+    Ok(total)
+}
+
+/// Deletes the stripes of an item, and gives their sum.
+fn remove(spi: &Connection, stock: &Attachment, id: Uuid) -> Outcome<Quantity> {
+    let _acting = as_owner_of_stripes(stock);
+    let sql = format!(
+        "DELETE FROM {} AS s WHERE s.inventory_id OPERATOR(pg_catalog.=) $1 RETURNING s.quantity",
+        stock.stripes.name
+    );
+    let rows = writing_stripes(|| spi.once(&sql, &[pg_sys::UUIDOID], &[Arg::owned(id)]));
+    let unreadable = |stored: String| Fault::unreadable_stock(&id.to_string(), &stored);
+    (0..rows.count()).try_fold(Quantity::ZERO, |sum, row| {
+        let quantity = rows.quantity(row, 1, pg_sys::NUMERICOID).map_err(unreadable)?;
+        sum.plus(quantity).ok_or_else(|| Fault::overflow(&id.to_string(), sum, quantity))
+    })
+}
+
+/// Writes the total into the row, and reads it back. It is written also where it is the same, so that PostgreSQL tells a
+/// transaction with an older snapshot that it cannot be serialized.
+fn show(spi: &Connection, stock: &Attachment, id: Uuid, total: Quantity) -> Outcome<()> {
+    let (source, column, quantity) = (stock.source(), &stock.id, &stock.quantity);
+    let number = if matches!(stock.shape, Shape::Whole { .. }) { "int8" } else { "numeric" };
+    let sql = format!(
+        "UPDATE {source} SET {quantity} = $2::pg_catalog.{number} WHERE stock.{column} OPERATOR(pg_catalog.=) $1
+         RETURNING stock.{quantity}"
+    );
+    let printed = if number == "int8" { total.canonical().to_string() } else { total.to_string() };
+    let args = [Arg::owned(id), Arg::text(printed.as_str())];
+    let rows = writing_totals(|| spi.once(&sql, &[pg_sys::UUIDOID, pg_sys::TEXTOID], &args));
+    let shown = rows.quantity(0, 1, stock.quantity_type).ok();
+    if shown == Some(total) {
+        return Ok(());
+    }
+    Err(Fault::verification_failed(&id.to_string(), total, shown, Quantity::ZERO))
+}
+
+fn cut(spi: &Connection, stock: &Attachment, id: Uuid, total: Quantity, count: i16) -> Outcome<()> {
+    show(spi, stock, id, total)?;
+    record_whole(stock, id, [total, Quantity::ZERO]);
+    let _acting = as_owner_of_stripes(stock);
+    let sql = format!(
+        "INSERT INTO {} (inventory_id, stripe, quantity)
+         SELECT $1, share.stripe, share.quantity
+           FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3::pg_catalog.numeric[])) AS share (stripe, quantity)",
+        stock.stripes.name
+    );
+    let numbers: Vec<i16> = (1..=count).collect();
+    let shares: Vec<String> = total.shares(count).into_iter().map(|share| share.to_string()).collect();
+    let types = [pg_sys::UUIDOID, pg_sys::INT2ARRAYOID, pg_sys::TEXTARRAYOID];
+    writing_stripes(|| spi.once(&sql, &types, &[Arg::owned(id), Arg::owned(numbers), Arg::owned(shares)]));
+    Ok(())
+}
+
+/// Without a ledger no trigger of ours stands on the stock table until something is striped.
+fn guard_stock(spi: &Connection, stock: &Attachment) -> Outcome<()> {
+    let table = catalog::describe(spi, stock.oid, Columns::None)
+        .ok_or_else(|| Fault::internal("the stock table is not there"))?;
+    companions::guard_striped_stock(spi, &table)
+}
+
+fn available(id: Option<Uuid>) -> Outcome<AnyNumeric> {
+    let id = item(id)?;
+    let stock = attachment::current()?;
+    let _acting = (!stock.run_as_caller).then(|| act_as(stock.owner, stock.search_path.as_deref()));
+    connected(|spi| {
+        let (source, column, quantity) = (stock.source(), &stock.id, &stock.quantity);
+        let ask = |sql: String| spi.once(&sql, &[pg_sys::UUIDOID], &[Arg::owned(id)]).get(0, 1);
+        // The caller's rights decide whether he may know.
+        let shown = ask(format!(
+            "SELECT stock.{quantity}::pg_catalog.numeric FROM {source} WHERE stock.{column} OPERATOR(pg_catalog.=) $1"
+        ));
+        let shown = shown.ok_or_else(|| Fault::unknown_item(&id.to_string()))?;
+        if stock.stripes_of(&id).is_none() {
+            return Ok(shown);
+        }
+        let _acting = as_owner_of_stripes(&stock);
+        let sum = ask(format!(
+            "SELECT pg_catalog.sum(s.quantity) FROM {} AS s WHERE s.inventory_id OPERATOR(pg_catalog.=) $1",
+            stock.stripes.name
+        ));
+        sum.ok_or_else(|| Fault::internal("a striped item has no stripes"))
+    })
+}
+
+fn item(id: Option<Uuid>) -> Outcome<Uuid> {
+    id.ok_or_else(|| Fault::null_argument("p_inventory_id"))
+}
