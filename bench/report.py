@@ -20,7 +20,7 @@ VERSIONS = ("18", "15")
 # One replica, durable, no check of stock, measured on a machine such as this one: {lines an order: transfers/s, 32 clients}.
 TIGERBEETLE = {"1": 3_100, "10": 22_000, "100": 68_000, "1000": 157_000}
 
-COLUMNS = ["raw", "handwritten", "twin_plain", "ext_plain", "twin", "ext_ledger"]
+COLUMNS = ["raw", "handwritten", "twin_plain", "ext_plain", "twin", "ext_ledger", "striped"]
 TRIGGERS = {"row": "row trigger", "statement": "statement trigger", "noted": "ext_ledger"}
 PAIRS = [("ext_plain", "handwritten"), ("ext_ledger", "twin")]
 TITLES = {workload.name: workload.title for workload in WORKLOADS}
@@ -63,6 +63,14 @@ SALES_TARGETS = [
 ] + [
     (f"one hot item, 64 clients, {commit}: ext_plain / handwritten", asked, ("hot_64", commit, "ext_plain"), ("hot_64", commit, "handwritten"))
     for commit, asked in (("async", 1.15), ("sync", 1.00))
+]
+
+SALES_TARGETS += [
+    (f"one striped item, 64 clients, {commit}: striped / ext_ledger over 10,000 items", 0.85, ("hot_64", commit, "striped"), ("uniform_64", commit, "ext_ledger"))
+    for commit in ("async", "sync", "sync_1ms")
+] + [
+    (f"one hot item, 64 clients, {commit}: striped / handwritten", asked, ("hot_64", commit, "striped"), ("hot_64", commit, "handwritten"))
+    for commit, asked in (("sync", 5), ("sync_1ms", 12))
 ]
 
 

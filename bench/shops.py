@@ -6,6 +6,7 @@ twin_plain   PL/pgSQL with the guarantees of inventory_ext, without a ledger
 twin         the same with the ledger
 ext_plain    inventory_ext without a ledger
 ext_ledger   inventory_ext as it is attached by default
+striped      the same, with the hot item in stripes; measured on the hot item
 """
 
 import re
@@ -31,9 +32,11 @@ CALLS = {
     "twin": "SELECT twin_decrement({}, 1)",
     "ext_plain": "SELECT decrement_inventory({}, 1)",
     "ext_ledger": "SELECT decrement_inventory({}, 1)",
+    "striped": "SELECT decrement_inventory({}, 1)",
 }
 CONTENDERS = tuple(CALLS)
-LEDGERS = ("twin", "ext_ledger")
+LEDGERS = ("twin", "ext_ledger", "striped")
+STRIPES = 64  # as many as sessions
 
 # A refusal is an error, which would end a client of pgbench: every contender is called through the same small function.
 REFUSED = """
@@ -80,9 +83,11 @@ def stock(conn, name, items):
         conn.execute((HERE / "contenders/twin.sql").read_text())
         if name == "twin":
             conn.execute((HERE / "contenders/twin_ledger.sql").read_text())
-    elif name.startswith("ext"):
+    elif name.startswith("ext") or name == "striped":
         conn.execute("CREATE EXTENSION inventory_ext")
         conn.execute("SELECT attach_inventory('inventory', p_ledger => %s)", (name != "ext_plain",))
+    if name == "striped":
+        conn.execute(f"SELECT stripe_inventory({ITEM.format(HOT)}, %s)", (STRIPES,))
     if name != "raw":
         conn.execute(REFUSED.format(call=CALLS[name].format("p_inventory_id").replace("SELECT", "PERFORM", 1)))
     conn.execute("VACUUM ANALYZE")
@@ -91,6 +96,8 @@ def stock(conn, name, items):
 def check_ledger(server, database):
     """Opening and movements make the stock, or the figures are worth nothing."""
     with psycopg.connect(server.dsn(database)) as conn:
+        if database == "striped":
+            conn.execute(f"SELECT unstripe_inventory({ITEM.format(HOT)})")
         wrong = conn.execute(
             "SELECT count(*) FROM inventory AS i"
             "  LEFT JOIN (SELECT inventory_id, sum(delta) AS quantity FROM inventory_movement GROUP BY 1) AS m ON m.inventory_id = i.id"

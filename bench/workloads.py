@@ -21,13 +21,17 @@ class Workload:
     commits: tuple[str, ...]
     quick: tuple[str, ...] = ()
 
+    @property
+    def is_hot(self):
+        return self.name.startswith("hot")
+
 
 WORKLOADS = [
     Workload("one_client", 1, "1 client, 10,000 items", ("async", "sync"), ("async",)),
     Workload("uniform_8", 8, "8 clients, 10,000 items", ("async",)),
-    Workload("uniform_64", 64, "64 clients, 10,000 items", ("async", "sync", "sync_1ms")),
+    Workload("uniform_64", 64, "64 clients, 10,000 items", ("async", "sync", "sync_1ms"), ("sync",)),
     Workload("hot_8", 8, "8 clients, one item", ("async",)),
-    Workload("hot_64", 64, "64 clients, one item", ("async", "sync", "sync_1ms"), ("async", "sync")),
+    Workload("hot_64", 64, "64 clients, one item", ("async", "sync", "sync_1ms"), ("async", "sync", "sync_1ms")),
     Workload("cdnow_64", 64, "64 clients, the skew of real sales", ("async", "sync")),
 ]
 
@@ -52,7 +56,7 @@ def scripts(pgbench, contender, workload):
     """The scripts of a workload for one contender, as pgbench takes them (file@weight)."""
     if workload.name.startswith("cdnow"):
         return cdnow_scripts(pgbench, contender)
-    number = shops.HOT if workload.name.startswith("hot") else ":n"
+    number = shops.HOT if workload.is_hot else ":n"
     draw = "" if number == shops.HOT else f"\\set n random(1, {shops.ITEMS})\n"
     kind = "hot" if number == shops.HOT else "uniform"
     return [pgbench.script(f"{contender}-{kind}.sql", f"{draw}{shops.call(contender, number)};\n")]

@@ -52,6 +52,11 @@ const REQUEST: &str = "
 
 const STRIPE_COLUMNS: &str = "inventory_id,stripe,quantity";
 
+/// PostgreSQL's own fillfactor.
+const FULL: u8 = 100;
+/// Pages are kept mostly empty: stripes are written all the time, and sessions that write one page wait for each other.
+const STRIPE_FILL: u8 = 10;
+
 /// The quantity is a numeric of any shape: a stripe may hold what is no full unit of the stock column, their sum never is.
 const STRIPE: &str = "
     inventory_id uuid NOT NULL,
@@ -61,14 +66,14 @@ const STRIPE: &str = "
 
 /// Makes, or finds again, the companions of a table that is being attached.
 pub fn make(spi: &Connection, configuration: &Configuration, table: &Description, ledger: bool) -> Outcome<Companions> {
-    let request_table = make_table(spi, table, "_request", REQUEST, REQUEST_COLUMNS)?.oid;
-    let stripes = make_table(spi, table, "_stripe", STRIPE, STRIPE_COLUMNS)?;
+    let request_table = make_table(spi, table, "_request", [REQUEST, REQUEST_COLUMNS], FULL)?.oid;
+    let stripes = make_table(spi, table, "_stripe", [STRIPE, STRIPE_COLUMNS], STRIPE_FILL)?;
     empty(spi, table, &stripes);
     guard_stripes(spi, configuration, table, &stripes, ledger);
     if !ledger {
         return Ok(Companions { movement_table: None, request_table, stripe_table: stripes.oid });
     }
-    let movements = make_table(spi, table, "_movement", MOVEMENT, MOVEMENT_COLUMNS)?;
+    let movements = make_table(spi, table, "_movement", [MOVEMENT, MOVEMENT_COLUMNS], FULL)?;
     let ledger = movements.name.as_str();
     if movements.new {
         run_as_owner(spi, table, &format!("CREATE INDEX ON {ledger} (inventory_id, movement_id)"));
@@ -150,15 +155,15 @@ fn make_table(
     spi: &Connection,
     table: &Description,
     suffix: &str,
-    definition: &str,
-    columns: &str,
+    [definition, columns]: [&str; 2],
+    fill: u8,
 ) -> Outcome<Companion> {
     let bare = companion_name(&table.bare_name, suffix);
     if let Some(found) = find(spi, table, &bare, columns)? {
         return Ok(found);
     }
     let name = format!("{}.{}", table.schema, quoted(spi, &bare));
-    run_as_owner(spi, table, &format!("CREATE TABLE {name} ({definition})"));
+    run_as_owner(spi, table, &format!("CREATE TABLE {name} ({definition}) WITH (fillfactor = {fill})"));
     find(spi, table, &bare, columns)?
         .map(|made| Companion { new: true, ..made })
         .ok_or_else(|| Fault::internal("a table that was made is not there"))
