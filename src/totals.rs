@@ -17,7 +17,8 @@ use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus};
 use pgrx::pg_sys::{self, Datum};
 use pgrx::{FromDatum, IntoDatum, Uuid, check_for_interrupts, pg_guard};
 use std::cell::Cell;
-use std::time::{Duration, Instant};
+use std::rc::Rc;
+use std::time::Duration;
 
 /// Between two looks: how long a total lags, and a little more.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -29,13 +30,12 @@ const START_PATIENCE_MS: u32 = 100;
 thread_local! {
     static IS_KEEPER: Cell<bool> = const { Cell::new(false) };
     static TOLD: Cell<bool> = const { Cell::new(false) };
-    static LAST_START: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 /// Sees to it that there is a keeper.
 pub fn keep() {
     let launch = Lock::of_launch();
-    if IS_KEEPER.get() || is_kept() || started_just_now() || !launch.take(Mode::Exclusive) {
+    if IS_KEEPER.get() || is_kept() || !launch.take(Mode::Exclusive) {
         return;
     }
     start();
@@ -52,13 +52,7 @@ fn is_kept() -> bool {
     !free
 }
 
-/// One that ends as soon as it is started, because a trigger of the stock table refuses the total, is not started all the time.
-fn started_just_now() -> bool {
-    LAST_START.get().is_some_and(|started| started.elapsed() < Duration::from_secs(1))
-}
-
 fn start() {
-    LAST_START.set(Some(Instant::now()));
     // SAFETY: variables of the backend, set once.
     let (database, own_pid) = unsafe { (pg_sys::MyDatabaseId, pg_sys::MyProcPid) };
     let started = BackgroundWorkerBuilder::new("inventory_ext totals")
@@ -174,10 +168,12 @@ fn in_transaction(act: impl FnOnce() -> Look) -> Look {
 }
 
 fn look_at_totals(may_end: bool) -> Look {
-    let Ok(stock) = attachment::current() else { return Look::Over };
-    if stock.striped.is_empty() {
-        return Look::Over;
-    }
+    let Some(stock) = striped_stock() else {
+        // Whoever stripes an item before this is given back finds a keeper that is about to end: so it looks once more.
+        Lock::of_keeper().release_for_session();
+        let again = striped_stock().is_some() && Lock::of_keeper().take_for_session();
+        return if again { Look::Changed } else { Look::Over };
+    };
     // SAFETY: locks a relation that is there, for it is watched under the lock on the stock table; held until the commit.
     let alone = may_end && unsafe { pg_sys::ConditionalLockRelationOid(stock.stripes.oid, pg_sys::ShareLock as i32) };
     let look = connected(|spi| bring_up_to_date(spi, &stock));
@@ -187,6 +183,10 @@ fn look_at_totals(may_end: bool) -> Look {
         return Look::Over;
     }
     look
+}
+
+fn striped_stock() -> Option<Rc<Attachment>> {
+    attachment::current().ok().filter(|stock| !stock.striped.is_empty())
 }
 
 fn bring_up_to_date(spi: &Connection, stock: &Attachment) -> Look {

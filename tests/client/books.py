@@ -1,7 +1,8 @@
 """What the tests of orders and of the ledger share: a call by named arguments, an order, the movements, and the audit.
 
-`audit` is the test's own accountant: for every item the ledger's movements, in the order of their numbers, start from
-nothing, each begins where the one before ended, none is negative, and the last one ends at what the stock table says.
+`audit` is the test's own accountant: for every item, and for each stripe of it, the ledger's movements, in the order of their
+numbers, start from nothing, each begins where the one before ended, and none is negative. The last ones of an item and its
+stripes together end at what the stock table says; a striped item itself ends at nothing, its stripes at what they hold.
 """
 
 from __future__ import annotations
@@ -88,11 +89,12 @@ def audit(conn, table="inventory", ledger="inventory_movement", id_column="id", 
         f"""
         WITH chain AS (
             SELECT inventory_id AS item, movement_id, kind, old_quantity, new_quantity, delta,
-                   lag(new_quantity, 1, 0) OVER (PARTITION BY inventory_id ORDER BY movement_id) AS before
+                   lag(new_quantity, 1, 0) OVER (PARTITION BY inventory_id, stripe ORDER BY movement_id) AS before,
+                   movement_id = max(movement_id) OVER (PARTITION BY inventory_id, stripe) AS is_last
               FROM {ledger}
         ), total AS (
             SELECT item, sum(delta) AS moved, (array_agg(kind ORDER BY movement_id DESC))[1] AS last_kind,
-                   (array_agg(new_quantity ORDER BY movement_id DESC))[1] AS last_new
+                   sum(new_quantity) FILTER (WHERE is_last) AS last_new
               FROM chain GROUP BY item
         ), stock AS (SELECT {id_column} AS item, {quantity_column}::numeric AS quantity FROM {table})
         SELECT 'movement ' || movement_id || ' starts from ' || old_quantity || ' and not from ' || before, item
@@ -109,6 +111,11 @@ def audit(conn, table="inventory", ledger="inventory_movement", id_column="id", 
         """
     ).fetchall()
     assert problems == []
+
+
+def stripes_of(conn, item, table="inventory_stripe") -> dict:
+    """{number: quantity} of an item's stripes."""
+    return dict(conn.execute(f"SELECT stripe, quantity FROM {table} WHERE inventory_id = %s", (item,)).fetchall())
 
 
 def keys_kept(conn, table="inventory_request") -> list[str]:

@@ -48,5 +48,5 @@ SELECT decrement_inventory(:one, 1);
 SELECT decrement_inventory(NULL, 1);
 SELECT decrement_inventory(:one, -1);
 
-DROP TABLE inventory, inventory_movement, inventory_request;
+DROP TABLE inventory, inventory_movement, inventory_request, inventory_stripe;
 DROP FUNCTION spoil, drop_it;

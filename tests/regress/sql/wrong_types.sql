@@ -41,4 +41,4 @@ SELECT decrement_inventory('{00000000000000000000000000000001}', 1) ->> 'new_qua
 
 SELECT quantity FROM inventory;
 SELECT detach_inventory();
-DROP TABLE inventory, inventory_movement, inventory_request;
+DROP TABLE inventory, inventory_movement, inventory_request, inventory_stripe;
