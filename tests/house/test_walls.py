@@ -19,6 +19,8 @@ UNSAFE_ROOMS = {
     "settings.rs": "reserves the prefix of the settings, and reads those of PostgREST",
     "encoding.rs": "converts text between the database's encoding and UTF-8 by calling C",
     "ledger.rs": "prints rows' quantities, reads the trigger depth, and registers for the ends of (sub)transactions",
+    "stripe_lock.rs": "takes and gives back locks of its own by calling C",
+    "totals.rs": "is a background worker: signals, latch and transactions are C",
     "trigger.rs": "reads what PostgreSQL hands to a trigger: C structs behind pointers",
 }
 SPI_ROOM = "spi.rs"
