@@ -15,7 +15,8 @@ COMMENT ON FUNCTION @extschema@.attach_inventory(pg_catalog.regclass, pg_catalog
 $comment$Makes an existing table the stock table.
 
 Checks the table, makes the quantity column NOT NULL and adds a CHECK that it is neither negative nor NaN nor infinite;
-nothing at all changes where a check fails. Makes the tables <table>_request for idempotency keys and, with p_ledger,
+nothing at all changes where a check fails. Makes the tables <table>_request for idempotency keys, <table>_stripe for the
+stripes of hot items and, with p_ledger,
 <table>_movement with an opening movement for every item, and the triggers that record every change of stock; what an
 earlier attach left of these is gone on with. Needs ownership of the table. p_table: an ordinary or partitioned table.
 p_id_column: a uuid column, NOT NULL, with a plain unique index of its own. p_quantity_column: numeric, smallint, integer

@@ -7,7 +7,7 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-from books import audit, call, lines, order, refused_call, refused_order, stripes_of
+from books import audit, call, order, refused_call, refused_order, stripes_of
 from shop import (
     ONE, TWO, UNKNOWN, Aside, allow_sales, attach, create_role, item, left, refused, refused_sale, sell, shop, stock_table, until,
     until_waiting,

@@ -29,9 +29,9 @@ def server():
         yield server
 
 
-@pytest.fixture
-def shop(server):
-    """A fresh database of five items with 10 each; gives a function that connects to it."""
+@pytest.fixture(params=[[], ITEMS[1:4]], ids=["whole", "striped"])
+def shop(server, request):
+    """A fresh database of five items with 10 each, some of them striped; gives a function that connects to it."""
     with psycopg.connect(server.dsn(), autocommit=True) as connection:
         connection.execute("DROP DATABASE IF EXISTS shop WITH (FORCE)")
         connection.execute("CREATE DATABASE shop")
@@ -44,6 +44,8 @@ def shop(server):
         connection.execute("CREATE TABLE inventory (id uuid PRIMARY KEY, quantity numeric(12,2))")
         connection.cursor().executemany("INSERT INTO inventory VALUES (%s, 10)", [[item] for item in ITEMS])
         connection.execute("SELECT attach_inventory('inventory')")
+        for item in request.param:
+            connection.execute("SELECT stripe_inventory(%s, 8)", [item])  # two have two, the others one
     return connect
 
 
@@ -85,7 +87,7 @@ def connect_again(connect, witness):
 
 def books(connection):
     """Stock, the sum of the ledger's deltas, and the keys."""
-    stock = dict(connection.execute("SELECT id::text, quantity FROM inventory").fetchall())
+    stock = dict(connection.execute("SELECT id::text, available_inventory(id) FROM inventory").fetchall())
     sums = "SELECT inventory_id::text, sum(delta) FROM inventory_movement GROUP BY 1"
     ledger = dict(connection.execute(sums).fetchall())
     keys = [key for (key,) in connection.execute("SELECT idempotency_key FROM inventory_request")]

@@ -100,4 +100,4 @@ SELECT detach_inventory();
 
 DROP VIEW v;
 DROP TABLE t, child, parent, flawed, inventory, inventory_movement, inventory_request, inventory_stripe, indexed, indexed_movement, indexed_request, indexed_stripe,
-    unlogged, unlogged_movement, unlogged_request;
+    unlogged, unlogged_movement, unlogged_request, unlogged_stripe;
