@@ -79,6 +79,8 @@ def goals(results):
     for text, asked, one, other in SALES_TARGETS:
         ours, theirs = tps(results, *one), tps(results, *other)
         yield text, asked, ratio(ours, theirs) if ours and theirs else None, True
+    lag = results.get("lag")
+    yield "a striped item, 64 clients: longest time between two totals shown, ms", 1000, summary([max(lag["gaps_ms"])]) if lag else None, False
     refused = results["refusals"]
     yield "sold out, 64 clients: ext_plain / handwritten", 5, ratio(refused["alone"]["ext_plain"], refused["alone"]["handwritten"]), True
     for name, trace in refused["traces"].items():

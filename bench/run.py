@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Callable, NamedTuple
 
-from bench import growth, measure, orders, refusals, report, shops, triggers
+from bench import growth, lag, measure, orders, refusals, report, shops, triggers
 from bench.workloads import COMMITS, FULL, QUICK, WORKLOADS, scripts
 from dev.server import LOCAL, TREES, Server
 
@@ -50,6 +50,7 @@ class Shops:
                 names = self.names(workload, commit)
                 seconds = self.slices(len(names) * self.size.rounds)
                 steps.append(Step(f"{workload.title}, {commit}", seconds, self.sales(workload, commit)))
+        steps.append(Step("how late a total is shown", 3 * self.size.seconds + 3, self.lag))
         steps.append(Step("a sold-out item", self.slices(4 * self.size.rounds + 8), self.refusals))
         for lines in self.size.lines:
             steps.append(Step(f"orders of {lines} lines", self.slices(3 * self.size.rounds), self.orders(lines)))
@@ -89,6 +90,9 @@ class Shops:
             }
 
         return act
+
+    def lag(self):
+        self.results["lag"] = lag.measured(self.pgbench, self.databases["striped"], 3 * self.size.seconds)
 
     def refusals(self):
         measure.checkpoint(self.server)

@@ -13,7 +13,7 @@ import pytest
 
 from books import audit, call, keys_kept, last_movement, movements, order, refused_order, steps
 from dev.server import Server
-from shop import ONE, TWO, attach, create_role, fill, item, left, refused, refused_sale, sell, shop, stock_of
+from shop import ONE, TWO, attach, create_role, fill, item, left, refused, refused_sale, sell, shop, stock_of, until
 
 FORMATS = ["plain", "custom"]
 
@@ -81,7 +81,7 @@ def conn(db):
 
 def contents(conn):
     """All that must come through: rows, and the definitions of the user's things and of ours, by name."""
-    tables = ("inventory", "inventory_movement", "inventory_request", "price_log")
+    tables = ("inventory", "inventory_movement", "inventory_request", "inventory_stripe", "price_log")
     rows = [
         conn.execute(f"SELECT t::text FROM (SELECT * FROM {table} ORDER BY 1) AS t").fetchall() for table in tables
     ]
@@ -94,7 +94,7 @@ def contents(conn):
         "UNION ALL SELECT relname, pg_get_userbyid(relowner) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' "
         "ORDER BY 1, 2"
     ).fetchall()
-    configured = conn.execute("SELECT stock_table, movement_table, request_table, run_as FROM inventory_attachment").fetchall()
+    configured = conn.execute("SELECT stock_table, movement_table, request_table, stripe_table, run_as FROM inventory_attachment").fetchall()
     return rows, catalog, configured
 
 
@@ -112,6 +112,21 @@ def test_a_restored_shop_is_the_same_and_goes_on(db, conn, form):
         assert steps(restored, after=after) == [("sale", 8.5, 7.5), ("external", 4.5, 3.5)]
         assert refused(restored, "DELETE FROM inventory_movement").reason == "ledger_protected"
         assert refused(restored, "TRUNCATE inventory").reason == "truncate_refused"
+        audit(restored)
+    audit(conn)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_striped_items_are_restored_striped(db, conn, form):
+    """The stripes are the stock, and stay guarded; somebody goes on showing their total."""
+    conn.execute("SELECT stripe_inventory(%s, 4)", (ONE,))
+    with copy_of(db, form) as restored:
+        assert contents(restored) == contents(conn)
+        answer = sell(restored, ONE, 7)
+        assert answer["deducted"] == 7 and "stripe" in answer
+        assert refused(restored, f"UPDATE inventory SET quantity = 1 WHERE id = '{ONE}'").reason == "striped_item"
+        assert refused(restored, "DELETE FROM inventory_stripe").reason == "stripes_protected"
+        until(lambda: left(restored, ONE) == Decimal("1.50"), "the row shows the total")
         audit(restored)
     audit(conn)
 
