@@ -52,7 +52,7 @@ $comment$Deducts a quantity from an item's stock, exactly and at once, or change
 The row of the item is locked until the transaction ends; sales of the same item wait for each other, other items do
 not. p_inventory_id: the item. p_quantity: units to deduct, greater than zero, at most 28 digits and no more decimals
 than the quantity column keeps; nothing is rounded. Answers {"success": true, "inventory_id", "old_quantity",
-"new_quantity", "deducted"}, where old - new = deducted was verified on the row as written. Errors: IV001 insufficient
+"new_quantity", "deducted"}, of a striped item also "stripe", where old - new = deducted was verified on the row as written. Errors: IV001 insufficient
 stock, IV002 unknown item, IV007 something on the table changed the deduction, 22004 NULL, 22023 not finite or not
 positive, 22003 digits the column cannot keep, 55000 no stock table attached; in the postgrest style PT409, PT404 and
 PT500 stand for IV001, IV002 and IV007.$comment$;
@@ -75,7 +75,7 @@ may be a text with a number in it; lines on one item are summed. p_reference: wh
 bytes. p_idempotency_key: names the order for its retries, at most 255 bytes. p_on_shortage: abort, any short or unknown
 line fails the order; skip, such lines are left out; partial, of a short line what is there is taken. Answers {"success":
 true, "lines": [{"inventory_id", "old_quantity", "new_quantity", "deducted"}], "short": [{"reason", "inventory_id",
-"available", "requested", "deducted"}]}, items in the order first named. Errors: IV001 short lines and IV002 unknown
+"available", "requested", "deducted"}]}, items in the order first named; the line of a striped item has also "stripe". Errors: IV001 short lines and IV002 unknown
 items, all of them named in DETAIL, IV003 key used before, IV007 something on the table changed the deduction, 22004
 NULL, 22023 malformed p_items (the element is named) or another word in p_on_shortage, 22003 digits the column cannot
 keep, 54000 too many lines, 55000 no stock table attached.$comment$;
@@ -95,7 +95,7 @@ $comment$Adds a quantity to an item's stock: goods in, or a return.
 
 p_inventory_id: the item. p_quantity: units to add, greater than zero, at most 28 digits and no more decimals than the
 quantity column keeps. p_reference: what the movement belongs to, at most 255 bytes. p_idempotency_key: names the call
-for its retries, at most 255 bytes. Answers {"success": true, "inventory_id", "old_quantity", "new_quantity", "added"}.
+for its retries, at most 255 bytes. Answers {"success": true, "inventory_id", "old_quantity", "new_quantity", "added"}, of a striped item also "stripe".
 Errors: IV002 unknown item, IV003 key used before, IV007 something on the table changed the addition, 22004 NULL,
 22023 not finite or not positive, 22003 digits the column cannot keep, 55000 no stock table attached.$comment$;
 
@@ -116,7 +116,7 @@ p_inventory_id: the item. p_counted_quantity: what is there, zero or more, at mo
 the quantity column keeps. p_expected_quantity: what the stock is believed to be; where given and not so, nothing changes
 and IV005 says what it is. p_reason: kept as the movement's reference, at most 255 bytes. A count that finds what the
 stock says changes nothing and leaves no movement. Answers {"success": true, "inventory_id", "old_quantity",
-"new_quantity", "adjusted"}, adjusted being new - old. Errors: IV002 unknown item, IV005 stale expected quantity, IV007
+"new_quantity", "adjusted"}, adjusted being new - old; of a striped item the quantities are those of all stripes. Errors: IV002 unknown item, IV005 stale expected quantity, IV007
 something on the table changed the adjustment, 22004 NULL, 22023 not finite or negative, 22003 digits the column
 cannot keep, 55000 no stock table attached.$comment$;
 
@@ -137,7 +137,7 @@ $comment$Moves a quantity from one item to another, such as the same product at 
 p_from, p_to: two items. p_quantity: units to move, greater than zero, at most 28 digits and no more decimals than the
 quantity column keeps. p_reference: what the movements belong to, at most 255 bytes. p_idempotency_key: names the call
 for its retries, at most 255 bytes. Answers {"success": true, "from": {"inventory_id", "old_quantity", "new_quantity"},
-"to": {the same}, "transferred"}. Errors: IV001 p_from has less, IV002 unknown item, IV003 key used before, IV007
+"to": {the same}, "transferred"}; a striped side has also "stripe". Errors: IV001 p_from has less, IV002 unknown item, IV003 key used before, IV007
 something on the table changed the transfer, 22004 NULL, 22023 not finite, not positive or one item twice, 22003 digits
 the column cannot keep, 55000 no stock table attached.$comment$;
 

@@ -30,7 +30,7 @@ use std::collections::HashMap;
 /// bytes. p_idempotency_key: names the order for its retries, at most 255 bytes. p_on_shortage: abort, any short or unknown
 /// line fails the order; skip, such lines are left out; partial, of a short line what is there is taken. Answers {"success":
 /// true, "lines": [{"inventory_id", "old_quantity", "new_quantity", "deducted"}], "short": [{"reason", "inventory_id",
-/// "available", "requested", "deducted"}]}, items in the order first named. Errors: IV001 short lines and IV002 unknown
+/// "available", "requested", "deducted"}]}, items in the order first named; the line of a striped item has also "stripe". Errors: IV001 short lines and IV002 unknown
 /// items, all of them named in DETAIL, IV003 key used before, IV007 something on the table changed the deduction, 22004
 /// NULL, 22023 malformed p_items (the element is named) or another word in p_on_shortage, 22003 digits the column cannot
 /// keep, 54000 too many lines, 55000 no stock table attached.
@@ -161,29 +161,20 @@ fn hold(
     }
     striped.sort_unstable_by_key(|line| *line.id.as_bytes());
     for Line { id, quantity, .. } in striped {
-        match hold_stripe(spi, stock, *id, *quantity, on_shortage) {
-            Ok(lot) => lots.insert(*id.as_bytes(), lot),
-            Err(fault) if fault.is_unknown_item() => None,
-            Err(fault) => return Err(fault),
-        };
+        if let Ok(Some(striped)) = Striped::of(spi, stock, *id) {
+            lots.insert(*id.as_bytes(), hold_stripe(&striped, *quantity, on_shortage)?);
+        }
     }
     Ok(lots)
 }
 
-fn hold_stripe(
-    spi: &Connection,
-    stock: &Attachment,
-    id: Uuid,
-    wanted: Quantity,
-    on_shortage: OnShortage,
-) -> Outcome<Lot> {
-    let striped = Striped::of(spi, stock, id)?.ok_or_else(|| Fault::internal("an item is striped no more"))?;
+fn hold_stripe(striped: &Striped<'_>, wanted: Quantity, on_shortage: OnShortage) -> Outcome<Lot> {
     let lot = |held: Held<'_>| Lot { available: held.quantity, stripe: Some(held.stripe) };
     match striped.take(wanted)? {
         Taken::Held(held) => Ok(lot(held)),
         Taken::Short(available) if on_shortage == OnShortage::Partial && available.is_positive() => {
-            striped.lock_all()?;
-            striped.gather_all().map(lot)
+            let seen = striped.lock_all()?;
+            striped.gather_all(seen).map(lot)
         }
         Taken::Short(available) => Ok(Lot { available, stripe: None }),
     }

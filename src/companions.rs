@@ -109,9 +109,13 @@ fn guard_stripes(
 /// Lets a stock table without a ledger refuse direct writes to what its stripes hold; a ledger's own trigger does it.
 pub fn guard_striped_stock(spi: &Connection, table: &Description) -> Outcome<()> {
     let configuration = attachment::configuration(spi)?;
-    for trigger in [&STOCK_GUARD, &TRUNCATE_GUARD] {
-        drop_trigger(spi, table, &table.name, table.oid, trigger.name);
-        make_trigger(spi, &configuration, table, trigger, &table.name);
+    let on_stock = [&STOCK_GUARD, &TRUNCATE_GUARD].map(|trigger| (trigger, table.oid, table.name.clone()));
+    let on_partitions = partitions(spi, table).into_iter().map(|(oid, name)| (&TRUNCATE_GUARD, oid, name));
+    for (trigger, oid, relation) in on_stock.into_iter().chain(on_partitions) {
+        // One that is there stays: to drop it would lock readers out.
+        if !has_trigger(spi, oid, trigger.name) {
+            make_trigger(spi, &configuration, table, trigger, &relation);
+        }
     }
     Ok(())
 }
@@ -378,14 +382,18 @@ fn oid_of(spi: &Connection, relation: &str) -> Oid {
     rows.get(0, 1).unwrap_or(pg_sys::InvalidOid)
 }
 
-fn drop_trigger(spi: &Connection, table: &Description, relation: &str, oid: Oid, name: &str) {
+fn has_trigger(spi: &Connection, oid: Oid, name: &str) -> bool {
     let found = spi.once(
         "SELECT FROM pg_catalog.pg_trigger AS t
           WHERE t.tgrelid OPERATOR(pg_catalog.=) $1 AND t.tgname OPERATOR(pg_catalog.=) $2::pg_catalog.name",
         &[pg_sys::OIDOID, pg_sys::TEXTOID],
         &[Arg::owned(oid), Arg::text(name)],
     );
-    if found.count() > 0 {
+    found.count() > 0
+}
+
+fn drop_trigger(spi: &Connection, table: &Description, relation: &str, oid: Oid, name: &str) {
+    if has_trigger(spi, oid, name) {
         run_as_owner(spi, table, &format!("DROP TRIGGER \"{name}\" ON {relation}"));
     }
 }

@@ -24,7 +24,7 @@ use pgrx::{Uuid, pg_extern};
 /// The row of the item is locked until the transaction ends; sales of the same item wait for each other, other items do
 /// not. p_inventory_id: the item. p_quantity: units to deduct, greater than zero, at most 28 digits and no more decimals
 /// than the quantity column keeps; nothing is rounded. Answers {"success": true, "inventory_id", "old_quantity",
-/// "new_quantity", "deducted"}, where old - new = deducted was verified on the row as written. Errors: IV001 insufficient
+/// "new_quantity", "deducted"}, of a striped item also "stripe", where old - new = deducted was verified on the row as written. Errors: IV001 insufficient
 /// stock, IV002 unknown item, IV007 something on the table changed the deduction, 22004 NULL, 22023 not finite or not
 /// positive, 22003 digits the column cannot keep, 55000 no stock table attached; in the postgrest style PT409, PT404 and
 /// PT500 stand for IV001, IV002 and IV007.

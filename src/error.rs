@@ -77,11 +77,6 @@ impl Fault {
         )
     }
 
-    /// Whether it says that there is no such item, for an order, which tells of all of them at once.
-    pub fn is_unknown_item(&self) -> bool {
-        self.detail.get("reason").is_some_and(|reason| reason == "unknown_item")
-    }
-
     /// `IV007`: the table holds something else than was written. `new_quantity` is None where no row was written.
     pub fn verification_failed(
         inventory_id: &str,

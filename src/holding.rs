@@ -49,15 +49,27 @@ pub enum Taken<'a> {
     Short(Quantity),
 }
 
+/// There is no such item, or none that the caller may change.
+pub struct Unknown(Uuid);
+
+impl From<Unknown> for Box<Fault> {
+    fn from(Unknown(id): Unknown) -> Self {
+        Fault::unknown_item(&id.to_string())
+    }
+}
+
+/// All stripes of an item and what each has.
+pub type Seen = Vec<(i16, Quantity)>;
+
 /// A change of one stripe: the item, its number, what is added.
 pub type Step = (Uuid, i16, Quantity);
 
 impl<'a> Striped<'a> {
     /// The item, where it is striped and the caller may change it.
-    pub fn of(spi: &'a Connection, stock: &'a Attachment, id: Uuid) -> Outcome<Option<Self>> {
+    pub fn of(spi: &'a Connection, stock: &'a Attachment, id: Uuid) -> Result<Option<Self>, Unknown> {
         let Some(count) = stock.stripes_of(&id) else { return Ok(None) };
-        if stock.run_as_caller {
-            may_change(spi, stock, id)?;
+        if stock.run_as_caller && !may_change(spi, stock, id) {
+            return Err(Unknown(id));
         }
         // Before the keeper is looked for: it ends only while nobody has this lock.
         stock.lock_stripes();
@@ -119,19 +131,16 @@ impl<'a> Striped<'a> {
         Ok((self.held(stripe)?, most))
     }
 
-    /// What the item has, with all of it held.
-    pub fn lock_all(&self) -> Outcome<Quantity> {
+    /// What the stripes have, with all of them held, and the gate.
+    pub fn lock_all(&self) -> Outcome<Seen> {
         self.lock(GATE).wait();
-        for stripe in 1..=self.count {
-            self.lock(stripe).wait();
-        }
+        let seen = self.lock_in_order()?;
         failpoint::reached(self.spi, Place::Locked);
-        self.total(&self.look()?)
+        Ok(seen)
     }
 
     /// After `lock_all`: one stripe, with everything moved to it.
-    pub fn gather_all(&self) -> Outcome<Held<'a>> {
-        let seen = self.look()?;
+    pub fn gather_all(&self, seen: Seen) -> Outcome<Held<'a>> {
         self.collect(self.own, seen, None)?;
         self.held(self.own)
     }
@@ -165,13 +174,10 @@ impl<'a> Striped<'a> {
         let written = writing_stripes(|| self.spi.run(plan, &args, Sight::Isolation));
         failpoint::reached(self.spi, Place::Written);
         let new_quantity = quantity(&written, 0, 1, &self.id).ok();
-        new_quantity
-            .filter(|&new_quantity| held.quantity.less(delta.negated(), new_quantity))
-            .ok_or_else(|| self.failed(held.quantity, new_quantity, delta))
-    }
-
-    fn failed(&self, old: Quantity, new: Option<Quantity>, delta: Quantity) -> Box<Fault> {
-        Fault::verification_failed(&self.id.to_string(), old, new, delta.negated())
+        new_quantity.filter(|&new_quantity| held.quantity.less(delta.negated(), new_quantity)).ok_or_else(|| {
+            let taken = delta.negated();
+            Fault::verification_failed(&self.id.to_string(), held.quantity, new_quantity, taken)
+        })
     }
 
     fn lock(&self, stripe: i16) -> Lock {
@@ -192,7 +198,7 @@ impl<'a> Striped<'a> {
         (0..count).map(move |step| (own - 1 + step) % count + 1)
     }
 
-    fn with_enough(&self, mut seen: Vec<(i16, Quantity)>, requested: Quantity) -> Vec<i16> {
+    fn with_enough(&self, mut seen: Seen, requested: Quantity) -> Vec<i16> {
         seen.retain(|&(_, quantity)| quantity >= requested);
         seen.sort_by_key(|&(stripe, _)| (stripe - self.own).rem_euclid(self.count));
         seen.into_iter().map(|(stripe, _)| stripe).collect()
@@ -223,11 +229,11 @@ impl<'a> Striped<'a> {
     }
 
     fn held(&self, stripe: i16) -> Outcome<Held<'a>> {
-        self.read(stripe, Quantity::ZERO)?.ok_or_else(|| Fault::internal("a stripe is missing"))
+        self.read(stripe, Quantity::ZERO)?.ok_or_else(|| self.not_seen())
     }
 
     /// All stripes as they are committed.
-    fn look(&self) -> Outcome<Vec<(i16, Quantity)>> {
+    fn look(&self) -> Outcome<Seen> {
         let plan = self.stock.plan(self.spi, Kept::LookStripes, || {
             let sql = format!(
                 "SELECT s.stripe, s.quantity FROM {} AS s WHERE s.inventory_id OPERATOR(pg_catalog.=) $1 ORDER BY s.stripe",
@@ -255,8 +261,10 @@ impl<'a> Striped<'a> {
         }
     }
 
-    fn total(&self, seen: &[(i16, Quantity)]) -> Outcome<Quantity> {
-        total(&self.id, seen.iter().map(|&(_, quantity)| quantity))
+    /// What all stripes have together.
+    pub fn total(&self, seen: &[(i16, Quantity)]) -> Outcome<Quantity> {
+        let sum = seen.iter().try_fold(Quantity::ZERO, |sum, (_, quantity)| sum.plus(*quantity));
+        sum.ok_or_else(|| Fault::overflow(&self.id.to_string(), Quantity::ZERO, Quantity::ZERO))
     }
 
     /// Where the own stripe has too little and the held one has plenty, half of it goes to the own one: so what came in at one
@@ -274,12 +282,16 @@ impl<'a> Striped<'a> {
         self.held(stripe)
     }
 
-    /// No stripe has enough, all together have: locks all in order, and moves to one what it lacks, and some more.
-    fn gather(&self, requested: Quantity) -> Outcome<Taken<'a>> {
+    fn lock_in_order(&self) -> Outcome<Seen> {
         for stripe in 1..=self.count {
             self.lock(stripe).wait();
         }
-        let seen = self.look()?;
+        self.look()
+    }
+
+    /// No stripe has enough, all together have: locks all in order, and moves to one what it lacks, and some more.
+    fn gather(&self, requested: Quantity) -> Outcome<Taken<'a>> {
+        let seen = self.lock_in_order()?;
         let available = self.total(&seen)?;
         if available < requested {
             (1..=self.count).for_each(|stripe| self.release(stripe));
@@ -298,7 +310,7 @@ impl<'a> Striped<'a> {
     }
 
     /// Moves to one stripe until it has so much, or everything; the fullest stripes give first. Gives the stripes that changed.
-    fn collect(&self, into: i16, mut seen: Vec<(i16, Quantity)>, wanted: Option<Quantity>) -> Outcome<Vec<i16>> {
+    fn collect(&self, into: i16, mut seen: Seen, wanted: Option<Quantity>) -> Outcome<Vec<i16>> {
         seen.sort_by_key(|&(stripe, quantity)| (Reverse(quantity), stripe));
         let overflow = || Fault::overflow(&self.id.to_string(), Quantity::ZERO, Quantity::ZERO);
         let mut has = seen.iter().find(|(stripe, _)| *stripe == into).map_or(Quantity::ZERO, |&(_, quantity)| quantity);
@@ -342,11 +354,6 @@ fn times(quantity: Quantity, factor: usize) -> Option<Quantity> {
     (1..factor).try_fold(quantity, |sum, _| sum.plus(quantity))
 }
 
-fn total(id: &Uuid, mut quantities: impl Iterator<Item = Quantity>) -> Outcome<Quantity> {
-    let sum = quantities.try_fold(Quantity::ZERO, Quantity::plus);
-    sum.ok_or_else(|| Fault::overflow(&id.to_string(), Quantity::ZERO, Quantity::ZERO))
-}
-
 fn quantity(rows: &Rows<'_>, row: usize, column: i32, id: &Uuid) -> Outcome<Quantity> {
     rows.quantity(row, column, pg_sys::NUMERICOID).map_err(|stored| Fault::unreadable_stock(&id.to_string(), &stored))
 }
@@ -358,15 +365,12 @@ pub fn as_owner_of_stripes(stock: &Attachment) -> Option<Acting> {
 }
 
 /// The caller's grants and policies decide on the item's row, which is locked against nothing but its deletion.
-fn may_change(spi: &Connection, stock: &Attachment, id: Uuid) -> Outcome<()> {
+fn may_change(spi: &Connection, stock: &Attachment, id: Uuid) -> bool {
     let plan = stock.plan(spi, Kept::MayChange, || {
         let item = format!("stock.{} OPERATOR(pg_catalog.=) $1", stock.id);
         (format!("SELECT FROM {} WHERE {item} FOR KEY SHARE", stock.source()), vec![pg_sys::UUIDOID])
     });
-    match spi.run(plan, &[Arg::owned(id)], Sight::Isolation).count() {
-        0 => Err(Fault::unknown_item(&id.to_string())),
-        _ => Ok(()),
-    }
+    spi.run(plan, &[Arg::owned(id)], Sight::Isolation).count() > 0
 }
 
 /// Writes held stripes in one statement, and gives what each has then.

@@ -22,7 +22,7 @@ use std::collections::HashMap;
 ///
 /// p_inventory_id: the item. p_quantity: units to add, greater than zero, at most 28 digits and no more decimals than the
 /// quantity column keeps. p_reference: what the movement belongs to, at most 255 bytes. p_idempotency_key: names the call
-/// for its retries, at most 255 bytes. Answers {"success": true, "inventory_id", "old_quantity", "new_quantity", "added"}.
+/// for its retries, at most 255 bytes. Answers {"success": true, "inventory_id", "old_quantity", "new_quantity", "added"}, of a striped item also "stripe".
 /// Errors: IV002 unknown item, IV003 key used before, IV007 something on the table changed the addition, 22004 NULL,
 /// 22023 not finite or not positive, 22003 digits the column cannot keep, 55000 no stock table attached.
 #[pg_extern(sql = false)]
@@ -42,7 +42,7 @@ pub fn restock_inventory(
 /// the quantity column keeps. p_expected_quantity: what the stock is believed to be; where given and not so, nothing changes
 /// and IV005 says what it is. p_reason: kept as the movement's reference, at most 255 bytes. A count that finds what the
 /// stock says changes nothing and leaves no movement. Answers {"success": true, "inventory_id", "old_quantity",
-/// "new_quantity", "adjusted"}, adjusted being new - old. Errors: IV002 unknown item, IV005 stale expected quantity, IV007
+/// "new_quantity", "adjusted"}, adjusted being new - old; of a striped item the quantities are those of all stripes. Errors: IV002 unknown item, IV005 stale expected quantity, IV007
 /// something on the table changed the adjustment, 22004 NULL, 22023 not finite or negative, 22003 digits the column
 /// cannot keep, 55000 no stock table attached.
 #[pg_extern(sql = false)]
@@ -62,7 +62,7 @@ pub fn adjust_inventory(
 /// p_from, p_to: two items. p_quantity: units to move, greater than zero, at most 28 digits and no more decimals than the
 /// quantity column keeps. p_reference: what the movements belong to, at most 255 bytes. p_idempotency_key: names the call
 /// for its retries, at most 255 bytes. Answers {"success": true, "from": {"inventory_id", "old_quantity", "new_quantity"},
-/// "to": {the same}, "transferred"}. Errors: IV001 p_from has less, IV002 unknown item, IV003 key used before, IV007
+/// "to": {the same}, "transferred"}; a striped side has also "stripe". Errors: IV001 p_from has less, IV002 unknown item, IV003 key used before, IV007
 /// something on the table changed the transfer, 22004 NULL, 22023 not finite, not positive or one item twice, 22003 digits
 /// the column cannot keep, 55000 no stock table attached.
 #[pg_extern(sql = false)]
@@ -136,25 +136,26 @@ fn set_to(
 ) -> Outcome<String> {
     fits("p_counted_quantity", counted, stock)?;
     let striped = Striped::of(spi, stock, id)?;
-    let old_quantity = match &striped {
-        None => lock_one(spi, stock, id)?,
-        Some(striped) => striped.lock_all()?,
+    let seen = striped.as_ref().map(Striped::lock_all).transpose()?;
+    let old_quantity = match (&striped, &seen) {
+        (Some(striped), Some(seen)) => striped.total(seen)?,
+        _ => lock_one(spi, stock, id)?,
     };
     if let Some(expected) = expected.filter(|&expected| expected != old_quantity) {
         return Err(Fault::stale(&id.to_string(), expected, old_quantity));
     }
     let delta =
         counted.plus(old_quantity.negated()).ok_or_else(|| Fault::overflow(&id.to_string(), old_quantity, counted))?;
-    let (new_quantity, stripe) = match &striped {
+    let (new_quantity, stripe) = match (&striped, seen) {
         _ if counted == old_quantity => (old_quantity, striped.as_ref().map(Striped::own)),
-        None => (change_one(spi, stock, &Place { id, stripe: None, quantity: old_quantity }, delta)?, None),
-        Some(striped) => {
+        (Some(striped), Some(seen)) => {
             room_for(stock, id, old_quantity, delta)?;
-            let held = striped.gather_all()?;
+            let held = striped.gather_all(seen)?;
             let new_quantity = striped.change(&held, delta)?;
             striped.spread(held.stripe, new_quantity)?;
             (new_quantity, Some(held.stripe))
         }
+        _ => (change_one(spi, stock, &Place { id, stripe: None, quantity: old_quantity }, delta)?, None),
     };
     Ok(spaced(&with_stripe(
         json!({

@@ -512,3 +512,76 @@ def check(possible, conn, function, **arguments):
         call(conn, function, **arguments)
     else:
         assert refused_call(conn, function, **arguments).sqlstate == "IV001"
+
+
+def old_snapshot(db):
+    session = db.connect(autocommit=False)
+    session.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    session.execute("SELECT 1")
+    return session
+
+
+@pytest.mark.parametrize("function", ["decrement_inventory", "restock_inventory"])
+def test_more_stripes_than_the_snapshot_knows_are_a_serialization_failure_and_no_bug(db, conn, function):
+    """A restock whose own stripe is newer than its transaction answered XX000, 'a stripe is missing'."""
+    shop(conn, {ONE: "6"}, type="integer")
+    stripe(conn, ONE, 2)
+    sessions = [old_snapshot(db) for _ in range(6)]
+    stripe(conn, ONE, 256)
+    for session in sessions:
+        assert refused_call(session, function, p_inventory_id=ONE, p_quantity=1).sqlstate == "40001"
+
+
+def test_what_is_available_to_a_snapshot_older_than_the_stripes(db, conn):
+    """The sum of no stripes was an XX000."""
+    shop(conn, {ONE: "6"}, type="integer")
+    session = old_snapshot(db)
+    stripe(conn)
+    sell(conn, ONE, 1)
+    assert (available(session), available(conn)) == (6, 5)
+
+
+def test_striping_a_second_item_without_a_ledger_does_not_lock_readers_out(db, conn):
+    """The guard was dropped and made again, under ACCESS EXCLUSIVE."""
+    shop(conn, {ONE: "6", TWO: "6"}, type="integer", p_ledger=False)
+    stripe(conn)
+    reader = db.connect(autocommit=False)
+    reader.execute("SELECT * FROM inventory")
+    conn.execute("SET lock_timeout = '20s'")
+    stripe(conn, TWO)
+    assert refused(conn, "UPDATE inventory SET quantity = 1").reason == "striped_item"
+
+
+def test_partitions_of_a_table_without_a_ledger_are_not_truncated(conn):
+    conn.execute("CREATE TABLE inventory (id uuid PRIMARY KEY, quantity integer) PARTITION BY HASH (id)")
+    conn.execute("CREATE TABLE part PARTITION OF inventory FOR VALUES WITH (MODULUS 1, REMAINDER 0)")
+    conn.execute("INSERT INTO inventory VALUES (%s, 12)", (ONE,))
+    attach(conn, p_ledger=False)
+    stripe(conn)
+    assert refused(conn, "TRUNCATE part").reason == "truncate_refused"
+    conn.execute("SELECT detach_inventory(); TRUNCATE part")
+
+
+def test_a_row_that_was_taken_away_with_the_triggers_off_does_not_keep_the_table_attached(conn):
+    shop(conn, {ONE: "12", TWO: "5"}, type="integer")
+    stripe(conn, ONE), stripe(conn, TWO)
+    sell(conn, TWO, 1)
+    conn.execute(f"SET session_replication_role = replica; DELETE FROM inventory WHERE id = '{ONE}'; RESET session_replication_role")
+    conn.execute("SELECT detach_inventory()")
+    assert left(conn, TWO) == 4
+    attach(conn)
+    assert stripes_of(conn, ONE) == {}
+    audit(conn)
+
+
+def test_detach_reads_the_whole_table_also_where_the_owner_forces_row_security_on_himself(db, conn):
+    stock_table(conn, {ONE: "12"}, type="integer")
+    owner = create_role(conn, db, "owner")
+    conn.execute(f'GRANT CREATE ON SCHEMA public TO "{owner}"; ALTER TABLE inventory OWNER TO "{owner}"')
+    attach(conn)
+    stripe(conn)
+    sell(conn, ONE, 5)
+    conn.execute("ALTER TABLE inventory ENABLE ROW LEVEL SECURITY; ALTER TABLE inventory FORCE ROW LEVEL SECURITY")
+    shown(conn, 7)
+    conn.execute("SELECT detach_inventory()")
+    assert left(conn, ONE) == 7 and stripes_of(conn, ONE) == {}
