@@ -89,6 +89,24 @@ impl<'a> Striped<'a> {
     /// Refused on committed truth without a lock where all stripes together have less in one snapshot; a stripe that is held by
     /// another is never counted as missing.
     pub fn take(&self, requested: Quantity) -> Outcome<Taken<'a>> {
+        let taken = self.find(requested)?;
+        if let Taken::Held(held) = &taken {
+            self.leaves_few_digits(held, requested)?;
+        }
+        Ok(taken)
+    }
+
+    /// A column without a scale keeps the decimals of every sale: the sum of the stripes must stay a quantity too.
+    fn leaves_few_digits(&self, held: &Held<'_>, requested: Quantity) -> Outcome<()> {
+        if self.stock.shape == Shape::Unbounded && requested.is_finer_than(held.quantity) {
+            let (total, delta) = (self.total(&self.look()?)?, requested.negated());
+            let fits = total.plus_in(delta, Shape::Unbounded);
+            fits.ok_or_else(|| Fault::overflow(&self.id.to_string(), total, delta))?;
+        }
+        Ok(())
+    }
+
+    fn find(&self, requested: Quantity) -> Outcome<Taken<'a>> {
         let own_is_free = self.lock(self.own).take(Mode::Exclusive);
         if own_is_free {
             if let Some(held) = self.read(self.own, requested)? {

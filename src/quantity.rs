@@ -161,6 +161,11 @@ impl Quantity {
         Self(self.0.normalize())
     }
 
+    /// Written with more decimals than the other.
+    pub fn is_finer_than(self, other: Self) -> bool {
+        self.0.scale() > other.0.scale()
+    }
+
     /// Less than nothing.
     pub fn is_negative(self) -> bool {
         self < Self::ZERO

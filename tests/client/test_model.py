@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from shop import answer_text, attach, exact_json, item, refusal_of, stock_of, stock_table
+from shop import answer_text, attach, exact_json, item, refusal_of, refused_sale, sell, shop, stock_of, stock_table
 
 # type: (decimals kept, digits before the point; None for any)
 COLUMNS = {
@@ -76,7 +76,11 @@ def expected(stock, type, key, quantity):
         return None, "IV002", "unknown_item"
     if stock[key] < quantity:
         return None, "IV001", "insufficient"
-    return stock[key] - quantity, None, None
+    new = stock[key] - quantity
+    if type == "numeric" and digits(new) > 28:
+        # a column without a scale keeps the decimals of both: 1.0001 less 1e-28 has 29 digits
+        return None, "22003", "overflow"
+    return new, None, None
 
 
 class Shop(RuleBasedStateMachine):
@@ -189,6 +193,16 @@ class Shop(RuleBasedStateMachine):
     def the_stock_agrees(self):
         if hasattr(self, "conn"):
             assert stock_of(self.conn) == self.stock
+
+
+def test_a_sale_that_would_leave_29_digits_is_refused_and_one_that_leaves_28_is_not(db):
+    """A random call found that the model, and no other test, did not know of it."""
+    conn = db.connect()
+    shop(conn, {ITEMS[0]: "1.0001", ITEMS[1]: "0.0001"}, type="numeric")
+    refusal = refused_sale(conn, ITEMS[0], "0." + "0" * 27 + "1")
+    assert (refusal.sqlstate, refusal.reason) == ("22003", "overflow")
+    assert sell(conn, ITEMS[1], "0." + "0" * 27 + "1")["new_quantity"] == Decimal("0.0000999999999999999999999999")
+    assert stock_of(conn)[ITEMS[0]] == Decimal("1.0001")
 
 
 def test_random_calls_agree_with_a_plain_model(db):

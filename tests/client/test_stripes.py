@@ -514,6 +514,18 @@ def check(possible, conn, function, **arguments):
         assert refused_call(conn, function, **arguments).sqlstate == "IV001"
 
 
+def test_a_sale_from_a_small_stripe_cannot_leave_a_total_of_more_digits_than_are_kept(conn):
+    """The stripe could hold what was left of it, the total could not be read any more, and the item not sold."""
+    shop(conn, {ONE: "2"}, type="numeric")
+    stripe(conn, ONE, 2)
+    call(conn, "restock_inventory", p_inventory_id=ONE, p_quantity="9" * 19)
+    tiny = "0." + "0" * 19 + "1"
+    for refusal in (refused_sale(conn, ONE, tiny), refused_order(conn, (ONE, tiny))):
+        assert (refusal.sqlstate, refusal.reason) == ("22003", "overflow")
+    assert sell(conn, ONE, "0.00000001")["deducted"] == Decimal("0.00000001")
+    assert available(conn) == Decimal("10000000000000000000.99999999")
+
+
 def old_snapshot(db):
     session = db.connect(autocommit=False)
     session.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
