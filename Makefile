@@ -30,7 +30,7 @@ test:       ## all tests, on PostgreSQL 18 and, where it can be had, 15; PG=15: 
 $(SUITES):
 	@dev/test.sh $@ $(PG)
 
-bench:      ## measures against a plain UPDATE and PL/pgSQL, about 25 minutes; QUICK=1: under 5, rough; PG=15
+bench:      ## measures against a plain UPDATE and PL/pgSQL, about half an hour; QUICK=1: under 5, rough; PG=15
 	@$(BUILD_PG)
 	@dev/setup.sh bench
 	@$(IN_ENV) python -m bench.run --pg $(or $(PG),18) $(if $(QUICK),--quick)
