@@ -10,7 +10,7 @@ use crate::context::Given;
 use crate::decrement::{fits, positive};
 use crate::encoding::from_server;
 use crate::error::{Fault, Outcome, answered};
-use crate::holding::{Striped, Taken};
+use crate::holding::{Held, Striped, Taken};
 use crate::ledger::{Kind, Rows};
 use crate::quantity::{Quantity, Unfit};
 use crate::spi::{Connection, NumericArg};
@@ -155,7 +155,7 @@ fn set_to(
             striped.spread(held.stripe, new_quantity)?;
             (new_quantity, Some(held.stripe))
         }
-        _ => (change_one(spi, stock, &Place { id, stripe: None, quantity: old_quantity }, delta)?, None),
+        _ => (change_one(spi, stock, &Place::whole(id, old_quantity), delta)?, None),
     };
     Ok(spaced(&with_stripe(
         json!({
@@ -227,31 +227,42 @@ struct Place {
     id: Uuid,
     stripe: Option<i16>,
     quantity: Quantity,
+    /// What the whole item has at most while this is held.
+    most: Quantity,
 }
 
 impl Place {
-    /// An item of the stock table that is locked, where the column can hold so much more.
-    fn whole(stock: &Attachment, id: Uuid, quantity: Quantity, added: Quantity) -> Outcome<Self> {
-        room_for(stock, id, quantity, added)?;
-        Ok(Self { id, stripe: None, quantity })
+    fn whole(id: Uuid, quantity: Quantity) -> Self {
+        Self { id, stripe: None, quantity, most: quantity }
     }
 
-    /// A stripe to which so much can be added.
-    fn for_more(stock: &Attachment, striped: &Striped<'_>, id: Uuid, added: Quantity) -> Outcome<Self> {
-        let (held, most) = striped.any()?;
-        room_for(stock, id, most, added)?;
-        Ok(Self { id, stripe: Some(held.stripe), quantity: held.quantity })
+    fn held(id: Uuid, held: &Held<'_>, most: Quantity) -> Self {
+        Self { id, stripe: Some(held.stripe), quantity: held.quantity, most }
+    }
+
+    /// Checks that the column can hold so much more of the item.
+    fn has_room(self, stock: &Attachment, added: Quantity) -> Outcome<Self> {
+        room_for(stock, self.id, self.most, added)?;
+        Ok(self)
     }
 }
 
 fn place_for_more(spi: &Connection, stock: &Attachment, id: Uuid, added: Quantity) -> Outcome<Place> {
-    match Striped::of(spi, stock, id)? {
-        None => Place::whole(stock, id, lock_one(spi, stock, id)?, added),
-        Some(striped) => Place::for_more(stock, &striped, id, added),
-    }
+    let place = match Striped::of(spi, stock, id)? {
+        None => Place::whole(id, lock_one(spi, stock, id)?),
+        Some(striped) => any_stripe(&striped, id)?,
+    };
+    place.has_room(stock, added)
+}
+
+fn any_stripe(striped: &Striped<'_>, id: Uuid) -> Outcome<Place> {
+    let (held, most) = striped.any()?;
+    Ok(Place::held(id, &held, most))
 }
 
 /// Locks both items of a transfer: those of the stock table first, then the striped ones, each in the order of their ids.
+///
+/// What the source lacks is told before what the target cannot hold, whichever was locked first.
 fn both(spi: &Connection, stock: &Attachment, [from, to]: [Uuid; 2], moved: Quantity) -> Outcome<[Place; 2]> {
     let whole: Vec<Uuid> = [from, to].into_iter().filter(|id| stock.stripes_of(id).is_none()).collect();
     let held = if whole.is_empty() { HashMap::new() } else { batch::lock(spi, stock, whole.clone())? };
@@ -260,24 +271,26 @@ fn both(spi: &Connection, stock: &Attachment, [from, to]: [Uuid; 2], moved: Quan
     let short = |available| Fault::insufficient(&from.to_string(), available, moved);
     let source = || match Striped::of(spi, stock, from)? {
         None => match has(from)? {
-            enough if enough >= moved => Ok(Place { id: from, stripe: None, quantity: enough }),
+            enough if enough >= moved => Ok(Place::whole(from, enough)),
             available => Err(short(available)),
         },
         Some(striped) => match striped.take(moved)? {
             Taken::Short(available) => Err(short(available)),
-            Taken::Held(held) => Ok(Place { id: from, stripe: Some(held.stripe), quantity: held.quantity }),
+            Taken::Held(held) => Ok(Place::held(from, &held, held.quantity)),
         },
     };
     let target = || match Striped::of(spi, stock, to)? {
-        None => Place::whole(stock, to, has(to)?, moved),
-        Some(striped) => Place::for_more(stock, &striped, to, moved),
+        None => Ok(Place::whole(to, has(to)?)),
+        Some(striped) => any_stripe(&striped, to),
     };
-    if from.as_bytes() < to.as_bytes() {
-        Ok([source()?, target()?])
+    let (source, target) = if from.as_bytes() < to.as_bytes() {
+        let source = source()?;
+        (source, target()?)
     } else {
         let target = target()?;
-        Ok([source()?, target])
-    }
+        (source()?, target)
+    };
+    Ok([source, target.has_room(stock, moved)?])
 }
 
 /// An answer about a striped item names the stripe.
@@ -289,7 +302,7 @@ fn with_stripe(mut told: Value, stripe: Option<i16>) -> Value {
 }
 
 fn change_one(spi: &Connection, stock: &Attachment, place: &Place, delta: Quantity) -> Outcome<Quantity> {
-    let Place { id, stripe, quantity: old_quantity } = *place;
+    let Place { id, stripe, quantity: old_quantity, .. } = *place;
     if stripe.is_none() {
         room_for(stock, id, old_quantity, delta)?;
     }

@@ -251,6 +251,20 @@ def test_more_than_the_column_can_hold_is_refused_and_named(db, type, full, one)
     audit(conn)
 
 
+@pytest.mark.parametrize("striped", [(), (ONE,), (TWO,), (ONE, TWO)], ids=["whole", "one", "two", "both"])
+@pytest.mark.parametrize(("source", "target"), [(ONE, TWO), (TWO, ONE)], ids=["up", "down"])
+def test_a_transfer_told_of_a_full_target_before_an_empty_source(db, source, target, striped):
+    """Whichever of the two is locked first, the shortage is what the caller hears."""
+    conn = db.connect()
+    shop(conn, {source: "0.50", target: FULL})
+    for key in striped:
+        conn.execute("SELECT stripe_inventory(%s, 4)", (key,))
+    answer = refused_call(conn, "transfer_inventory", p_from=source, p_to=target, p_quantity="0.51")
+    assert (answer.sqlstate, answer.reason) == ("IV001", "insufficient")
+    answer = refused_call(conn, "transfer_inventory", p_from=source, p_to=target, p_quantity="0.50")
+    assert (answer.sqlstate, answer.reason, answer.facts["inventory_id"]) == ("22003", "overflow", str(target))
+
+
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("function", GOOD)
 def test_a_change_that_a_trigger_changes_is_undone(db, conn, style, function):
