@@ -19,7 +19,7 @@ use crate::totals;
 use pgrx::Uuid;
 use pgrx::pg_sys::{self, Datum, Oid};
 use serde_json::json;
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::rc::Rc;
@@ -62,6 +62,8 @@ pub struct Attachment {
     pub stripes: Owned,
     /// The striped items, and how many stripes each has.
     pub striped: HashMap<[u8; 16], i16>,
+    /// The item that a sale of this session found short last.
+    pub seen_short: Cell<Option<[u8; 16]>>,
     /// The table itself; a partition of it has another oid.
     pub oid: Oid,
     generation: u32,
@@ -364,6 +366,7 @@ fn build(
         requests: companions.requests,
         stripes: companions.stripes,
         striped,
+        seen_short: Cell::new(None),
         relation: table.name,
         oid: table.oid,
         generation,

@@ -121,18 +121,18 @@ impl Sale<'_> {
     ///
     /// Where the locking SELECT finds nothing but a plain look finds enough, a restock came between the two: it is tried
     /// once more, and then decided under an unconditional lock, so that a row which may be seen but not locked
-    /// (row-level security for the caller) cannot keep the call going round.
+    /// (row-level security for the caller) cannot keep the call going round. The item that this session saw short last is
+    /// looked at first: while it stays sold out, one statement refuses it.
     fn lock<'c>(&self, spi: &'c Connection) -> Outcome<spi::Rows<'c>> {
+        if self.stock.seen_short.get() == Some(*self.id.as_bytes()) {
+            self.look(spi)?;
+        }
         for _ in 0..2 {
             let locked = self.run(spi, self.stock.by_strength(Kept::Lock, Kept::LockNoKey));
             if locked.count() > 0 {
                 return Ok(locked);
             }
-            let seen = self.run(spi, Kept::Look);
-            if seen.count() == 0 {
-                return Err(Fault::unknown_item(self.printed_id));
-            }
-            self.refuse_shortage(&seen)?;
+            self.look(spi)?;
         }
         let locked = self.run(spi, self.stock.by_strength(Kept::LockAny, Kept::LockAnyNoKey));
         if locked.count() == 0 {
@@ -140,6 +140,17 @@ impl Sale<'_> {
         }
         self.refuse_shortage(&locked)?;
         Ok(locked)
+    }
+
+    /// Refuses what is not there, without a lock.
+    fn look(&self, spi: &Connection) -> Outcome<()> {
+        let seen = self.run(spi, Kept::Look);
+        if seen.count() == 0 {
+            return Err(Fault::unknown_item(self.printed_id));
+        }
+        let refused = self.refuse_shortage(&seen);
+        self.stock.seen_short.set(refused.is_err().then_some(*self.id.as_bytes()));
+        refused
     }
 
     fn refuse_shortage(&self, seen: &spi::Rows<'_>) -> Outcome<()> {

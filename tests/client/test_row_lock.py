@@ -4,9 +4,11 @@ With `auto` (the default) the strong lock is taken unless another table refers t
 from a second session: FOR KEY SHARE, what a foreign key takes, is let in by the weak lock and kept out by the strong.
 """
 
+from decimal import Decimal
+
 import pytest
 
-from shop import ONE, create_role, left, refused, refused_sale, sell, shop
+from shop import ONE, TWO, create_role, left, refused, refused_sale, sell, shop
 
 REFERENCE = "CREATE TABLE order_line (item uuid REFERENCES inventory, quantity numeric)"
 
@@ -167,3 +169,37 @@ def test_a_sold_out_item_is_refused_while_another_session_holds_its_row(db, conn
     till.execute("ROLLBACK TO here")
     # The control: what could be sold does wait.
     assert refused_sale(till, ONE, "10").sqlstate == "55P03"
+
+
+def test_an_item_seen_short_is_judged_anew_each_time(conn, till):
+    """A session looks first at what it saw short last: what others do to it meanwhile counts, and so do other items."""
+    till.autocommit = True
+    for wanted, there in (("11", "10.00"), ("10.01", "10.00")):
+        assert refused_sale(till, ONE, wanted).facts["available"] == Decimal(there)
+    conn.execute("UPDATE inventory SET quantity = 20 WHERE id = %s", (ONE,))
+    conn.execute("INSERT INTO inventory (id, quantity) VALUES (%s, 5)", (TWO,))
+    assert sell(till, ONE, "11")["new_quantity"] == 9
+    for _ in range(2):
+        assert refused_sale(till, ONE, "11").facts["available"] == 9
+    assert sell(till, TWO, "5")["new_quantity"] == 0
+    assert sell(till, ONE, "9")["new_quantity"] == 0
+    assert refused_sale(till, ONE, "1").sqlstate == "IV001"
+    conn.execute("DELETE FROM inventory WHERE id = %s", (ONE,))
+    assert refused_sale(till, ONE, "1").sqlstate == "IV002"
+    assert refused_sale(till, TWO, "1").sqlstate == "IV001"
+
+
+def test_a_repeated_refusal_reads_its_row_once(conn):
+    """The first goes to lock the row and finds nothing to lock; those that follow begin with the look that refuses."""
+    conn.execute("SET enable_seqscan = off")
+    reads = "SELECT idx_scan FROM pg_stat_user_tables WHERE relname = 'inventory'"
+
+    def counted():
+        conn.execute("SELECT pg_stat_force_next_flush()")
+        return conn.execute(reads).fetchone()[0]
+
+    assert refused_sale(conn, ONE, "11").sqlstate == "IV001"
+    before = counted()
+    for _ in range(10):
+        assert refused_sale(conn, ONE, "11").sqlstate == "IV001"
+    assert counted() - before == 10
