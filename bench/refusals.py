@@ -1,7 +1,7 @@
 """A sold-out item: how fast it is refused, alone and while another session holds its row, and what a refusal leaves behind.
 
 A refusal is an error, which would end a client of pgbench: every contender is called through the function `refused`, which
-catches it. That costs a subtransaction, for all of them alike.
+catches it. That costs a subtransaction, for all of them alike. `at_once` is the same where nothing is done but to raise.
 """
 
 import threading
@@ -16,15 +16,20 @@ CONTENDERS = ["handwritten", "twin_plain", "ext_plain", "ext_ledger"]
 CLIENTS = 64
 ID = shops.ITEM.format(shops.SOLD_OUT)
 CALL = f"SELECT refused({ID});\n"
+AT_ONCE = "at_once"
 
 
 def alone(pgbench, databases, count, seconds):
     """Refusals a second."""
 
     def one(name):
-        return pgbench.run(databases[name], [pgbench.script("sold-out.sql", CALL)], CLIENTS, seconds, ASYNC).tps
+        if name == AT_ONCE:
+            database, script = databases["handwritten"], pgbench.script("at-once.sql", CALL.replace("refused", "refused_at_once"))
+        else:
+            database, script = databases[name], pgbench.script("sold-out.sql", CALL)
+        return pgbench.run(database, [script], CLIENTS, seconds, ASYNC).tps
 
-    return measure.rounds(CONTENDERS, count, one)
+    return measure.rounds([*CONTENDERS, AT_ONCE], count, one)
 
 
 def held(pgbench, database, clients, seconds):

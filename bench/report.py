@@ -148,7 +148,10 @@ def ratios_table(results):
 def refusals_table(results):
     refused, rows = results["refusals"], []
     for name, figures in refused["alone"].items():
-        held = refused["held"][name]
+        held = refused["held"].get(name)
+        if not held:
+            rows.append(["nothing but the error", rate(figures), "", "", ""])
+            continue
         cells = [f"{held[clients]['calls'] / held[clients]['seconds']:,.0f}" for clients in ("1", "64")]
         slowest = held["1"]["slowest_ms"]
         rows.append([name, rate(figures), *cells, "waits" if slowest is None else f"{slowest:.1f} ms"])
@@ -197,6 +200,12 @@ def growth_table(results):
     return table(["size", "calls/s", "time a call, against the smallest", "WAL bytes a call", "seconds to load"], rows)
 
 
+def more_rounds(results):
+    """The sales at one client may have had more rounds than the rest."""
+    count = len(tps(results, "one_client", "async", "raw"))
+    return f", {count} of the sales of one client" if count > results["rounds"] else ""
+
+
 def machine_table(results):
     settings = ", ".join(f"{name} = {value}" for name, value in results["settings"].items())
     memory = f"{results['memory_gb']} GB; pgbench runs on the same cores"
@@ -207,7 +216,7 @@ def machine_table(results):
         ["server", results["postgresql"]],
         ["settings", f"{settings}; for growth shared_buffers = {results['growth_shared_buffers']}"],
         ["inventory_ext", f"{results['extension']}, commit {results['commit']}, {results['date']}"],
-        ["rounds", f"{kind}{results['rounds']} rounds, interleaved, of {results['slice_s']} s and a first second that is left out"],
+        ["rounds", f"{kind}{results['rounds']} rounds{more_rounds(results)}, interleaved, of {results['slice_s']} s and a first second that is left out"],
     ]
     return table(["measured on", ""], rows).replace("---:", "---")
 

@@ -40,6 +40,9 @@ class Shops:
         self.results = {"sales": {}, "refusals": {}, "orders": {}, "durable": {}}
         self.databases = {}
 
+    def rounds(self, workload):
+        return self.size.rounds + (0 if self.quick else workload.more_rounds)
+
     def slices(self, number):
         return number * (self.size.seconds + SLICE_MORE)
 
@@ -48,10 +51,10 @@ class Shops:
         for workload in WORKLOADS:
             for commit in workload.quick if self.quick else workload.commits:
                 names = self.names(workload, commit)
-                seconds = self.slices(len(names) * self.size.rounds)
+                seconds = self.slices(len(names) * self.rounds(workload))
                 steps.append(Step(f"{workload.title}, {commit}", seconds, self.sales(workload, commit)))
         steps.append(Step("how late a total is shown", 3 * self.size.seconds + 3, self.lag))
-        steps.append(Step("a sold-out item", self.slices(4 * self.size.rounds + 8), self.refusals))
+        steps.append(Step("a sold-out item", self.slices(5 * self.size.rounds + 8), self.refusals))
         for lines in self.size.lines:
             steps.append(Step(f"orders of {lines} lines", self.slices(3 * self.size.rounds), self.orders(lines)))
         for lines in self.size.durable_lines:
@@ -83,7 +86,7 @@ class Shops:
         def act():
             names = self.names(workload, commit)
             measure.checkpoint(self.server)
-            found = measure.rounds(names, self.size.rounds, one)
+            found = measure.rounds(names, self.rounds(workload), one)
             self.results["sales"].setdefault(workload.name, {})[commit] = {
                 name: {"tps": [s.tps for s in figures], "latency_ms": [s.latency_ms for s in figures]}
                 for name, figures in found.items()

@@ -20,6 +20,7 @@ class Workload:
     title: str
     commits: tuple[str, ...]
     quick: tuple[str, ...] = ()
+    more_rounds: int = 0  # where what is compared lies close together
 
     @property
     def is_hot(self):
@@ -27,7 +28,7 @@ class Workload:
 
 
 WORKLOADS = [
-    Workload("one_client", 1, "1 client, 10,000 items", ("async", "sync"), ("async",)),
+    Workload("one_client", 1, "1 client, 10,000 items", ("async", "sync"), ("async",), 2),
     Workload("uniform_8", 8, "8 clients, 10,000 items", ("async",)),
     Workload("uniform_64", 64, "64 clients, 10,000 items", ("async", "sync", "sync_1ms"), ("sync",)),
     Workload("hot_8", 8, "8 clients, one item", ("async",)),

@@ -6,6 +6,8 @@ decides nothing here. Charts are not drawn (that would need their library): each
 
 import os
 import re
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -69,6 +71,29 @@ def test_what_is_sold_out_is_refused(server, opened, pgbench, name):
     before = shops.left_in_stock(server, opened[name])
     assert pgbench.run(opened[name], [pgbench.script("sold-out.sql", refusals.CALL)], CLIENTS, 1, ASYNC).transactions > 0
     assert shops.left_in_stock(server, opened[name]) == before
+
+
+def test_a_refusal_at_once_is_the_same_refusal_without_the_work(server, opened):
+    with psycopg.connect(server.dsn(opened["handwritten"])) as conn:
+        assert conn.execute(f"SELECT refused_at_once({refusals.ID}), refused({refusals.ID})").fetchone() == ("P0001", "P0001")
+
+
+def test_one_client_shares_a_core_with_its_session(server, opened, pgbench):
+    """Seen while it runs; with one core there is nothing to share."""
+    done, seen = [], []
+
+    def run():
+        done.append(pgbench.run(opened["raw"], scripts(pgbench, "raw", WORKLOADS[0]), 1, 1, ASYNC))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    with psycopg.connect(server.dsn(opened["raw"]), autocommit=True) as conn:
+        while thread.is_alive():
+            sessions = conn.execute("SELECT pid FROM pg_stat_activity WHERE application_name = 'pgbench'").fetchall()
+            with suppress(ProcessLookupError):
+                seen += [os.sched_getaffinity(pid) for (pid,) in sessions]
+    thread.join()
+    assert done and {max(os.sched_getaffinity(0))} in seen
 
 
 def test_only_who_takes_no_lock_is_refused_while_the_row_is_held(opened, pgbench):
