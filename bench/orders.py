@@ -38,12 +38,9 @@ def singles(pgbench, contender, size):
     return found
 
 
-FUNCTIONS = {
-    "twin": "twin_batch",
-    "ext_ledger": "decrement_inventory_batch",
-    "ext_ledger_one_index": "decrement_inventory_batch",
-    "ext_plain": "decrement_inventory_batch",
-}
+def function_of(contender):
+    """The function that takes a whole order."""
+    return "twin_batch" if contender == "twin" else "decrement_inventory_batch"
 
 
 def against_single_calls(pgbench, databases, size, count, seconds):
@@ -53,7 +50,7 @@ def against_single_calls(pgbench, databases, size, count, seconds):
         if name == "calls":
             scripts, database, mode = singles(pgbench, "ext_ledger", size), databases["ext_ledger"], "prepared"
         else:
-            scripts, database, mode = whole(pgbench, FUNCTIONS[name], size), databases[name], "simple"
+            scripts, database, mode = whole(pgbench, function_of(name), size), databases[name], "simple"
         measure.vacuum(pgbench.server, database)
         return size * pgbench.run(database, scripts, 1, seconds, ASYNC, mode).tps
 
@@ -64,7 +61,7 @@ def durable(pgbench, databases, size, clients, count, seconds):
     """{name: {"lines": lines a second, "wal": WAL bytes a line}} by rounds; each order is on disk before it is answered."""
 
     def one(name):
-        scripts = whole(pgbench, FUNCTIONS[name], size)
+        scripts = whole(pgbench, function_of(name), size)
         measure.vacuum(pgbench.server, databases[name])
         return metered(pgbench, databases[name], scripts, size, clients, seconds)
 
@@ -84,14 +81,22 @@ def metered(pgbench, database, scripts, size, clients, seconds):
     return size * done.tps, float(written) / (size * done.transactions)
 
 
+# What is taken away from a ledger to see what it costs.
+LESS = {
+    "ext_ledger_one_index": "DROP INDEX inventory_movement_inventory_id_movement_id_idx",
+    "ext_ledger_lean_row": "ALTER TABLE inventory_movement DROP COLUMN delta, DROP COLUMN xact_id, DROP COLUMN occurred_at",
+}
+
+
 def anatomy(pgbench, size, count, seconds):
-    """Durable lines with and without what a ledger costs: databases of its own, since it drops an index."""
-    names = {"ext_ledger": "ext_ledger", "ext_ledger_one_index": "ext_ledger", "ext_plain": "ext_plain"}
+    """Durable lines with and without what a ledger costs, from databases of its own."""
+    names = {"ext_ledger": "ext_ledger"} | dict.fromkeys(LESS, "ext_ledger") | {"ext_plain": "ext_plain"}
     databases = {
         name: shops.open_shops(pgbench.server, [shop], suffix=f"_anatomy_{number}")[shop]
         for number, (name, shop) in enumerate(names.items())
     }
-    with psycopg.connect(pgbench.server.dsn(databases["ext_ledger_one_index"]), autocommit=True) as conn:
-        conn.execute("DROP INDEX inventory_movement_inventory_id_movement_id_idx")
+    for name, less in LESS.items():
+        with psycopg.connect(pgbench.server.dsn(databases[name]), autocommit=True) as conn:
+            conn.execute(less)
     measure.checkpoint(pgbench.server)
     return durable(pgbench, databases, size, 1, count, seconds)

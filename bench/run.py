@@ -61,7 +61,7 @@ class Shops:
             for clients in (1, 32):
                 title = f"durable orders of {lines} lines, {clients} clients"
                 steps.append(Step(title, self.slices(2 * self.size.rounds), self.durable(lines, clients)))
-        steps.append(Step("what a line is made of", self.slices(3 * self.size.rounds) + 6, self.anatomy))
+        steps.append(Step("what a line is made of", self.slices(4 * (self.size.rounds + 1)) + 8, self.anatomy))
         steps.append(Step("row or statement trigger", self.slices(6 * self.size.rounds) + 6, self.triggers))
         steps.append(Step("stock and ledger are compared", 5, self.check))
         return steps

@@ -27,7 +27,7 @@ def lines_a_second(pgbench, databases, size, count, seconds):
         measure.vacuum(pgbench.server, databases[name])
         if size == 1:
             return pgbench.run(databases[name], scripts(pgbench, SHOPS[name], WORKLOADS[0]), 1, seconds, ASYNC).tps
-        files = orders.whole(pgbench, orders.FUNCTIONS[SHOPS[name]], size)
+        files = orders.whole(pgbench, orders.function_of(SHOPS[name]), size)
         return size * pgbench.run(databases[name], files, 1, seconds, ASYNC, "simple").tps
 
     return measure.rounds(databases, count, one)

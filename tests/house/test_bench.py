@@ -52,7 +52,7 @@ def test_what_pgbench_counts_is_what_left_the_stock(server, opened, pgbench, nam
 @pytest.mark.parametrize("name", ["twin", "ext_ledger"])
 def test_an_order_sells_its_lines(server, opened, pgbench, name):
     before = shops.left_in_stock(server, opened[name])
-    done = pgbench.run(opened[name], orders.whole(pgbench, orders.FUNCTIONS[name], 10), CLIENTS, 1, ASYNC, "simple")
+    done = pgbench.run(opened[name], orders.whole(pgbench, orders.function_of(name), 10), CLIENTS, 1, ASYNC, "simple")
     assert before - shops.left_in_stock(server, opened[name]) == 10 * done.transactions > 0
     shops.check_ledger(server, opened[name])
 
@@ -148,6 +148,12 @@ def test_the_twin_keeps_the_same_ledger(server, opened):
 def test_both_triggers_of_the_twin_and_the_extension_write_every_line(pgbench):
     found = triggers.measured(pgbench, 1, 2)  # balances the books of each
     assert found["1"].keys() == found["1000"].keys() == triggers.SHOPS.keys()
+
+
+def test_a_ledger_with_less_in_it_is_written_too(pgbench):
+    found = orders.anatomy(pgbench, 10, 1, 1)
+    assert found.keys() == {"ext_ledger", "ext_plain", *orders.LESS}
+    assert all(min(figures["lines"] + figures["wal"]) > 0 for figures in found.values())
 
 
 def test_the_twin_tells_a_sale_from_another_change(server, opened):
