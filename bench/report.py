@@ -207,6 +207,12 @@ def more_rounds(results):
     return f", {count} of the sales of one client" if count > results["rounds"] else ""
 
 
+def again(results):
+    """The parts that were measured later."""
+    parts = results.get("again", {}).items()
+    return "".join(f"; {part} at commit {later['commit']}, {later['date']}" for part, later in parts)
+
+
 def machine_table(results):
     settings = ", ".join(f"{name} = {value}" for name, value in results["settings"].items())
     memory = f"{results['memory_gb']} GB; pgbench runs on the same cores"
@@ -216,7 +222,7 @@ def machine_table(results):
         ["disk", f"a page is durable after {results['fsync_ms']} ms (median); kernel {results['kernel']}"],
         ["server", results["postgresql"]],
         ["settings", f"{settings}; for growth shared_buffers = {results['growth_shared_buffers']}"],
-        ["inventory_ext", f"{results['extension']}, commit {results['commit']}, {results['date']}"],
+        ["inventory_ext", f"{results['extension']}, commit {results['commit']}, {results['date']}{again(results)}"],
         ["rounds", f"{kind}{results['rounds']} rounds{more_rounds(results)}, interleaved, of {results['slice_s']} s and a first second that is left out"],
     ]
     return table(["measured on", ""], rows).replace("---:", "---")

@@ -1,7 +1,8 @@
-"""Runs the benchmark: `python -m bench.run [--pg 15] [--quick]`; `make bench` builds first.
+"""Runs the benchmark: `python -m bench.run [--pg 15] [--quick] [--only orders]`; `make bench` builds first.
 
 A plan of steps, each with the seconds it is expected to take. Figures are kept as measured, round by round, in one JSON file;
-bench.report makes tables and charts of it. Nothing is asserted about a clock.
+bench.report makes tables and charts of it. Nothing is asserted about a clock. What is compared is always measured in one step, so
+a part can be measured again; the file says of which commit it is then.
 """
 
 import argparse
@@ -25,7 +26,11 @@ SETTINGS = {
 SLICE_MORE = 1.4  # seconds that a slice takes beyond its own: the first, which is left out; connections, VACUUM
 
 
+PARTS = ("sales", "refusals", "orders", "growth")
+
+
 class Step(NamedTuple):
+    part: str | None  # None: whatever is measured
     title: str
     seconds: float
     act: Callable[[], None]
@@ -47,23 +52,23 @@ class Shops:
         return number * (self.size.seconds + SLICE_MORE)
 
     def plan(self):
-        steps = [Step("seven shops are opened", 6, self.open)]
+        steps = [Step(None, "seven shops are opened", 6, self.open)]
         for workload in WORKLOADS:
             for commit in workload.quick if self.quick else workload.commits:
                 names = self.names(workload, commit)
                 seconds = self.slices(len(names) * self.rounds(workload))
-                steps.append(Step(f"{workload.title}, {commit}", seconds, self.sales(workload, commit)))
-        steps.append(Step("how late a total is shown", 3 * self.size.seconds + 3, self.lag))
-        steps.append(Step("a sold-out item", self.slices(5 * self.size.rounds + 8), self.refusals))
+                steps.append(Step("sales", f"{workload.title}, {commit}", seconds, self.sales(workload, commit)))
+        steps.append(Step("sales", "how late a total is shown", 3 * self.size.seconds + 3, self.lag))
+        steps.append(Step("refusals", "a sold-out item", self.slices(5 * self.size.rounds + 8), self.refusals))
         for lines in self.size.lines:
-            steps.append(Step(f"orders of {lines} lines", self.slices(3 * self.size.rounds), self.orders(lines)))
+            steps.append(Step("orders", f"orders of {lines} lines", self.slices(3 * self.size.rounds), self.orders(lines)))
         for lines in self.size.durable_lines:
             for clients in (1, 32):
                 title = f"durable orders of {lines} lines, {clients} clients"
-                steps.append(Step(title, self.slices(2 * self.size.rounds), self.durable(lines, clients)))
-        steps.append(Step("what a line is made of", self.slices(4 * (self.size.rounds + 1)) + 8, self.anatomy))
-        steps.append(Step("row or statement trigger", self.slices(6 * self.size.rounds) + 6, self.triggers))
-        steps.append(Step("stock and ledger are compared", 5, self.check))
+                steps.append(Step("orders", title, self.slices(2 * self.size.rounds), self.durable(lines, clients)))
+        steps.append(Step("orders", "what a line is made of", self.slices(4 * (self.size.rounds + 1)) + 8, self.anatomy))
+        steps.append(Step("orders", "row or statement trigger", self.slices(6 * self.size.rounds) + 6, self.triggers))
+        steps.append(Step(None, "stock and ledger are compared", 5, self.check))
         return steps
 
     def open(self):
@@ -152,9 +157,9 @@ class Growth:
         steps = []
         for name, (items, movements) in growth.sizes(self.size).items():
             title = f"growth: loads {items:,} items, {movements:,} movements"
-            steps.append(Step(title, 1 + items * 13e-6 + movements * 7e-6, self.load(name, items, movements)))
+            steps.append(Step("growth", title, 1 + items * 13e-6 + movements * 7e-6, self.load(name, items, movements)))
         slices = 5 * (self.size.rounds + 1) * (self.size.seconds + SLICE_MORE)
-        return [*steps, Step("growth: sales in turn", slices + 10, self.measure)]
+        return [*steps, Step("growth", "growth: sales in turn", slices + 10, self.measure)]
 
     def load(self, name, items, movements):
         def act():
@@ -172,20 +177,38 @@ def growth_settings():
     return SETTINGS | {"shared_buffers": "6GB" if measure.memory_gb() >= 14 else "2GB"}
 
 
-def run(pg, quick, scratch):
-    """Both servers, one after the other; answers what goes into the JSON file."""
+def run(pg, quick, scratch, only=None):
+    """Both servers, one after the other; answers what goes into the JSON file, or one part of it."""
     size, begin = QUICK if quick else FULL, time.monotonic()
-    results = {"pg": pg, "quick": quick, "slice_s": size.seconds, "rounds": size.rounds}
+
+    def wanted(steps):
+        return [step for step in steps if only is None or step.part in (only, None)]
+
     with Server(pg=pg, settings=SETTINGS) as server:
         first = Shops(server, size, quick, scratch)
-        steps = first.plan()
-        progress = measure.Progress([step.seconds for step in steps + Growth(server, size, scratch).plan()])
+        steps, later = wanted(first.plan()), wanted(Growth(server, size, scratch).plan())
+        progress = measure.Progress([step.seconds for step in steps + later])
         take(steps, progress)
-    with Server(pg=pg, settings=growth_settings()) as server:
-        last = Growth(server, size, scratch)
-        take(last.plan(), progress)
-    results |= first.results.pop("circumstances") | first.results | last.results
-    return results | {"took_s": round(time.monotonic() - begin), "growth_shared_buffers": growth_settings()["shared_buffers"]}
+    found = first.results
+    if later:
+        with Server(pg=pg, settings=growth_settings()) as server:
+            last = Growth(server, size, scratch)
+            take(wanted(last.plan()), progress)
+        found |= last.results
+    circumstances = found.pop("circumstances")
+    if only:
+        return {name: figures for name, figures in found.items() if figures and name != "first_calls"}, circumstances
+    results = {"pg": pg, "quick": quick, "slice_s": size.seconds, "rounds": size.rounds} | circumstances | found
+    took = {"took_s": round(time.monotonic() - begin), "growth_shared_buffers": growth_settings()["shared_buffers"]}
+    return results | took
+
+
+def again(path, pg, quick, only, scratch):
+    """A part of an earlier run, measured anew."""
+    before = report.read(path)
+    found, circumstances = run(pg, quick, scratch, only)
+    other = {only: {name: circumstances[name] for name in ("commit", "date")}}
+    return before | found | {"again": before.get("again", {}) | other}
 
 
 def take(steps, progress):
@@ -204,11 +227,16 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m bench.run", description="Measures inventory_ext against others")
     parser.add_argument("--pg", default="18", choices=sorted(TREES), help="PostgreSQL version (18)")
     parser.add_argument("--quick", action="store_true", help="a few minutes: shows that all runs; the figures are rough")
+    parser.add_argument("--only", choices=PARTS, help="one part, into the figures of an earlier run")
     args = parser.parse_args()
     path = path_of(args.pg, args.quick)
     (LOCAL / "bench-work").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=LOCAL / "bench-work") as scratch:
-        measure.write_json(path, run(args.pg, args.quick, scratch))
+        if args.only:
+            results = again(path, args.pg, args.quick, args.only, scratch)
+        else:
+            results = run(args.pg, args.quick, scratch)
+        measure.write_json(path, results)
     results = report.read(path)
     for name, table in report.tables(results).items():
         print(f"\n{name}\n\n{table}")

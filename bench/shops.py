@@ -164,7 +164,7 @@ class Pgbench:
         path.write_text(text)
         return path
 
-    def run(self, database, scripts, clients, seconds, commit, mode="prepared", more=()):
+    def run(self, database, scripts, clients, seconds, commit, mode="prepared", more=(), one_core=True):
         """One slice; any error of any client ends the benchmark.
 
         It runs a second longer, and that first second is left out of tps and latency, for every contender: in it each session
@@ -177,7 +177,7 @@ class Pgbench:
         env = self.server.env() | {"PGOPTIONS": options}
         command = [str(word) for word in command]
         with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            if clients == 1 and hasattr(os, "sched_setaffinity"):
+            if clients == 1 and one_core and hasattr(os, "sched_setaffinity"):
                 self.share_a_core(process, database)
             out, told = process.communicate()
         if process.returncode or "aborted" in told:
