@@ -66,7 +66,7 @@ SALES_TARGETS = [
 ]
 
 SALES_TARGETS += [
-    (f"one striped item, 64 clients, {commit}: striped / ext_ledger over 10,000 items", 0.85, ("hot_64", commit, "striped"), ("uniform_64", commit, "ext_ledger"))
+    (f"one striped item, 64 clients, {commit}: striped / ext_ledger over 10,000 items", 0.85, ("uniform_64", commit, "striped"), ("uniform_64", commit, "ext_ledger"))
     for commit in ("async", "sync", "sync_1ms")
 ] + [
     (f"one hot item, 64 clients, {commit}: striped / handwritten", asked, ("hot_64", commit, "striped"), ("hot_64", commit, "handwritten"))

@@ -6,7 +6,7 @@ twin_plain   PL/pgSQL with the guarantees of inventory_ext, without a ledger
 twin         the same with the ledger
 ext_plain    inventory_ext without a ledger
 ext_ledger   inventory_ext as it is attached by default
-striped      the same, with the hot item in stripes; measured on the hot item
+striped      the same, with the hot item in stripes; it sells that item alone
 """
 
 import os

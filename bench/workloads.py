@@ -57,7 +57,7 @@ def scripts(pgbench, contender, workload):
     """The scripts of a workload for one contender, as pgbench takes them (file@weight)."""
     if workload.name.startswith("cdnow"):
         return cdnow_scripts(pgbench, contender)
-    number = shops.HOT if workload.is_hot else ":n"
+    number = shops.HOT if workload.is_hot or contender == "striped" else ":n"
     draw = "" if number == shops.HOT else f"\\set n random(1, {shops.ITEMS})\n"
     kind = "hot" if number == shops.HOT else "uniform"
     return [pgbench.script(f"{contender}-{kind}.sql", f"{draw}{shops.call(contender, number)};\n")]

@@ -13,8 +13,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from bench import orders, refusals, report, shops, triggers
-from bench.workloads import ASYNC, WORKLOADS, scripts
+from bench import orders, refusals, report, run, shops, triggers
+from bench.workloads import ASYNC, FULL, WORKLOADS, scripts
 
 PG = os.environ.get("PG", "18")
 CLIENTS = 4
@@ -150,10 +150,20 @@ def test_both_triggers_of_the_twin_and_the_extension_write_every_line(pgbench):
     assert found["1"].keys() == found["1000"].keys() == triggers.SHOPS.keys()
 
 
-def test_a_ledger_with_less_in_it_is_written_too(pgbench):
-    found = orders.anatomy(pgbench, 10, 1, 1)
-    assert found.keys() == {"ext_ledger", "ext_plain", *orders.LESS}
-    assert all(min(figures["lines"] + figures["wal"]) > 0 for figures in found.values())
+@pytest.mark.parametrize("less", orders.LESS)
+def test_a_ledger_with_less_in_it_is_written_too(server, opened, less):
+    movements = "SELECT count(*) FROM inventory_movement WHERE kind = 'sale'"
+    with psycopg.connect(server.dsn(opened["ext_ledger"])) as conn:
+        conn.execute(orders.LESS[less])
+        before = conn.execute(movements).fetchone()[0]
+        conn.execute("SELECT decrement_inventory_batch(%s::jsonb)", (orders.as_json([1, 2, 3]),))
+        assert conn.execute(movements).fetchone()[0] == before + 3
+        conn.rollback()
+
+
+def test_each_step_belongs_to_a_part_that_can_be_measured_alone(server, tmp_path):
+    steps = [step for kind in (run.Shops(server, FULL, False, tmp_path), run.Growth(server, FULL, tmp_path)) for step in kind.plan()]
+    assert {step.part for step in steps} == {*run.PARTS, None}
 
 
 def test_the_twin_tells_a_sale_from_another_change(server, opened):
