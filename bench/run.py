@@ -67,7 +67,8 @@ class Shops:
                 title = f"durable orders of {lines} lines, {clients} clients"
                 steps.append(Step("orders", title, self.slices(2 * self.size.rounds), self.durable(lines, clients)))
         steps.append(Step("orders", "what a line is made of", self.slices(4 * (self.size.rounds + 1)) + 8, self.anatomy))
-        steps.append(Step("orders", "row or statement trigger", self.slices(6 * self.size.rounds) + 6, self.triggers))
+        if not self.quick:
+            steps.append(Step("orders", "row or statement trigger", self.slices(6 * self.size.rounds) + 6, self.triggers))
         steps.append(Step(None, "stock and ledger are compared", 5, self.check))
         return steps
 
