@@ -64,28 +64,41 @@ def logged(folder, prefix):
             yield int(epoch) + int(fraction) / 1e6, int(microseconds) / 1000
 
 
-def traces(server, database, calls=1000, tries=5):
-    """WAL bytes and transaction ids of so many refused calls: the least of some tries, since other processes only add to it."""
-    found = [traces_once(server, database, calls) for _ in range(tries)]
-    return min(found, key=lambda one: (one["wal_bytes"], one["transaction_ids"]))
+def traces(server, database, contender="ext_plain", calls=1000, tries=5):
+    """What so many refused calls leave behind: the least of some tries, since other processes only add to it."""
+    found = [traces_once(server, database, shops.CALLS[contender].format(ID), calls) for _ in range(tries)]
+    return min(found, key=lambda one: (one["wal_bytes"], one["transaction_ids"], one["rows_written"]))
 
 
-def traces_once(server, database, calls):
+# WAL, transaction ids, and what the server's statistics have counted of this database.
+PLACE = """
+SELECT pg_current_wal_insert_lsn() - '0/0', pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
+       tup_inserted + tup_updated + tup_deleted, xact_rollback
+  FROM pg_stat_database WHERE datname = current_database()
+"""
+
+
+def traces_once(server, database, call, calls):
+    """A bare call each time, without the function around it."""
     with psycopg.connect(server.dsn(database), autocommit=True) as conn:
-        place = "SELECT pg_current_wal_insert_lsn(), pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
-        refused(conn)  # what a first call loads is no part of it
+
+        def place():
+            conn.execute("SELECT pg_stat_force_next_flush()")
+            return conn.execute(PLACE).fetchone()
+
+        refused(conn, call)  # what a first call loads is no part of it
         conn.execute("CHECKPOINT")
-        lsn, xid = conn.execute(place).fetchone()
-        count = sum(refused(conn) for _ in range(calls))
-        ended_lsn, ended_xid = conn.execute(place).fetchone()
-        written = conn.execute("SELECT pg_wal_lsn_diff(%s, %s)::bigint", (ended_lsn, lsn)).fetchone()[0]
-    return {"calls": calls, "refused": count, "wal_bytes": written, "transaction_ids": ended_xid - xid}
+        before = place()
+        count = sum(refused(conn, call) for _ in range(calls))
+        wal, ids, rows, rolled_back = (int(now - then) for now, then in zip(place(), before))
+    found = {"wal_bytes": wal, "transaction_ids": ids, "rows_written": rows, "rolled_back": rolled_back}
+    return {"calls": calls, "refused": count} | found
 
 
-def refused(conn):
-    """Whether a bare call, without the function around it, was refused as short."""
+def refused(conn, call):
+    """Whether it was refused as short."""
     try:
-        conn.execute(shops.CALLS["ext_plain"].format(ID))
+        conn.execute(call)
     except psycopg.DatabaseError as error:
-        return error.sqlstate == "IV001"
+        return error.sqlstate in ("IV001", "P0001")
     return False

@@ -186,18 +186,21 @@ class Pgbench:
         reports = [(float(tps), float(ms)) for tps, ms in REPORT.findall(told)]
         return Slice(reports[1 : seconds + 1], int(transactions.split("/")[0]))
 
-
     def share_a_core(self, process, database):
         """One client and its session take turns, so they lose nothing on one core; on two, each call waits for the other core to
-        wake up, which in a virtual machine takes longer than a sale and is never the same. Done within the first second."""
-        time.sleep(0.3)  # pgbench opens a connection to look around before that of its client
-        with psycopg.connect(self.server.dsn()) as conn:
-            sessions = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND application_name = 'pgbench'"
-            pids = [pid for (pid,) in conn.execute(sessions, (database,))]
+        wake up, which in a virtual machine takes longer than a sale and is never the same."""
         core = {max(os.sched_getaffinity(0))}
-        for pid in [process.pid, *pids]:
-            with suppress(ProcessLookupError):  # pgbench tells why it ended
-                os.sched_setaffinity(pid, core)
+        sessions = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND application_name = 'pgbench'"
+        with suppress(ProcessLookupError), psycopg.connect(self.server.dsn(), autocommit=True) as conn:
+            os.sched_setaffinity(process.pid, core)
+            seen = set()
+            while process.poll() is None:
+                now = set(conn.execute(sessions, (database,)))
+                for (pid,) in now & seen:  # in two looks: pgbench opens a connection to look around before that of its client
+                    os.sched_setaffinity(pid, core)
+                    return
+                seen = now
+                time.sleep(0.05)
 
 
 def first_calls(server, databases, count):

@@ -73,6 +73,16 @@ def test_what_is_sold_out_is_refused(server, opened, pgbench, name):
     assert shops.left_in_stock(server, opened[name]) == before
 
 
+@pytest.mark.parametrize("name", ["ext_plain", "ext_ledger", "handwritten"])
+def test_a_refused_call_leaves_no_wal_and_no_transaction_id(server, opened, name):
+    """Counted by the server itself; the function written by hand is the control, whose row lock needs both."""
+    found = refusals.traces(server, opened[name], name, calls=100)
+    assert found["calls"] == found["refused"] == found["rolled_back"] == 100
+    assert found["rows_written"] == 0
+    left = found["wal_bytes"], found["transaction_ids"]
+    assert min(left) >= 100 if name == "handwritten" else left == (0, 0)
+
+
 def test_a_refusal_at_once_is_the_same_refusal_without_the_work(server, opened):
     with psycopg.connect(server.dsn(opened["handwritten"])) as conn:
         assert conn.execute(f"SELECT refused_at_once({refusals.ID}), refused({refusals.ID})").fetchone() == ("P0001", "P0001")
