@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-SUITES := lint unit pgrx-test failpoints regress isolation client rpc house
+SUITES := lint unit pgrx-test failpoints regress isolation client attacks faults rpc house
 .PHONY: help demo psql test bench $(SUITES) setup build install clean distclean
 
 IN_ENV := . dev/env.sh && exec

@@ -173,6 +173,14 @@ def client(suite):
     run_pytest(suite, "tests/client")
 
 
+def attacks(suite):
+    run_pytest(suite, "tests/attacks")
+
+
+def faults(suite):
+    run_pytest(suite, "tests/faults")
+
+
 def house(suite):
     run_pytest(suite, "tests/house")
 
@@ -198,7 +206,9 @@ def rpc(suite):
 
 
 ONCE = {"lint": lint, "unit": unit, "pgrx-test": pgrx_test, "failpoints": failpoints, "rpc": rpc}
-FOR_EACH_SERVER = {"regress": regress, "isolation": isolation, "client": client, "house": house}
+FOR_EACH_SERVER = {
+    "regress": regress, "isolation": isolation, "client": client, "attacks": attacks, "faults": faults, "house": house,
+}  # fmt: skip
 
 
 def run_suite(name, function, pg):

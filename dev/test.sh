@@ -8,9 +8,9 @@ cd "$ROOT"
 suites=$1 pg=${2:-} note=
 steps=(venv cargo-pgrx pg18 pgrx-home) versions=("${pg:-18}")
 case $suites/$pg in
-    all/) suites="lint unit pgrx-test failpoints regress isolation client rpc house" ;;
-    all/18) suites="regress isolation client rpc house" ;;
-    all/15) suites="regress isolation client house" ;;
+    all/) suites="lint unit pgrx-test failpoints regress isolation client attacks faults rpc house" ;;
+    all/18) suites="regress isolation client attacks faults rpc house" ;;
+    all/15) suites="regress isolation client attacks faults house" ;;
 esac
 [[ " $suites " != *" rpc "* ]] || steps+=(rpc)
 [[ $1/$pg != all/ && $pg != 15 ]] || steps+=(pg15)

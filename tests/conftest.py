@@ -1,5 +1,9 @@
 """Fixtures for all pytest suites: one throwaway server a session, one fresh database a test.
 
+No session of a test waits for ever, and no backend may crash or leak: a test that gets its locks wrong, or an extension that
+does, must end as a failure and not as a hang. The limit is set on the test's own database; it is far above any wait that a test
+intends, and tests of lock_timeout set their own.
+
 PG=15 in the environment picks the server version (default 18). The extension must be installed in that server's tree:
 `dev/build.sh 18` does it, and `make client` or `make house` does it by itself.
 """
@@ -7,6 +11,7 @@ PG=15 in the environment picks the server version (default 18). The extension mu
 import itertools
 import os
 import random
+import re
 from dataclasses import dataclass
 
 import psycopg
@@ -71,3 +76,29 @@ def db(server, template):
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         yield Database(server, name)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+# What PostgreSQL writes when a backend dies, or when code that it called did not clean up behind itself.
+BAD_SIGNS = re.compile(r"terminated by signal|PANIC|TRAP:|panicked|leak|was not closed|left non-empty SPI stack")
+
+
+@pytest.fixture(autouse=True)
+def nobody_waits_for_ever(request):
+    if "db" in request.fixturenames:
+        db = request.getfixturevalue("db")
+        with psycopg.connect(db.server.dsn(), autocommit=True) as connection:
+            connection.execute(f"ALTER DATABASE {db.name} SET lock_timeout = '60s'")
+
+
+@pytest.fixture(autouse=True)
+def nothing_crashed_or_leaked(request):
+    """Reads what the server logged during the test."""
+    if "db" not in request.fixturenames:
+        yield
+        return
+    log = request.getfixturevalue("db").server.log_path
+    begin = log.stat().st_size
+    yield
+    with open(log, "rb") as lines:
+        lines.seek(begin)
+        bad = [line for line in lines.read().decode(errors="replace").splitlines() if BAD_SIGNS.search(line)]
+    assert not bad
