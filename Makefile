@@ -35,8 +35,8 @@ bench:      ## measures against a plain UPDATE and PL/pgSQL, about half an hour;
 	@dev/setup.sh bench
 	@$(IN_ENV) python -m bench.run --pg $(or $(PG),18) $(if $(QUICK),--quick)
 
-setup:      ## only what building and testing need: Python packages, cargo-pgrx, PostgreSQL 18 and 15, PostgREST
-	@dev/setup.sh $(BASE) pg15 rpc
+setup:      ## only what building and testing need: Python packages, cargo-pgrx, PostgreSQL 18 and 15, PgBouncer, PostgREST
+	@dev/setup.sh $(BASE) pg15 pgbouncer rpc
 
 build:      ## builds the extension and installs it into the PostgreSQL under .local/; PG=15
 	@$(BUILD_PG)

@@ -87,7 +87,6 @@ def metered(pgbench, database, scripts, size, clients, seconds):
 # What is taken away from a ledger to see what it costs.
 LESS = {
     "ext_ledger_one_index": "DROP INDEX inventory_movement_inventory_id_movement_id_idx",
-    "ext_ledger_lean_row": "ALTER TABLE inventory_movement DROP COLUMN delta, DROP COLUMN xact_id, DROP COLUMN occurred_at",
 }
 
 

@@ -182,7 +182,6 @@ def durable_table(results):
 def anatomy_table(results):
     titles = {
         "ext_plain": "without a ledger",
-        "ext_ledger_lean_row": "a ledger without the columns delta, xact_id and occurred_at",
         "ext_ledger_one_index": "a ledger without the index on (inventory_id, movement_id)",
         "ext_ledger": "the ledger",
     }

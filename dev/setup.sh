@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # dev/setup.sh STEP…: installs what building and testing need, all of it under .local/ (and tests/rpc/node_modules).
-# Steps: venv cargo-pgrx pg18 pgrx-home pg15 rpc bench. Each says what it does and is skipped when already done. Nothing outside
+# Steps: venv cargo-pgrx pg18 pgrx-home pg15 pgbouncer rpc bench. Each says what it does and is skipped when already done. Nothing outside
 # the project is changed and root is not needed. When something is missing, the last line says what, and how to get it.
 # pg15 is the one step that may fail: the reason is then left in .local/pg15.reason, and the others go on.
 set -euo pipefail
@@ -146,6 +146,29 @@ step_pg15() {
         rm -rf "$LOCAL/pg15"
         echo "$reason" | tee "$LOCAL/pg15.reason" | sed 's/^/==> no PostgreSQL 15: /' >&2
     fi
+}
+
+# PgBouncer is Debian's, too, for the tests of poolers.
+PGBOUNCER_PACKAGES="pgbouncer libevent-2.1-7 libc-ares2"
+PGBOUNCER_LIBRARIES="libssl3 libpam0g libsystemd0"
+
+step_pgbouncer() {
+    local tree=$LOCAL/pgbouncer inputs lib
+    inputs=$(echo "$PGBOUNCER_PACKAGES $PGBOUNCER_LIBRARIES" | hash_of)
+    if is_done pgbouncer "$inputs"; then return; fi
+    command -v apt-get >/dev/null || die "PgBouncer is missing: it is taken from Debian 12, and this machine has no apt-get"
+    say "PgBouncer into .local/pgbouncer (Debian packages, unpacked)"
+    rm -rf "$tree"
+    # shellcheck disable=SC2086,SC2046
+    debs "$tree" $PGBOUNCER_PACKAGES || die "PgBouncer is missing: apt-get could not fetch: $PGBOUNCER_PACKAGES"
+    # shellcheck disable=SC2086,SC2046
+    lib=$(not_installed $(with_dependencies $PGBOUNCER_LIBRARIES))
+    # shellcheck disable=SC2086
+    [ -z "$lib" ] || debs "$tree" $lib || die "PgBouncer is missing: apt-get could not fetch: $lib"
+    chmod -R go+rX "$tree"
+    LD_LIBRARY_PATH=$tree/usr/lib/$multiarch:$tree/lib/$multiarch "$tree/usr/sbin/pgbouncer" --version >&2 ||
+        die "PgBouncer is missing: Debian's does not run here (its message above says why)"
+    mark_done pgbouncer "$inputs"
 }
 
 step_rpc() {

@@ -1,10 +1,13 @@
 -- Which table is the stock table. One row at most; written by attach_inventory and detach_inventory alone.
 -- Dumped with the database, so that a restored shop goes on selling. Which columns hold id and quantity is read from the
 -- CHECK that attach added to the stock table: it names both, follows a rename, and is dumped with the table. The column
--- names here are those of the time of the attach.
+-- names here are those of the time of the attach, and so are the schema and the name of the table: another table that takes the
+-- name later is not sold from.
 CREATE TABLE @extschema@.inventory_attachment (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     stock_table pg_catalog.regclass NOT NULL,
+    stock_schema pg_catalog.name NOT NULL,
+    stock_name pg_catalog.name NOT NULL,
     check_name pg_catalog.name NOT NULL,
     id_column pg_catalog.name NOT NULL,
     quantity_column pg_catalog.name NOT NULL,
@@ -12,6 +15,7 @@ CREATE TABLE @extschema@.inventory_attachment (
     movement_table pg_catalog.regclass,
     request_table pg_catalog.regclass NOT NULL,
     stripe_table pg_catalog.regclass NOT NULL,
+    total_table pg_catalog.regclass NOT NULL,
     attached_at pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 

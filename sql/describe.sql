@@ -19,29 +19,6 @@ SELECT c.oid,
                   AND q.attnum OPERATOR(pg_catalog.=) ANY (x.indkey::pg_catalog.int2[])),
        EXISTS (SELECT FROM pg_catalog.pg_constraint AS f
                 WHERE f.confrelid OPERATOR(pg_catalog.=) c.oid AND f.contype OPERATOR(pg_catalog.=) 'f'),
-       c.relkind OPERATOR(pg_catalog.<>) 'r' OR c.relrowsecurity OR c.relhasrules
-           OR EXISTS (SELECT FROM pg_catalog.pg_trigger AS t
-                       JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid
-                      WHERE t.tgrelid OPERATOR(pg_catalog.=) c.oid AND NOT t.tgisinternal
-                        AND COALESCE(p.probin, '') OPERATOR(pg_catalog.<>) '$libdir/inventory_ext')
-           OR EXISTS (SELECT FROM pg_catalog.pg_attribute AS g
-                       JOIN pg_catalog.pg_attrdef AS e
-                         ON e.adrelid OPERATOR(pg_catalog.=) g.attrelid AND e.adnum OPERATOR(pg_catalog.=) g.attnum
-                       JOIN pg_catalog.pg_depend AS d
-                         ON d.objid OPERATOR(pg_catalog.=) e.oid
-                        AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attrdef'::pg_catalog.regclass
-                        AND d.refclassid OPERATOR(pg_catalog.=) ANY (ARRAY['pg_catalog.pg_proc'::pg_catalog.regclass,
-                                                                           'pg_catalog.pg_operator'::pg_catalog.regclass]::pg_catalog.oid[])
-                      WHERE g.attrelid OPERATOR(pg_catalog.=) c.oid AND g.attgenerated OPERATOR(pg_catalog.<>) '')
-           OR EXISTS (SELECT FROM pg_catalog.pg_index AS x
-                       WHERE x.indrelid OPERATOR(pg_catalog.=) c.oid AND (x.indexprs IS NOT NULL OR x.indpred IS NOT NULL))
-           OR EXISTS (SELECT FROM pg_catalog.pg_constraint AS k
-                       JOIN pg_catalog.pg_depend AS d
-                         ON d.objid OPERATOR(pg_catalog.=) k.oid
-                        AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_constraint'::pg_catalog.regclass
-                        AND d.refclassid OPERATOR(pg_catalog.=) ANY (ARRAY['pg_catalog.pg_proc'::pg_catalog.regclass,
-                                                                           'pg_catalog.pg_operator'::pg_catalog.regclass]::pg_catalog.oid[])
-                      WHERE k.conrelid OPERATOR(pg_catalog.=) c.oid AND k.contype OPERATOR(pg_catalog.=) 'c'),
        c.relname::pg_catalog.text,
        i.attnum, i.attname::pg_catalog.text, pg_catalog.quote_ident(i.attname), i.atttypid, i.attnotnull,
        i.attgenerated OPERATOR(pg_catalog.<>) '', i.atttypmod,

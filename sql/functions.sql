@@ -15,17 +15,18 @@ COMMENT ON FUNCTION @extschema@.attach_inventory(pg_catalog.regclass, pg_catalog
 $comment$Makes an existing table the stock table.
 
 Checks the table, makes the quantity column NOT NULL and adds a CHECK that it is neither negative nor NaN nor infinite;
-nothing at all changes where a check fails. Makes the tables <table>_request for idempotency keys, <table>_stripe for the
-stripes of hot items and, with p_ledger,
-<table>_movement with an opening movement for every item, and the triggers that record every change of stock; what an
-earlier attach left of these is gone on with. Needs ownership of the table. p_table: an ordinary or partitioned table.
+nothing at all changes where a check fails. Creates the tables <table>_request for idempotency keys, <table>_stripe and
+<table>_stripe_total for the stripes of hot items and, with p_ledger, <table>_movement with an opening movement for every
+item, and the triggers that record every change of stock. Tables left by an earlier attach are reused; stripes left in
+them go back into the rows of their items. Needs ownership of the table. p_table: an ordinary or partitioned table.
 p_id_column: a uuid column, NOT NULL, with a plain unique index of its own. p_quantity_column: numeric, smallint, integer
 or bigint. p_ledger: keep a ledger. p_run_as: owner, sales run with the rights of the table's owner; or caller, grants and
 row-level security of the caller decide. Answers {"success": true, "table", "id_column", "quantity_column", "ledger",
 "run_as", "items"}. The same table with the same options again: a NOTICE and no change. Errors: 22004 NULL, 22023 another
 word in p_run_as, 42501 not the owner, 42P01 no such table, 42809 not a table that can hold stock, 42703 no such column, 42804 a column of
-another type, 42P07 and 42710 another relation or constraint has the name of one to be made, 55000 another table is attached or the id is not
-unique, 23514 rows that are no stock.$comment$;
+another type, 42P07 and 42710 another relation or constraint has the name of one to be made, 55000 another table is attached, the id is not
+unique, a trigger must not run as the owner, or a row differs from the stripes left of it, 55006 called by code that
+another function runs, 23514 rows that are no stock.$comment$;
 
 CREATE FUNCTION @extschema@.detach_inventory() RETURNS pg_catalog.void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'detach_inventory_wrapper';

@@ -5,14 +5,22 @@
 //! configuration as the owner of the extension.
 
 use crate::answer::spaced;
-use crate::attachment::{self, CATALOG_PATH, Configuration, Configured};
+use crate::attachment::{self, lock_alone};
+use crate::call::require_no_other;
 use crate::catalog::{self, ColumnDescription, Columns, Description, Kind};
 use crate::companions::{self, Companions};
+use crate::configuration::{CATALOG_PATH, Configuration, Configured, configuration, configured, is_subscribed};
 use crate::encoding;
-use crate::error::{self, Fault, Outcome};
+use crate::error::{Fault, Outcome};
+use crate::health;
 use crate::identity::{act_as, act_as_unfiltered};
-use crate::spi::{Arg, Connection, connected};
+use crate::leftover;
+use crate::quantity::MAX_DIGITS;
+use crate::relation;
+use crate::report;
+use crate::spi::{Arg, Connection, connected, require_writable};
 use crate::stripes;
+use crate::watch;
 use pgrx::pg_extern;
 use pgrx::pg_sys::{self, Oid};
 use serde_json::{Value, json};
@@ -21,17 +29,18 @@ use std::ffi::CStr;
 /// Makes an existing table the stock table.
 ///
 /// Checks the table, makes the quantity column NOT NULL and adds a CHECK that it is neither negative nor NaN nor infinite;
-/// nothing at all changes where a check fails. Makes the tables <table>_request for idempotency keys, <table>_stripe for the
-/// stripes of hot items and, with p_ledger,
-/// <table>_movement with an opening movement for every item, and the triggers that record every change of stock; what an
-/// earlier attach left of these is gone on with. Needs ownership of the table. p_table: an ordinary or partitioned table.
+/// nothing at all changes where a check fails. Creates the tables <table>_request for idempotency keys, <table>_stripe and
+/// <table>_stripe_total for the stripes of hot items and, with p_ledger, <table>_movement with an opening movement for every
+/// item, and the triggers that record every change of stock. Tables left by an earlier attach are reused; stripes left in
+/// them go back into the rows of their items. Needs ownership of the table. p_table: an ordinary or partitioned table.
 /// p_id_column: a uuid column, NOT NULL, with a plain unique index of its own. p_quantity_column: numeric, smallint, integer
 /// or bigint. p_ledger: keep a ledger. p_run_as: owner, sales run with the rights of the table's owner; or caller, grants and
 /// row-level security of the caller decide. Answers {"success": true, "table", "id_column", "quantity_column", "ledger",
 /// "run_as", "items"}. The same table with the same options again: a NOTICE and no change. Errors: 22004 NULL, 22023 another
 /// word in p_run_as, 42501 not the owner, 42P01 no such table, 42809 not a table that can hold stock, 42703 no such column, 42804 a column of
-/// another type, 42P07 and 42710 another relation or constraint has the name of one to be made, 55000 another table is attached or the id is not
-/// unique, 23514 rows that are no stock.
+/// another type, 42P07 and 42710 another relation or constraint has the name of one to be made, 55000 another table is attached, the id is not
+/// unique, a trigger must not run as the owner, or a row differs from the stripes left of it, 55006 called by code that
+/// another function runs, 23514 rows that are no stock.
 #[pg_extern(sql = false)]
 pub fn attach_inventory(
     p_table: Option<Oid>,
@@ -43,7 +52,7 @@ pub fn attach_inventory(
     let run_as = p_run_as.map(encoding::from_server);
     let options = Options::read(p_table, p_id_column, p_quantity_column, p_ledger, run_as);
     let answer = options.and_then(|options| connected(|spi| attach(spi, &options)));
-    error::answered(answer)
+    report::answered(answer)
 }
 
 /// Stops managing the stock table.
@@ -105,21 +114,30 @@ impl Options {
 }
 
 fn attach(spi: &Connection, options: &Options) -> Outcome<String> {
+    require_writable(c"attach_inventory()");
+    require_no_other("attach_inventory")?;
     require_ownership(&options.describe(spi)?)?;
-    let configuration = attachment::configuration(spi)?;
+    let configuration = configuration(spi)?;
     lock_configuration(spi, &configuration);
-    if let Some(configured) = attachment::configured(spi, &configuration)? {
+    if let Some(configured) = configured(spi, &configuration)? {
         return already(spi, options, &configured);
     }
     let table = lock_table(spi, options)?;
     suits(&table, options)?;
+    if is_subscribed(spi, &configuration, relation::with_partitions(table.oid)) {
+        return Err(Fault::subscriber(&table.name));
+    }
+    let objection = health::objection(&health::stock_facts(table.oid), table.owner);
+    if let Some(objection) = objection.filter(|_| options.run_as == "owner") {
+        return Err(objection);
+    }
     let (items, check_name) = {
-        let _acting = act_as_unfiltered(table.owner, Some(CATALOG_PATH));
+        let _acting = act_as_unfiltered(table.owner, CATALOG_PATH);
         (check_rows(spi, &table)?, constrain(spi, &table)?)
     };
     let companions = companions::make(spi, &configuration, &table, options.ledger)?;
-    record(spi, &configuration, options, &check_name, &companions);
-    attachment::announce_change(configuration.oid);
+    record(spi, &configuration, (options, &table), &check_name, &companions);
+    watch::announce_change(configuration.oid);
     warn(&table);
     Ok(answer(&table, options, items))
 }
@@ -132,21 +150,65 @@ fn answer(table: &Description, options: &Options, items: i64) -> String {
 }
 
 fn detach(spi: &Connection) -> Outcome<()> {
-    let configuration = attachment::configuration(spi)?;
+    require_writable(c"detach_inventory()");
+    require_no_other("detach_inventory")?;
+    let configuration = configuration(spi)?;
     lock_configuration(spi, &configuration);
-    let configured = attachment::configured(spi, &configuration)?.ok_or_else(Fault::not_attached)?;
+    let configured = configured(spi, &configuration)?.ok_or_else(Fault::not_attached)?;
     if let Ok(table) = attachment::describe_configured(spi, &configured) {
         require_ownership(&table)?;
-        // Sales hold a weaker lock until they commit: none of them straddles the detach. DROP TRIGGER needs the strongest
-        // lock; to take a weaker one first would be to deadlock with a transaction that has read the table and then sells.
-        lock_relation(spi, table.owner, &table.name, "ACCESS EXCLUSIVE");
-        stripes::merge_all(spi)?;
-        companions::unhook(spi, &table);
+        // Sales hold a weaker lock until they commit: none of them straddles the detach.
+        lock_alone(table.oid, pg_sys::AccessExclusiveLock);
+        put_stripes_back(spi, &configured, &table)?;
     }
-    let _acting = act_as(configuration.owner, Some(CATALOG_PATH));
+    let _acting = act_as(configuration.owner, CATALOG_PATH);
     spi.once(&format!("DELETE FROM {}", configuration.relation), &[], &[]);
-    attachment::announce_change(configuration.oid);
+    watch::announce_change(configuration.oid);
     Ok(())
+}
+
+/// Puts striped items together and drops the triggers.
+///
+/// Of an attachment that is broken the rows are written without the ledger, which the next attach brings up to date. What cannot be
+/// decided then is left as it is: the next attach decides it, or refuses. A copy that a subscription keeps is not touched.
+fn put_stripes_back(spi: &Connection, configured: &Configured, table: &Description) -> Outcome<()> {
+    if configured.subscribed {
+        companions::drop_triggers(spi, table);
+        return Ok(());
+    }
+    match attachment::current() {
+        Ok(stock) if stock.require_healthy().is_ok() => {
+            if !stock.striped.is_empty() {
+                stock.require_trusted_code()?;
+            }
+            stripes::merge_all(spi, &stock)?;
+            companions::drop_triggers(spi, table);
+            Ok(())
+        }
+        _ => {
+            companions::drop_triggers(spi, table);
+            let named = Columns::Named(&configured.id_column, &configured.quantity_column);
+            let columns_known = table.id.is_some() && table.quantity.is_some();
+            let by_name = if columns_known { None } else { catalog::describe(spi, table.oid, named) };
+            let table = by_name.as_ref().unwrap_or(table);
+            if let Err(fault) = merge_left(spi, table) {
+                report::warning(
+                    &format!("the stripes of hot items are left as they are: {}", fault.message),
+                    "They hold stock: attach the table again before its quantities are changed.",
+                );
+            }
+            Ok(())
+        }
+    }
+}
+
+fn merge_left(spi: &Connection, table: &Description) -> Outcome<()> {
+    let Some([stripes, totals]) = companions::find_stripes(spi, table)? else { return Ok(()) };
+    if let Some(objection) = health::objection(&health::stock_facts(table.oid), table.owner) {
+        return Err(objection);
+    }
+    companions::drop_recording(spi, table, &stripes);
+    leftover::merge(spi, table, &stripes, &totals).map(|_| ())
 }
 
 fn require_ownership(table: &Description) -> Outcome<()> {
@@ -154,12 +216,8 @@ fn require_ownership(table: &Description) -> Outcome<()> {
 }
 
 fn lock_configuration(spi: &Connection, configuration: &Configuration) {
-    lock_relation(spi, configuration.owner, &configuration.relation, "SHARE ROW EXCLUSIVE");
-}
-
-fn lock_relation(spi: &Connection, owner: Oid, relation: &str, mode: &str) {
-    let _acting = act_as(owner, Some(CATALOG_PATH));
-    spi.once(&format!("LOCK TABLE {relation} IN {mode} MODE"), &[], &[]);
+    let _acting = act_as(configuration.owner, CATALOG_PATH);
+    spi.once(&format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", configuration.relation), &[], &[]);
 }
 
 /// Locks the table as ALTER TABLE will, and describes what then can no longer change.
@@ -169,7 +227,7 @@ fn lock_table(spi: &Connection, options: &Options) -> Outcome<Description> {
     if seen.kind == Kind::Other {
         return Err(unsuitable_kind(&seen));
     }
-    lock_relation(spi, seen.owner, &seen.name, "ACCESS EXCLUSIVE");
+    lock_alone(seen.oid, pg_sys::AccessExclusiveLock);
     let locked = options.describe(spi)?;
     require_ownership(&locked)?;
     Ok(locked)
@@ -188,8 +246,8 @@ fn already(spi: &Connection, options: &Options, configured: &Configured) -> Outc
     if !same {
         return Err(Fault::already_attached(&attached.name));
     }
-    error::notice(&format!("{} is attached already", attached.name));
-    let _acting = act_as_unfiltered(attached.owner, Some(CATALOG_PATH));
+    report::notice(&format!("{} is attached already", attached.name));
+    let _acting = act_as_unfiltered(attached.owner, CATALOG_PATH);
     Ok(answer(&attached, options, count_items(spi, &attached)))
 }
 
@@ -299,7 +357,18 @@ fn check_rows(spi: &Connection, table: &Description) -> Outcome<i64> {
     } else {
         String::new()
     };
-    let good = format!("stock.{column} IS NOT NULL AND stock.{column} OPERATOR(pg_catalog.>=) 0 {finite}");
+    // As quantity.rs counts digits: zeros at either end are none.
+    let short = if quantity.type_oid == pg_sys::NUMERICOID {
+        let digits = format!(
+            "pg_catalog.min_scale(stock.{column}) OPERATOR(pg_catalog.+)
+             CASE WHEN stock.{column} OPERATOR(pg_catalog.<) 1 THEN 0
+                  ELSE pg_catalog.length(pg_catalog.trunc(stock.{column})::pg_catalog.text) END"
+        );
+        format!("AND ({digits}) OPERATOR(pg_catalog.<=) {MAX_DIGITS}")
+    } else {
+        String::new()
+    };
+    let good = format!("stock.{column} IS NOT NULL AND stock.{column} OPERATOR(pg_catalog.>=) 0 {finite} {short}");
     let bad = spi.once(
         &format!(
             "SELECT stock.{id}::pg_catalog.text, stock.{column}::pg_catalog.text, pg_catalog.count(*) OVER ()
@@ -319,7 +388,7 @@ fn check_rows(spi: &Connection, table: &Description) -> Outcome<i64> {
         .collect();
     Err(Fault::unsuitable(
         "23514",
-        "the stock table has rows whose quantity is NULL, negative, NaN or infinite",
+        "the stock table has rows whose quantity is NULL, negative, NaN, infinite or of more than 28 digits",
         "bad_rows",
         json!({"table": name, "column": quantity.name, "rows": count, "first": first}),
         "Correct these rows and attach again; nothing has been changed.",
@@ -405,23 +474,27 @@ impl Check {
 fn record(
     spi: &Connection,
     configuration: &Configuration,
-    options: &Options,
+    (options, table): (&Options, &Description),
     check_name: &str,
     companions: &Companions,
 ) {
     let (oid, text) = (pg_sys::OIDOID, pg_sys::TEXTOID);
-    let _acting = act_as(configuration.owner, Some(CATALOG_PATH));
+    let _acting = act_as(configuration.owner, CATALOG_PATH);
     spi.once(
         &format!(
-            "INSERT INTO {} (stock_table, check_name, id_column, quantity_column, run_as, movement_table, request_table,
-                             stripe_table)
-             VALUES ($1::pg_catalog.regclass, $2::pg_catalog.name, $3::pg_catalog.name, $4::pg_catalog.name, $5,
-                     $6::pg_catalog.regclass, $7::pg_catalog.regclass, $8::pg_catalog.regclass)",
+            "INSERT INTO {} (stock_table, stock_schema, stock_name, check_name, id_column, quantity_column, run_as,
+                             movement_table, request_table, stripe_table, total_table)
+             SELECT c.oid::pg_catalog.regclass, n.nspname, c.relname, $2::pg_catalog.name, $3::pg_catalog.name,
+                    $4::pg_catalog.name, $5, $6::pg_catalog.regclass, $7::pg_catalog.regclass, $8::pg_catalog.regclass,
+                    $9::pg_catalog.regclass
+               FROM pg_catalog.pg_class AS c
+               JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+              WHERE c.oid OPERATOR(pg_catalog.=) $1",
             configuration.relation
         ),
-        &[oid, text, text, text, text, oid, oid, oid],
+        &[oid, text, text, text, text, oid, oid, oid, oid],
         &[
-            Arg::owned(options.table),
+            Arg::owned(table.oid),
             Arg::text(check_name),
             Arg::text(options.id_column.as_str()),
             Arg::text(options.quantity_column.as_str()),
@@ -429,19 +502,20 @@ fn record(
             Arg::owned(companions.movement_table),
             Arg::owned(companions.request_table),
             Arg::owned(companions.stripe_table),
+            Arg::owned(companions.total_table),
         ],
     );
 }
 
 fn warn(table: &Description) {
     if table.quantity_indexed {
-        error::warning(
+        report::warning(
             "an index on the stock table holds the quantity column",
             "Every sale must write to that index; without it updates can be HOT and are faster.",
         );
     }
     if table.unlogged {
-        error::warning(
+        report::warning(
             "the stock table is unlogged",
             "A crash of the server empties it; ALTER TABLE with SET LOGGED keeps the stock.",
         );

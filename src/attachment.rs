@@ -1,29 +1,32 @@
 //! Which table is the stock table, looked up once and cached until something about it changes.
 //!
-//! The cache is told of changes by PostgreSQL's own invalidation messages: of the stock table, of the extension's
-//! configuration table (touched by attach and detach), of its companions (the stripes are touched when an item becomes
-//! striped or ceases to be), and of schemas (their names stand in our statements). Those
-//! messages are read when a lock is taken, so the order is: lock the stock table, then ask whether the cache is still
-//! good. Attach and detach hold a stronger lock until they commit; no sale can run on a table it was not told of.
+//! watch.rs says when it changes, from messages that are read when a lock is taken; so the order is: lock the stock table, then
+//! ask whether the cache is still good. Attach and detach hold a stronger lock until they commit, so no sale runs on a table that
+//! is no longer attached. A lookup reads what this transaction has changed itself, too.
 
 #![allow(unsafe_code)]
 
 use crate::catalog::{Catalog, Columns, Description, Kind};
+use crate::configuration::{Configured, configuration, configured};
 use crate::encoding;
 use crate::error::{Fault, Outcome};
-use crate::identity::{act_as, act_as_unfiltered};
+use crate::health;
+use crate::identity::{
+    Acting, act_as, act_as_unfiltered, current_role, is_superuser, is_unfiltered, require_sale_rights,
+};
 use crate::quantity::Shape;
+use crate::relation;
 use crate::settings::{self, RowLock};
 use crate::spi::{Connection, Plan, Sight, connected};
-use crate::totals;
+use crate::trigger::{Firing, Operation};
+use crate::watch;
 use pgrx::Uuid;
-use pgrx::pg_sys::{self, Datum, Oid};
+use pgrx::pg_sys::{self, Oid};
 use serde_json::json;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// The attached stock table, as statements need it.
 pub struct Attachment {
@@ -31,6 +34,8 @@ pub struct Attachment {
     pub owner: Oid,
     /// Schema and name, quoted.
     pub relation: String,
+    /// The name alone, for errors of PostgreSQL itself.
+    table_name: CString,
     /// The id column, quoted.
     pub id: String,
     /// The quantity column, quoted.
@@ -39,6 +44,8 @@ pub struct Attachment {
     pub id_name: String,
     /// The quantity column's name, for tuples and messages.
     pub quantity_name: String,
+    /// The numbers of the id column and of the quantity column.
+    pub numbers: [i16; 2],
     /// numeric, int2, int4 or int8.
     pub quantity_type: Oid,
     /// What the quantity column can hold.
@@ -52,33 +59,55 @@ pub struct Attachment {
     pub referenced: bool,
     /// Statements run with the caller's rights, not the owner's.
     pub run_as_caller: bool,
-    /// The search_path pinned while user code can run as the owner.
-    pub search_path: Option<CString>,
+    /// Forced row-level security hides rows from the owner.
+    pub forced_rls: bool,
+    /// The search_path that is pinned while statements run as the owner.
+    pub search_path: CString,
     /// The ledger, where there is one.
-    pub movements: Option<Owned>,
+    pub movements: Option<Companion>,
     /// The idempotency keys.
-    pub requests: Owned,
+    pub requests: Companion,
     /// The stripes of hot items.
-    pub stripes: Owned,
+    pub stripes: Companion,
+    /// The totals last written to the rows of striped items.
+    pub totals: Companion,
     /// The striped items, and how many stripes each has.
     pub striped: HashMap<[u8; 16], i16>,
     /// The item that a sale of this session found short last.
     pub seen_short: Cell<Option<[u8; 16]>>,
     /// The table itself; a partition of it has another oid.
     pub oid: Oid,
+    /// Why no function may change or read its stock, where one may not.
+    refusal: Option<Box<Fault>>,
+    /// The objection to a trigger that would run with the owner's rights.
+    objection: Option<Box<Fault>>,
     generation: u32,
-    plans: [OnceCell<Plan>; KEPT_PLANS],
+    /// Kept plans, apart for statements with and without forced row-level security: PostgreSQL does not plan again for that.
+    plans: [[OnceCell<Plan>; 2]; KEPT_PLANS],
 }
 
-/// A table that belongs to the stock table, and as whom it is written: its own owner, who may be another by now.
+/// A table that belongs to the stock table; its owner is the stock table's.
 #[derive(Clone)]
-pub struct Owned {
+pub struct Companion {
     /// The table.
     pub oid: Oid,
     /// Schema and name, quoted.
     pub name: String,
-    /// Its owner.
-    pub owner: Oid,
+}
+
+/// A table of the attachment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The stock table, or a partition of it.
+    Stock,
+    /// The ledger.
+    Movements,
+    /// The idempotency keys.
+    Requests,
+    /// The stripes.
+    Stripes,
+    /// The totals of striped items.
+    Totals,
 }
 
 /// The statements kept for the stock table.
@@ -114,12 +143,20 @@ pub enum Kept {
     ReadKey,
     /// Keeps the answer of a call under its key.
     KeepAnswer,
-    /// Asks, as the caller, whether he may change an item.
+    /// Asks, with the rights in force, whether an item may be changed.
     MayChange,
     /// Locks a stripe that has enough.
     LockStripe,
     /// Reads all stripes of an item without a lock.
     LookStripes,
+    /// Locks all stripes of an item.
+    LockStripes,
+    /// Adds up the stripes of one item.
+    SumOfItem,
+    /// Reads an item as a numeric.
+    Shown,
+    /// Which of some items are visible.
+    Visible,
     /// Writes one stripe.
     WriteStripe,
     /// Writes many stripes.
@@ -132,9 +169,11 @@ pub enum Kept {
     LockTotals,
     /// Writes the totals.
     WriteTotals,
+    /// Keeps the totals that were written.
+    KeepTotals,
 }
 
-const KEPT_PLANS: usize = Kept::WriteTotals as usize + 1;
+const KEPT_PLANS: usize = Kept::KeepTotals as usize + 1;
 
 impl Attachment {
     /// The table as statements name it, under the alias `stock`. ONLY: rows of tables that inherit from an ordinary
@@ -165,71 +204,78 @@ impl Attachment {
         unsafe { pg_sys::LockRelationOid(self.stripes.oid, pg_sys::RowExclusiveLock as i32) };
     }
 
+    /// Assumes the rights with which the stock table is read and written; None for those of the caller.
+    ///
+    /// A superuser who is not the owner never runs code of the owner: such a caller acts as the owner, too, but sees all rows.
+    pub fn act(&self) -> Outcome<Option<Acting>> {
+        self.require_healthy()?;
+        if !self.run_as_caller {
+            self.require_trusted_code()?;
+            return Ok(Some(act_as(self.owner, &self.search_path)));
+        }
+        let caller = current_role();
+        if caller == self.owner || !is_superuser(caller) {
+            return Ok(None);
+        }
+        self.require_trusted_code()?;
+        Ok(Some(act_as_unfiltered(self.owner, &self.search_path)))
+    }
+
+    /// Refuses to run statements as the owner where a trigger of the stock table must not run so.
+    pub fn require_trusted_code(&self) -> Outcome<()> {
+        self.objection.clone().map_or(Ok(()), Err)
+    }
+
+    /// Refuses a copy, a table that another one has replaced, and one without our triggers in force.
+    pub fn require_healthy(&self) -> Outcome<()> {
+        self.refusal.clone().map_or(Ok(()), Err)
+    }
+
+    /// Assumes the rights with which companions are read and written.
+    pub fn act_on_companions(&self) -> Acting {
+        act_as_unfiltered(self.owner, &self.search_path)
+    }
+
+    /// Raises 42501 where the role in force may not sell: for what is decided without a write to the stock table.
+    pub fn require_sale_rights(&self) {
+        require_sale_rights(self.oid, &self.table_name, self.numbers);
+    }
+
+    /// The part of the attachment that a trigger fires on. A statement trigger on a partition is none of ours, but for TRUNCATE.
+    pub fn part_of(&self, firing: &Firing) -> Option<Part> {
+        let table = firing.table();
+        let movements = self.movements.as_ref().map(|movements| (movements.oid, Part::Movements));
+        let companions =
+            [(self.stripes.oid, Part::Stripes), (self.totals.oid, Part::Totals), (self.requests.oid, Part::Requests)];
+        let named = companions.into_iter().chain(movements).find(|(oid, _)| *oid == table).map(|(_, part)| part);
+        named.or_else(|| is_stock(firing, self.oid).then_some(Part::Stock))
+    }
+
     /// The kept plan of a statement, prepared when it is first needed.
     pub fn plan(&self, spi: &Connection, kept: Kept, statement: impl FnOnce() -> (String, Vec<Oid>)) -> &Plan {
-        self.plans[kept as usize].get_or_init(|| {
+        self.plans[kept as usize][usize::from(is_unfiltered())].get_or_init(|| {
             let (sql, types) = statement();
             spi.prepare(&sql, &types)
         })
     }
 }
 
-/// The configuration row, and the table that holds it.
-#[derive(Clone, PartialEq)]
-pub struct Configured {
-    /// The oid the row names; the table may be gone.
-    pub table: Oid,
-    /// As attached, for comparison with a second attach.
-    pub run_as: String,
-    /// The ledger, where there is one.
-    pub movement_table: Option<Oid>,
-    request_table: Oid,
-    /// The stripes.
-    pub stripe_table: Oid,
-    check_name: String,
-    id_column: String,
-    quantity_column: String,
-}
-
-/// The extension's configuration table.
-#[derive(Clone, PartialEq)]
-pub struct Configuration {
-    /// Its oid.
-    pub oid: Oid,
-    /// Its owner, as whom it is read and written.
-    pub owner: Oid,
-    /// Schema and name, quoted.
-    pub relation: String,
-    /// The schema of the extension, quoted.
-    pub schema: String,
-}
-
 thread_local! {
+    /// Outlives a call: what a lookup costs, a call may not pay each time.
     static CACHE: RefCell<Option<Rc<Attachment>>> = const { RefCell::new(None) };
 }
-
-static GENERATION: AtomicU32 = AtomicU32::new(0);
-/// The stock table, its companions and the configuration table; 0 also stands for "every relation".
-static WATCHED: [AtomicU32; 5] = [const { AtomicU32::new(0) }; 5];
-
-/// The search_path of statements on the extension's own tables.
-pub const CATALOG_PATH: &CStr = c"pg_catalog, pg_temp";
 
 /// The attached stock table, locked against attach and detach until the transaction ends.
 pub fn current() -> Outcome<Rc<Attachment>> {
     if let Some(cached) = CACHE.with_borrow(Clone::clone) {
         lock_for_sale(cached.oid);
-        if cached.generation == GENERATION.load(Relaxed) {
+        if cached.generation == watch::generation() {
             return Ok(cached);
         }
-        unlock(cached.oid);
+        unlock(cached.oid, pg_sys::RowExclusiveLock);
     }
     let loaded = Rc::new(connected(load)?);
     CACHE.set(Some(Rc::clone(&loaded)));
-    if !loaded.striped.is_empty() {
-        // A server that was stopped may have left totals behind.
-        totals::keep();
-    }
     Ok(loaded)
 }
 
@@ -237,84 +283,142 @@ pub fn current() -> Outcome<Rc<Attachment>> {
 /// transaction ends.
 pub fn current_alone() -> Outcome<Rc<Attachment>> {
     loop {
-        let found = connected(|spi| {
-            let configuration = configuration(spi)?;
-            configured(spi, &configuration)
-        })?;
+        let found = connected(|spi| configured(spi, &configuration(spi)?))?;
         let table = found.ok_or_else(Fault::not_attached)?.table;
-        // SAFETY: locks an oid; it need not exist.
-        unsafe { pg_sys::LockRelationOid(table, pg_sys::ShareRowExclusiveLock as i32) };
+        lock_alone(table, pg_sys::ShareRowExclusiveLock);
         let stock = current()?;
         if stock.oid == table {
             return Ok(stock);
         }
-        // SAFETY: releases the lock taken above.
-        unsafe { pg_sys::UnlockRelationOid(table, pg_sys::ShareRowExclusiveLock as i32) };
+        unlock(table, pg_sys::ShareRowExclusiveLock);
+        unlock(table, pg_sys::ShareUpdateExclusiveLock);
     }
+}
+
+/// Locks a table against its writers.
+///
+/// CREATE INDEX CONCURRENTLY holds the weaker of the two locks while it waits for old transactions; they must not find a request
+/// for the stronger one before them in the queue, or each would wait for the other. So the weaker lock comes first: it holds up
+/// no sale, and once it is granted no such command runs.
+pub fn lock_alone(table: Oid, mode: u32) {
+    // SAFETY: locks an oid; it need not exist.
+    unsafe {
+        pg_sys::LockRelationOid(table, pg_sys::ShareUpdateExclusiveLock as i32);
+        pg_sys::LockRelationOid(table, mode as i32);
+    }
+}
+
+/// The part of the attachment that a trigger fires on, as far as can be said without a lock on the stock table.
+pub fn part_without_lock(firing: &Firing) -> Outcome<Option<Part>> {
+    if let Some(cached) = CACHE.with_borrow(Clone::clone).filter(|cached| cached.generation == watch::generation()) {
+        return Ok(cached.part_of(firing));
+    }
+    let Some(found) = connected(|spi| configured(spi, &configuration(spi)?))? else { return Ok(None) };
+    let table = firing.table();
+    let companions = [
+        (Some(found.stripe_table), Part::Stripes),
+        (Some(found.total_table), Part::Totals),
+        (Some(found.request_table), Part::Requests),
+        (found.movement_table, Part::Movements),
+    ];
+    let named = companions.into_iter().find(|(oid, _)| *oid == Some(table)).map(|(_, part)| part);
+    Ok(named.or_else(|| is_stock(firing, found.table).then_some(Part::Stock)))
+}
+
+fn is_stock(firing: &Firing, stock: Oid) -> bool {
+    firing.table() == stock || ((firing.for_row() || firing.operation() == Operation::Truncate) && firing.is_on(stock))
 }
 
 fn load(spi: &Connection) -> Outcome<Attachment> {
     loop {
         let configuration = configuration(spi)?;
-        let configured = configured(spi, &configuration)?.ok_or_else(Fault::not_attached)?;
-        watch(&configuration, &configured);
-        let generation = GENERATION.load(Relaxed);
-        lock_for_sale(configured.table);
+        let configured = self::configured(spi, &configuration)?.ok_or_else(Fault::not_attached)?;
+        let movements = configured.movement_table.unwrap_or(pg_sys::InvalidOid);
+        let Configured { table, request_table, stripe_table, total_table, .. } = configured;
+        let [schema, name] = &configured.attached_as;
+        watch::start(
+            &[configuration.oid, table, movements, request_table, stripe_table, total_table],
+            relation::hash_of_name(schema, name),
+        );
+        let generation = watch::generation();
+        lock_for_sale(table);
         let unchanged = self::configured(spi, &configuration)?.as_ref() == Some(&configured);
-        if unchanged && generation == GENERATION.load(Relaxed) {
-            let catalog = Catalog::of(spi);
-            let description = describe_attached(&catalog, &configured)?;
-            let companions = describe_companions(&catalog, &configured)?;
-            let striped = striped_items(spi, &companions.stripes)?;
-            return build(&configured, description, companions, striped, generation);
+        if unchanged && generation == watch::generation() {
+            return build(spi, &configured, generation);
         }
-        unlock(configured.table);
+        unlock(table, pg_sys::RowExclusiveLock);
     }
 }
 
-fn watch(configuration: &Configuration, configured: &Configured) {
-    let movements = configured.movement_table.unwrap_or(pg_sys::InvalidOid);
-    let relations = [configuration.oid, configured.table, movements, configured.request_table, configured.stripe_table];
-    for (watched, relation) in WATCHED.iter().zip(relations) {
-        watched.store(relation.to_u32(), Relaxed);
-    }
-}
-
-/// The tables that grow with the stock table.
-struct Companions {
-    movements: Option<Owned>,
-    requests: Owned,
-    stripes: Owned,
-    run_user_code: bool,
-}
-
-fn describe_companions(catalog: &Catalog<'_>, configured: &Configured) -> Outcome<Companions> {
-    let companion = |oid, what: &'static str| {
-        catalog.describe(oid, Columns::None).ok_or_else(|| {
-            Fault::broken_attachment(
-                what,
-                "a table that belongs to the stock table was dropped",
-                json!({"oid": oid.to_u32()}),
-                "Call detach_inventory, then attach_inventory again: what is missing is made anew.",
-            )
-        })
+fn build(spi: &Connection, configured: &Configured, generation: u32) -> Outcome<Attachment> {
+    let catalog = Catalog::of(spi);
+    let table = describe_attached(&catalog, configured)?;
+    let columns = columns(configured, &table)?;
+    let mut companions_in_force = Ok(());
+    let mut companion = |oid: Oid, part: Part| -> Outcome<Companion> {
+        let facts = health::companion(oid, part, table.owner)?;
+        let in_force = health::ours_in_force(&facts, part, (configured.movement_table.is_some(), false));
+        companions_in_force = std::mem::replace(&mut companions_in_force, Ok(())).and(in_force);
+        let found = catalog.describe(oid, Columns::None);
+        let found = found.ok_or_else(|| Fault::internal("a table that was read is not there"))?;
+        Ok(Companion { oid, name: found.name })
     };
-    let movements = configured.movement_table.map(|oid| companion(oid, "movement_table_dropped")).transpose()?;
-    let requests = companion(configured.request_table, "request_table_dropped")?;
-    let stripes = companion(configured.stripe_table, "stripe_table_dropped")?;
-    let owned = |table: Description| Owned { oid: table.oid, name: table.name, owner: table.owner };
-    Ok(Companions {
-        run_user_code: requests.runs_user_code
-            || stripes.runs_user_code
-            || movements.as_ref().is_some_and(|m| m.runs_user_code),
-        movements: movements.map(owned),
-        requests: owned(requests),
-        stripes: owned(stripes),
+    let movements = configured.movement_table.map(|oid| companion(oid, Part::Movements)).transpose()?;
+    let requests = companion(configured.request_table, Part::Requests)?;
+    let stripes = companion(configured.stripe_table, Part::Stripes)?;
+    let totals = companion(configured.total_table, Part::Totals)?;
+    let search_path = pinned_path(&table);
+    let striped = striped_items(spi, &stripes, table.owner, &search_path)?;
+    let facts = health::stock_facts(table.oid);
+    let stock = facts.first().ok_or_else(|| Fault::internal("the stock table is not there"))?;
+    let healthy = health::is_the_attached_table(configured, &table.name)
+        .and_then(|()| health::ours_in_force(stock, Part::Stock, (movements.is_some(), !striped.is_empty())))
+        .and(companions_in_force);
+    let run_as_caller = configured.run_as == "caller";
+    let Resolved { id, quantity, shape } = columns;
+    Ok(Attachment {
+        owner: table.owner,
+        id: id.quoted.clone(),
+        id_name: id.name.clone(),
+        quantity: quantity.quoted.clone(),
+        quantity_name: quantity.name.clone(),
+        numbers: [id.number, quantity.number],
+        quantity_type: quantity.type_oid,
+        shape,
+        partitioned: table.kind == Kind::Partitioned,
+        by_ctid: table.kind == Kind::Ordinary && !run_as_caller,
+        referenced: table.referenced,
+        run_as_caller,
+        forced_rls: stock.forced_rls,
+        search_path,
+        movements,
+        requests,
+        stripes,
+        totals,
+        striped,
+        seen_short: Cell::new(None),
+        table_name: encoding::c_text(&table.bare_name),
+        relation: table.name.clone(),
+        oid: table.oid,
+        refusal: healthy.err(),
+        objection: health::objection(&facts, table.owner),
+        generation,
+        plans: Default::default(),
     })
 }
 
-fn striped_items(spi: &Connection, stripes: &Owned) -> Outcome<HashMap<[u8; 16], i16>> {
-    let _acting = act_as_unfiltered(stripes.owner, Some(CATALOG_PATH));
+/// The path that is pinned while statements run as the owner of a table: names in its code mean its objects.
+pub fn pinned_path(table: &Description) -> CString {
+    encoding::c_text(&format!("{}, pg_temp", table.schema))
+}
+
+fn striped_items(
+    spi: &Connection,
+    stripes: &Companion,
+    owner: Oid,
+    search_path: &std::ffi::CStr,
+) -> Outcome<HashMap<[u8; 16], i16>> {
+    let _acting = act_as_unfiltered(owner, search_path);
     let sql = format!("SELECT inventory_id, pg_catalog.max(stripe) FROM {} GROUP BY inventory_id", stripes.name);
     let rows = spi.run(&spi.prepare(&sql, &[]), &[], Sight::Latest);
     let item = |row| Some((*rows.get::<Uuid>(row, 1)?.as_bytes(), rows.get(row, 2)?));
@@ -322,19 +426,20 @@ fn striped_items(spi: &Connection, stripes: &Owned) -> Outcome<HashMap<[u8; 16],
     items.collect()
 }
 
-fn build(
-    configured: &Configured,
-    table: Description,
-    companions: Companions,
-    striped: HashMap<[u8; 16], i16>,
-    generation: u32,
-) -> Outcome<Attachment> {
+/// The two columns, and what the quantity can be.
+struct Resolved<'a> {
+    id: &'a crate::catalog::ColumnDescription,
+    quantity: &'a crate::catalog::ColumnDescription,
+    shape: Shape,
+}
+
+fn columns<'a>(configured: &Configured, table: &'a Description) -> Outcome<Resolved<'a>> {
     let broken = |reason, message| {
         let facts = json!({
             "table": table.name, "id_column": configured.id_column, "quantity_column": configured.quantity_column,
             "check": configured.check_name,
         });
-        let hint = "Put the table right, or call detach_inventory and then attach_inventory again.";
+        let hint = "Put the table right, or call detach_inventory and then attach_inventory again; no stock is lost.";
         Fault::broken_attachment(reason, message, facts, hint)
     };
     let (Some(id), Some(quantity)) = (&table.id, &table.quantity) else {
@@ -348,30 +453,7 @@ fn build(
     if !table.unique_index {
         return Err(broken("unique_index_missing", "the stock table has no unique index on its id column any more"));
     }
-    let pinned = format!("{}, pg_temp", table.schema);
-    Ok(Attachment {
-        owner: table.owner,
-        id: id.quoted.clone(),
-        id_name: id.name.clone(),
-        quantity: quantity.quoted.clone(),
-        quantity_name: quantity.name.clone(),
-        quantity_type: quantity.type_oid,
-        shape,
-        partitioned: table.kind == Kind::Partitioned,
-        by_ctid: table.kind == Kind::Ordinary && configured.run_as == "owner",
-        referenced: table.referenced,
-        run_as_caller: configured.run_as == "caller",
-        search_path: (table.runs_user_code || companions.run_user_code).then(|| encoding::c_text(&pinned)),
-        movements: companions.movements,
-        requests: companions.requests,
-        stripes: companions.stripes,
-        striped,
-        seen_short: Cell::new(None),
-        relation: table.name,
-        oid: table.oid,
-        generation,
-        plans: Default::default(),
-    })
+    Ok(Resolved { id, quantity, shape })
 }
 
 /// Takes the lock of a sale, and then reads the invalidation messages that came before it.
@@ -387,56 +469,9 @@ fn lock_for_sale(table: Oid) {
 
 /// Gives back a lock on what turned out not to be the stock table any more; waiting for another one with it could deadlock
 /// with a session that switches from one to the other.
-fn unlock(table: Oid) {
-    // SAFETY: releases a lock taken by lock_for_sale; one that the transaction took before stays.
-    unsafe { pg_sys::UnlockRelationOid(table, pg_sys::RowExclusiveLock as i32) };
-}
-
-/// Finds the configuration table of the installed extension.
-pub fn configuration(spi: &Connection) -> Outcome<Configuration> {
-    let plan = spi.prepare(CONFIGURATION, &[]);
-    let rows = spi.run(&plan, &[], Sight::Latest);
-    match (rows.get(0, 1), rows.get(0, 2), rows.text(0, 3), rows.text(0, 4)) {
-        (Some(oid), Some(owner), Some(relation), Some(schema)) => Ok(Configuration { oid, owner, relation, schema }),
-        _ => Err(Fault::not_attached()),
-    }
-}
-
-const CONFIGURATION: &str = "\
-SELECT c.oid, c.relowner, pg_catalog.format('%I.%I', n.nspname, c.relname), pg_catalog.quote_ident(n.nspname)
-  FROM pg_catalog.pg_extension AS e
-  JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
-  JOIN pg_catalog.pg_class AS c
-    ON c.relnamespace OPERATOR(pg_catalog.=) n.oid AND c.relname OPERATOR(pg_catalog.=) 'inventory_attachment'
- WHERE e.extname OPERATOR(pg_catalog.=) 'inventory_ext'";
-
-/// Reads the configuration row as the owner of its table.
-pub fn configured(spi: &Connection, configuration: &Configuration) -> Outcome<Option<Configured>> {
-    let _acting = act_as(configuration.owner, Some(CATALOG_PATH));
-    let sql = format!(
-        "SELECT stock_table::pg_catalog.oid, run_as, check_name::pg_catalog.text, id_column::pg_catalog.text,
-                quantity_column::pg_catalog.text, movement_table::pg_catalog.oid, request_table::pg_catalog.oid,
-                stripe_table::pg_catalog.oid FROM {}",
-        configuration.relation
-    );
-    let plan = spi.prepare(&sql, &[]);
-    let rows = spi.run(&plan, &[], Sight::Latest);
-    let Some(table) = rows.get(0, 1) else {
-        return Ok(None);
-    };
-    let row = || {
-        Some(Configured {
-            table,
-            run_as: rows.text(0, 2)?,
-            check_name: rows.text(0, 3)?,
-            id_column: rows.text(0, 4)?,
-            quantity_column: rows.text(0, 5)?,
-            movement_table: rows.get(0, 6),
-            request_table: rows.get(0, 7)?,
-            stripe_table: rows.get(0, 8)?,
-        })
-    };
-    row().map(Some).ok_or_else(|| Fault::internal("the configuration row has a null"))
+fn unlock(table: Oid, mode: u32) {
+    // SAFETY: releases a lock taken before; one that the transaction had already stays.
+    unsafe { pg_sys::UnlockRelationOid(table, mode as i32) };
 }
 
 /// Describes the attached table; its columns are those that the CHECK names, whatever they are called now.
@@ -453,34 +488,4 @@ fn describe_attached(catalog: &Catalog<'_>, configured: &Configured) -> Outcome<
             "Call detach_inventory, then attach_inventory with the new table.",
         )
     })
-}
-
-/// Tells every backend, when this transaction commits, to look the attachment up again; through one of the watched relations.
-pub fn announce_change(watched: Oid) {
-    // SAFETY: queues an invalidation message for an existing relation.
-    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(watched) };
-}
-
-/// Registers for PostgreSQL's invalidation messages; called once a backend.
-pub fn watch_catalog() {
-    // SAFETY: the callbacks are of the library, which is never unloaded; they only touch atomics.
-    unsafe {
-        pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), Datum::null());
-        pg_sys::CacheRegisterSyscacheCallback(
-            pg_sys::SysCacheIdentifier::NAMESPACEOID as i32,
-            Some(schema_changed),
-            Datum::null(),
-        );
-    }
-}
-
-unsafe extern "C-unwind" fn relation_changed(_: Datum, relation: Oid) {
-    let relation = relation.to_u32();
-    if relation == 0 || WATCHED.iter().any(|watched| watched.load(Relaxed) == relation) {
-        GENERATION.fetch_add(1, Relaxed);
-    }
-}
-
-unsafe extern "C-unwind" fn schema_changed(_: Datum, _: i32, _: u32) {
-    GENERATION.fetch_add(1, Relaxed);
 }

@@ -11,14 +11,16 @@ use crate::call::{Call, in_context};
 use crate::context::Given;
 use crate::decrement::fits;
 use crate::encoding::from_server;
-use crate::error::{Fault, Outcome, answered};
+use crate::error::{Fault, Outcome};
 use crate::failpoint::{self, Place};
 use crate::holding::{self, Held, Step, Striped, Taken, kept};
 use crate::items::{self, Line};
+use crate::jsonb::JsonbArg;
 use crate::ledger::{Kind, Rows};
 use crate::quantity::{Quantity, Shape};
+use crate::report::answered;
 use crate::settings;
-use crate::spi::{Arg, Connection, JsonbText, Sight};
+use crate::spi::{Arg, Connection, Sight};
 use pgrx::{Uuid, pg_extern, pg_sys};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
@@ -36,7 +38,7 @@ use std::collections::HashMap;
 /// keep, 54000 too many lines, 55000 no stock table attached.
 #[pg_extern(sql = false)]
 pub fn decrement_inventory_batch(
-    p_items: Option<JsonbText>,
+    p_items: Option<JsonbArg>,
     p_reference: Option<&[u8]>,
     p_idempotency_key: Option<&[u8]>,
     p_on_shortage: Option<&[u8]>,
@@ -77,19 +79,21 @@ impl OnShortage {
 }
 
 fn order(
-    items: Option<JsonbText>,
+    items: Option<JsonbArg>,
     reference: Option<String>,
     key: Option<String>,
     on_shortage: Option<String>,
 ) -> Outcome<String> {
     in_context(Given::argument("p_reference", reference), Given::argument("p_idempotency_key", key), |context| {
-        let JsonbText(text) = items.ok_or_else(|| Fault::null_argument("p_items"))?;
+        let items = items.ok_or_else(|| Fault::null_argument("p_items"))?;
         let on_shortage = OnShortage::read(on_shortage)?;
-        let lines = items::read(&text, settings::max_batch_lines())?;
+        let lines = items::read(&items, settings::max_batch_lines())?;
         let reference = context.reference.clone();
         let rows = if lines.len() == 1 { Rows::One } else { Rows::Many };
         let call = Call { function: "decrement_inventory_batch", kind: Kind::Sale, rows, context };
+        let ids: Vec<Uuid> = lines.iter().map(|line| line.id).collect();
         call.run(
+            &ids,
             || canonical(&lines, on_shortage, reference.as_deref()),
             |spi, stock| deduct(spi, stock, &lines, on_shortage),
         )
@@ -112,9 +116,22 @@ fn deduct(spi: &Connection, stock: &Attachment, lines: &[Line], on_shortage: OnS
     let mut short = Vec::new();
     let mut first_short = None;
     for line in lines {
-        let Some(&Lot { available, stripe }) = lots.get(line.id.as_bytes()) else {
-            short.push(json!({"reason": "unknown_item", "inventory_id": line.id.to_string(), "requested": number(line.quantity)}));
-            continue;
+        let (id, requested) = (line.id.to_string(), number(line.quantity));
+        let (available, stripe) = match lots.get(line.id.as_bytes()) {
+            Some(&Lot::Held { available, stripe }) => (available, stripe),
+            Some(Lot::Unreadable(stored)) if on_shortage == OnShortage::Abort => {
+                return Err(Fault::unreadable_stock(&id, stored));
+            }
+            Some(Lot::Unreadable(stored)) => {
+                short.push(json!({
+                    "reason": "unreadable_stock", "inventory_id": id, "stored": stored, "requested": requested,
+                }));
+                continue;
+            }
+            None => {
+                short.push(json!({"reason": "unknown_item", "inventory_id": id, "requested": requested}));
+                continue;
+            }
         };
         let taken = match available {
             enough if enough >= line.quantity => line.quantity,
@@ -124,8 +141,8 @@ fn deduct(spi: &Connection, stock: &Attachment, lines: &[Line], on_shortage: OnS
         if taken < line.quantity {
             first_short = first_short.or(Some((available, line.quantity)));
             short.push(json!({
-                "reason": "insufficient", "inventory_id": line.id.to_string(), "available": number(available),
-                "requested": number(line.quantity), "deducted": number(taken),
+                "reason": "insufficient", "inventory_id": id, "available": number(available),
+                "requested": requested, "deducted": number(taken),
             }));
         }
         if taken.is_positive() {
@@ -139,10 +156,12 @@ fn deduct(spi: &Connection, stock: &Attachment, lines: &[Line], on_shortage: OnS
     Ok(told(&changes, &written, &short))
 }
 
-/// What an item of an order has: in all, or in the stripe that is held.
-struct Lot {
-    available: Quantity,
-    stripe: Option<i16>,
+/// What an item of an order has.
+enum Lot {
+    /// In all, or in the stripe that is held.
+    Held { available: Quantity, stripe: Option<i16> },
+    /// The row holds something that is no quantity.
+    Unreadable(String),
 }
 
 /// Locks what the lines ask for. Unknown items are missing from the answer.
@@ -157,10 +176,13 @@ fn hold(
     let mut lots = HashMap::with_capacity(lines.len());
     if !whole.is_empty() {
         let held = lock(spi, stock, whole.into_iter().map(|line| line.id).collect())?;
-        lots.extend(held.into_iter().map(|(id, available)| (id, Lot { available, stripe: None })));
+        lots.extend(held.into_iter().map(|(id, stored)| {
+            (id, stored.map_or_else(Lot::Unreadable, |available| Lot::Held { available, stripe: None }))
+        }));
     }
     striped.sort_unstable_by_key(|line| *line.id.as_bytes());
     for Line { id, quantity, .. } in striped {
+        // One that may not be changed is missing, as an unknown one.
         if let Ok(Some(striped)) = Striped::of(spi, stock, *id) {
             lots.insert(*id.as_bytes(), hold_stripe(&striped, *quantity, on_shortage)?);
         }
@@ -169,14 +191,14 @@ fn hold(
 }
 
 fn hold_stripe(striped: &Striped<'_>, wanted: Quantity, on_shortage: OnShortage) -> Outcome<Lot> {
-    let lot = |held: Held<'_>| Lot { available: held.quantity, stripe: Some(held.stripe) };
+    let lot = |held: Held<'_>| Lot::Held { available: held.quantity, stripe: Some(held.stripe) };
     match striped.take(wanted)? {
         Taken::Held(held) => Ok(lot(held)),
         Taken::Short(available) if on_shortage == OnShortage::Partial && available.is_positive() => {
             let seen = striped.lock_all()?;
             striped.gather_all(seen).map(lot)
         }
-        Taken::Short(available) => Ok(Lot { available, stripe: None }),
+        Taken::Short(available) => Ok(Lot::Held { available, stripe: None }),
     }
 }
 
@@ -213,8 +235,17 @@ pub struct Change {
     pub delta: Quantity,
 }
 
-/// Locks items in the order of their ids and reads what they have. Unknown items are missing from the answer.
-pub fn lock(spi: &Connection, stock: &Attachment, ids: Vec<Uuid>) -> Outcome<HashMap<[u8; 16], Quantity>> {
+/// What the row of an item holds; of what is no quantity, its text.
+pub type Stored = Result<Quantity, String>;
+
+/// The quantity of an item that must have one.
+pub fn readable(id: &Uuid, stored: Stored) -> Outcome<Quantity> {
+    stored.map_err(|stored| Fault::unreadable_stock(&id.to_string(), &stored))
+}
+
+/// Locks items in the order of their ids and reads what they have. Unknown items are missing from the result.
+pub fn lock(spi: &Connection, stock: &Attachment, ids: Vec<Uuid>) -> Outcome<HashMap<[u8; 16], Stored>> {
+    stock.require_sale_rights();
     let kept = stock.by_strength(Kept::LockMany, Kept::LockManyNoKey);
     let plan = stock.plan(spi, kept, || {
         let (source, id, quantity) = (stock.source(), &stock.id, &stock.quantity);
@@ -230,10 +261,7 @@ pub fn lock(spi: &Connection, stock: &Attachment, ids: Vec<Uuid>) -> Outcome<Has
     let mut held = HashMap::with_capacity(rows.count());
     for row in 0..rows.count() {
         let id: Uuid = rows.get(row, 1).ok_or_else(|| Fault::internal("an item has no id"))?;
-        let quantity = rows
-            .quantity(row, 2, stock.quantity_type)
-            .map_err(|stored| Fault::unreadable_stock(&id.to_string(), &stored))?;
-        held.insert(*id.as_bytes(), quantity);
+        held.insert(*id.as_bytes(), rows.quantity(row, 2, stock.quantity_type));
     }
     Ok(held)
 }
@@ -242,14 +270,15 @@ pub fn lock(spi: &Connection, stock: &Attachment, ids: Vec<Uuid>) -> Outcome<Has
 /// gives the new quantities in the same order.
 pub fn write(spi: &Connection, stock: &Attachment, changes: &[Change]) -> Outcome<Vec<Quantity>> {
     for Change { id, old_quantity, delta, .. } in changes {
-        old_quantity
-            .plus_in(*delta, stock.shape)
-            .ok_or_else(|| Fault::overflow(&id.to_string(), *old_quantity, *delta))?;
+        old_quantity.plus(*delta).ok_or_else(|| Fault::overflow(&id.to_string(), *old_quantity, *delta))?;
     }
     let (striped, whole): (Vec<&Change>, Vec<&Change>) = changes.iter().partition(|change| change.stripe.is_some());
     let whole = if whole.is_empty() { HashMap::new() } else { write_whole(spi, stock, &whole)? };
-    let steps: Vec<Step> =
-        striped.into_iter().filter_map(|change| Some((change.id, change.stripe?, kept(stock, change.delta)))).collect();
+    let step = |change: &Change| {
+        let Change { id, stripe, old_quantity, delta } = *change;
+        Some(Step { id, stripe: stripe?, old_quantity, delta: kept(stock, delta) })
+    };
+    let steps: Vec<Step> = striped.into_iter().filter_map(step).collect();
     let stripes = if steps.is_empty() { HashMap::new() } else { holding::write(spi, stock, &steps)? };
     let written = |change: &Change| match change.stripe {
         None => whole.get(change.id.as_bytes()).copied(),

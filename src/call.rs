@@ -1,12 +1,16 @@
-//! One writing call, from its context to its answer: the attached table, whose rights, the key, the ledger's stamp.
+//! One call, from its context to its result: the attached table, whose rights, the key, the ledger's stamp.
 
 use crate::attachment::{self, Attachment};
 use crate::context::{CallContext, Given};
-use crate::error::Outcome;
+use crate::error::{Fault, Outcome};
 use crate::idempotency::{self, Request};
-use crate::identity::{act_as, current_role};
+use crate::identity::current_role;
 use crate::ledger::{self, Kind, Rows};
-use crate::spi::{Connection, connected};
+use crate::spi::{self, Connection, connected};
+use crate::totals;
+use pgrx::Uuid;
+use std::cell::Cell;
+use std::collections::HashSet;
 
 /// What is called, and as what the ledger records it.
 pub struct Call {
@@ -20,6 +24,33 @@ pub struct Call {
     pub context: CallContext,
 }
 
+thread_local! {
+    /// How many calls run, one within the other: a trigger or an expression of a user may call again. PostgreSQL calls both, so
+    /// the inner one cannot be passed anything.
+    static RUNNING: Cell<u32> = const { Cell::new(0) };
+}
+
+/// A call that runs.
+struct Running;
+
+impl Running {
+    fn begin() -> Self {
+        RUNNING.set(RUNNING.get() + 1);
+        Self
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        RUNNING.set(RUNNING.get() - 1);
+    }
+}
+
+/// Refuses what changes the attachment itself while a call relies on it.
+pub fn require_no_other(function: &'static str) -> Outcome<()> {
+    if RUNNING.get() == 0 { Ok(()) } else { Err(Fault::call_running(function)) }
+}
+
 /// Reads the context of a call, then runs it; every error names the reference, so that it can be traced to its order.
 pub fn in_context(reference: Given, key: Given, act: impl FnOnce(CallContext) -> Outcome<String>) -> Outcome<String> {
     let context = CallContext::read(reference, key)?;
@@ -27,27 +58,65 @@ pub fn in_context(reference: Given, key: Given, act: impl FnOnce(CallContext) ->
     act(context).map_err(|fault| fault.traced(reference.as_deref()))
 }
 
+/// Runs `act` on the attached table, with the rights of its owner or of the caller. What code of the owner left open is closed.
+pub fn on_stock<T>(act: impl FnOnce(&Connection, &Attachment) -> Outcome<T>) -> Outcome<T> {
+    let stock = attachment::current()?;
+    let caller = current_role();
+    let _running = Running::begin();
+    totals::revive(&stock);
+    let acting = stock.act()?;
+    let of_caller = (acting.is_some() && caller != stock.owner).then(Cursors::now);
+    let result = connected(|spi| act(spi, &stock))?;
+    drop(acting);
+    if let Some(of_caller) = of_caller {
+        of_caller.close_others();
+    }
+    Ok(result)
+}
+
 impl Call {
     /// Runs `act` on the attached table.
     ///
-    /// `arguments` gives all arguments that decide what is done, in one canonical text; it is asked for where there is a key.
+    /// `items` are those that the call names. `arguments` gives all arguments that decide what is done, in one canonical text; it
+    /// is asked for where there is a key.
     pub fn run(
         &self,
+        items: &[Uuid],
         arguments: impl FnOnce() -> String,
         act: impl FnOnce(&Connection, &Attachment) -> Outcome<String>,
     ) -> Outcome<String> {
-        let stock = attachment::current()?;
         let role = current_role();
-        let _acting = (!stock.run_as_caller).then(|| act_as(stock.owner, stock.search_path.as_deref()));
-        connected(|spi| {
-            let recorded = || ledger::within(&stock, self.kind, &self.context, role, self.rows, || act(spi, &stock));
+        on_stock(|spi, stock| {
+            let recorded = || ledger::within(stock, self.kind, &self.context, role, self.rows, || act(spi, stock));
             match &self.context.key {
                 None => recorded(),
                 Some(key) => {
-                    let request = Request { key, function: self.function, arguments: arguments() };
-                    idempotency::once(spi, &stock, &request, recorded)
+                    let request = Request { key, function: self.function, arguments: arguments(), items };
+                    idempotency::once(spi, stock, &request, recorded)
                 }
             }
         })
+    }
+}
+
+/// The cursors that are open, each with its query; hardly ever any.
+struct Cursors(HashSet<[String; 2]>);
+
+impl Cursors {
+    fn now() -> Self {
+        // The portal that runs this very call is no cursor.
+        if spi::portals() <= 1 {
+            return Self(HashSet::new());
+        }
+        let cursors = connected(|spi| {
+            let rows = spi.once("SELECT name, statement FROM pg_catalog.pg_cursors", &[], &[]);
+            (0..rows.count()).filter_map(|row| Some([rows.text(row, 1)?, rows.text(row, 2)?])).collect()
+        });
+        Self(cursors)
+    }
+
+    /// Closes those that are not among these: also one that took the name of another.
+    fn close_others(self) {
+        Self::now().0.difference(&self.0).for_each(|[name, _]| spi::close_cursor(name));
     }
 }

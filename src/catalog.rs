@@ -49,8 +49,6 @@ pub struct Description {
     pub quantity_indexed: bool,
     /// A foreign key points at it.
     pub referenced: bool,
-    /// Triggers, rules, policies or expressions of the user run on an update.
-    pub runs_user_code: bool,
 }
 
 /// What kind of relation.
@@ -162,9 +160,8 @@ fn description(rows: &Rows<'_>) -> Option<Description> {
         unique_index: rows.get(0, 9)?,
         quantity_indexed: rows.get(0, 10)?,
         referenced: rows.get(0, 11)?,
-        runs_user_code: rows.get(0, 12)?,
-        bare_name: rows.text(0, 13)?,
-        id: column(14),
-        quantity: column(21),
+        bare_name: rows.text(0, 12)?,
+        id: column(13),
+        quantity: column(20),
     })
 }

@@ -5,10 +5,11 @@
 
 use crate::error::{Fault, Outcome};
 use crate::identity;
+use crate::session_key;
 use crate::settings;
 use serde_json::Value;
 
-/// The longest idempotency key and reference, in bytes: both are kept in indexes or on every movement.
+/// The longest idempotency key, reference and actor, in bytes: they are kept in indexes or on every movement.
 pub const MAX_TEXT_BYTES: usize = 255;
 
 /// What is known about one call besides its main arguments.
@@ -23,13 +24,27 @@ pub struct CallContext {
 impl CallContext {
     /// Reads the context of a call; arguments that are not given fall back to settings, the key also to the header.
     pub fn read(reference: Given, key: Given) -> Outcome<Self> {
-        let reference = reference.or("inventory_ext.reference", settings::reference).checked()?;
-        let key = key
-            .or("inventory_ext.idempotency_key", settings::idempotency_key)
-            .or("Idempotency-Key", header_key)
-            .checked()
-            .map_err(|fault| fault.traced(reference.as_deref()))?;
+        let reference = reference.or(REFERENCE, settings::reference).checked()?;
+        let traced = |fault: Box<Fault>| fault.traced(reference.as_deref());
+        let key = if key.text.is_some() { key } else { key_of_session().map_err(traced)? };
+        let key = key.checked().map_err(traced)?;
         Ok(Self { reference, key })
+    }
+
+    /// The context of what is no call: a direct write, an attach, a detach.
+    pub fn of_session() -> Outcome<Self> {
+        Ok(Self { reference: Given::nothing().or(REFERENCE, settings::reference).checked()?, key: None })
+    }
+}
+
+const REFERENCE: &str = "inventory_ext.reference";
+
+/// The key that a setting or a header gives. One that an earlier transaction set may be another customer's, behind a pooler.
+fn key_of_session() -> Outcome<Given> {
+    match session_key::value() {
+        Some((_, false)) => Err(Fault::key_not_local()),
+        Some((key, true)) => Ok(Given { name: "inventory_ext.idempotency_key", text: Some(key) }),
+        None => Ok(Given { name: "Idempotency-Key", text: header_key() }),
     }
 }
 
@@ -56,17 +71,28 @@ impl Given {
 
     fn checked(self) -> Outcome<Option<String>> {
         match &self.text {
-            Some(text) if text.is_empty() || text.len() > MAX_TEXT_BYTES => {
-                Err(Fault::text_length(self.name, text.len(), MAX_TEXT_BYTES))
-            }
-            _ => Ok(self.text),
+            Some(text) => check(self.name, text).map(|()| self.text),
+            None => Ok(None),
         }
     }
 }
 
+/// A text that is kept must be short, and one that PostgreSQL can store and dump.
+fn check(name: &str, text: &str) -> Outcome<()> {
+    if text.is_empty() || text.len() > MAX_TEXT_BYTES {
+        return Err(Fault::text_length(name, text.len(), MAX_TEXT_BYTES));
+    }
+    if text.contains('\0') { Err(Fault::nul_in_text(name)) } else { Ok(()) }
+}
+
 /// Who acts: the setting, else the `sub` of the JWT, else the role.
-pub fn actor(role: pgrx::pg_sys::Oid) -> String {
-    settings::actor().or_else(jwt_subject).unwrap_or_else(|| identity::role_name(role))
+pub fn actor(role: pgrx::pg_sys::Oid) -> Outcome<String> {
+    let of_setting = || Some(("inventory_ext.actor", settings::actor()?));
+    let of_claims = || Some(("sub of request.jwt.claims", jwt_subject()?));
+    match of_setting().or_else(of_claims) {
+        Some((name, actor)) => check(name, &actor).map(|()| actor),
+        None => Ok(identity::role_name(role)),
+    }
 }
 
 fn jwt_subject() -> Option<String> {

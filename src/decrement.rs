@@ -11,11 +11,12 @@ use crate::answer::{Deduction, uuid_text};
 use crate::attachment::{Attachment, Kept};
 use crate::call::{Call, in_context};
 use crate::context::{CallContext, Given};
-use crate::error::{Fault, Outcome, answered};
-use crate::holding::{Striped, Taken};
+use crate::error::{Fault, Outcome};
+use crate::holding::{self, Striped, Taken};
 use crate::ledger::{Kind, Rows};
 use crate::quantity::{Quantity, Shape, Unfit};
-use crate::spi::{self, Arg, Connection, NumericArg, Sight};
+use crate::report::answered;
+use crate::spi::{self, Arg, Connection, NumericArg, Sight, one_snapshot};
 use pgrx::pg_sys::{self, Oid};
 use pgrx::{Uuid, pg_extern};
 
@@ -43,6 +44,7 @@ fn sell(id: Option<Uuid>, quantity: Option<&NumericArg>, context: CallContext) -
     let reference = context.reference.clone();
     let call = Call { function: "decrement_inventory", kind: Kind::Sale, rows: Rows::One, context };
     call.run(
+        &[id],
         || serde_json::json!([printed_id, requested.canonical().to_string(), reference]).to_string(),
         |spi, stock| {
             fits("p_quantity", requested, stock)?;
@@ -94,7 +96,7 @@ impl Sale<'_> {
     fn make(&self, spi: &Connection) -> Outcome<String> {
         let locked = self.lock(spi)?;
         let old_quantity = self.read(&locked, 1)?;
-        if old_quantity.plus_in(self.requested.negated(), self.stock.shape).is_none() {
+        if old_quantity.plus(self.requested.negated()).is_none() {
             return Err(Fault::overflow(self.printed_id, old_quantity, self.requested.negated()));
         }
         let new_quantity = self.write(spi, &locked, old_quantity)?;
@@ -144,13 +146,28 @@ impl Sale<'_> {
 
     /// Refuses what is not there, without a lock.
     fn look(&self, spi: &Connection) -> Outcome<()> {
+        // A look needs fewer rights than a sale: without those nothing is said about the stock.
+        self.stock.require_sale_rights();
         let seen = self.run(spi, Kept::Look);
         if seen.count() == 0 {
             return Err(Fault::unknown_item(self.printed_id));
         }
-        let refused = self.refuse_shortage(&seen);
+        let refused = self.refuse_shortage(&seen).or_else(|fault| self.were_stripes(spi, fault));
         self.stock.seen_short.set(refused.is_err().then_some(*self.id.as_bytes()));
         refused
+    }
+
+    /// In a transaction whose snapshot is older than the end of the item's stripes the row shows a total of that time, which may lag:
+    /// the stripes of the snapshot decide. Where they have enough, the lock on the row is left to say that it was written since.
+    fn were_stripes(&self, spi: &Connection, refusal: Box<Fault>) -> Outcome<()> {
+        if !one_snapshot() {
+            return Err(refusal);
+        }
+        match holding::sum_in_snapshot(spi, self.stock, self.id)? {
+            Some(available) if available >= self.requested => Ok(()),
+            Some(available) => Err(Fault::insufficient(self.printed_id, available, self.requested)),
+            None => Err(refusal),
+        }
     }
 
     fn refuse_shortage(&self, seen: &spi::Rows<'_>) -> Outcome<()> {

@@ -2,34 +2,37 @@
 //!
 //! DETAIL is one JSON object whose first key is `reason`; HINT says what to do. No text of a caller stands in a MESSAGE:
 //! in the `postgrest` style the message becomes an HTTP status line. Errors of PostgreSQL itself never come through
-//! here, they pass untouched. This room may be unsafe: a SQLSTATE of our own class has no safe road through pgrx.
+//! here, they pass untouched. report.rs hands them to PostgreSQL.
 
-#![allow(unsafe_code)]
-
-use crate::answer::{number, spaced};
-use crate::encoding::{c_text, to_server};
+use crate::answer::{exact, number};
 use crate::quantity::{Misfit, Quantity, Shape};
 use crate::settings::{self, ErrorStyle};
-use pgrx::PgLogLevel;
-use pgrx::pg_sys;
 use serde_json::{Map, Value, json};
-use std::ffi::CString;
 
 /// The result of everything that can be refused.
 pub type Outcome<T> = Result<T, Box<Fault>>;
 
 /// One error, or notice, before it is reported.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Fault {
-    sqlstate: &'static str,
-    message: String,
-    detail: Map<String, Value>,
-    hint: &'static str,
+    /// The five characters.
+    pub sqlstate: &'static str,
+    /// MESSAGE.
+    pub message: String,
+    /// DETAIL.
+    pub detail: Map<String, Value>,
+    /// HINT.
+    pub hint: &'static str,
 }
 
 /// A fault for each line of the table in the manual.
 impl Fault {
-    fn new(sqlstate: &'static str, message: impl Into<String>, detail: Value, hint: &'static str) -> Box<Self> {
+    pub(crate) fn new(
+        sqlstate: &'static str,
+        message: impl Into<String>,
+        detail: Value,
+        hint: &'static str,
+    ) -> Box<Self> {
         let detail = match detail {
             Value::Object(facts) => facts,
             other => Map::from_iter([("reason".to_owned(), other)]),
@@ -103,7 +106,7 @@ impl Fault {
             "Inventory verification failed".to_owned(),
             "Inventory verification failed",
             json!({"reason": "unreadable_stock", "inventory_id": inventory_id, "stored": stored}),
-            "Correct the stored quantity: it must be a finite number of at most 28 digits.",
+            "Call adjust_inventory with what is there: a quantity is a finite number of at most 28 digits.",
         )
     }
 
@@ -198,6 +201,16 @@ impl Fault {
         )
     }
 
+    /// `55000`: a trigger, rule or policy on the table of keys keeps a key from being written.
+    pub fn key_not_kept(key: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "the idempotency key could not be kept",
+            json!({"reason": "key_not_kept", "idempotency_key": key}),
+            "Look for a trigger, rule or policy on the table of idempotency keys.",
+        )
+    }
+
     /// `55000`: a call within a call uses the same key.
     pub fn key_in_use(key: &str) -> Box<Self> {
         Self::new(
@@ -208,14 +221,14 @@ impl Fault {
         )
     }
 
-    /// `IV005`: the stock is not what the caller expected.
-    pub fn stale(inventory_id: &str, expected: Quantity, found: Quantity) -> Box<Self> {
+    /// `IV005`: the stock is not what the caller expected. `found` is printed as it is stored.
+    pub fn stale(inventory_id: &str, expected: Quantity, found: &str) -> Box<Self> {
         Self::styled(
             ["IV005", "PT409"],
             format!("Inventory has changed. Expected: {expected}, Found: {found}"),
             "Inventory has changed",
             json!({
-                "reason": "stale", "inventory_id": inventory_id, "expected": number(expected), "found": number(found),
+                "reason": "stale", "inventory_id": inventory_id, "expected": number(expected), "found": exact(found),
             }),
             "Count again, and expect what is found now.",
         )
@@ -397,59 +410,23 @@ impl Fault {
         )
     }
 
-    /// `55000`: a change of stock by a trigger of the ledger on a table that is not attached.
-    pub fn stray_trigger(table: &str) -> Box<Self> {
+    /// `22023`: a text with a NUL, which PostgreSQL cannot store.
+    pub fn nul_in_text(argument: &str) -> Box<Self> {
         Self::new(
-            "55000",
-            "a ledger trigger stands on a table that is not the stock table",
-            json!({"reason": "stray_trigger", "table": table}),
-            "Drop the trigger, or attach the table.",
+            "22023",
+            format!("{argument} must not contain a NUL"),
+            json!({"reason": "nul_in_text", "argument": argument}),
+            "Pass a text without the character U+0000.",
         )
     }
 
-    /// `55000`: no stock table is attached.
-    pub fn not_attached() -> Box<Self> {
+    /// `54000`: p_items is larger than so many lines can be.
+    pub fn items_too_large(bytes: usize, max_bytes: usize) -> Box<Self> {
         Self::new(
-            "55000",
-            "no stock table is attached",
-            json!({"reason": "not_attached"}),
-            "Call attach_inventory with your stock table first.",
-        )
-    }
-
-    /// `55000`: the attached table is no longer what was attached.
-    pub fn broken_attachment(reason: &str, message: &str, facts: Value, hint: &'static str) -> Box<Self> {
-        Self::with_reason("55000", message, reason, facts, hint)
-    }
-
-    /// `55000`: attach was asked for while another table, or the same with other options, is attached.
-    pub fn already_attached(table: &str) -> Box<Self> {
-        Self::new(
-            "55000",
-            "a stock table is already attached",
-            json!({"reason": "already_attached", "table": table}),
-            "Call detach_inventory first.",
-        )
-    }
-
-    /// An attach refused for what the table is: the SQLSTATE names the kind of mismatch.
-    pub fn unsuitable(
-        sqlstate: &'static str,
-        message: &str,
-        reason: &str,
-        facts: Value,
-        hint: &'static str,
-    ) -> Box<Self> {
-        Self::with_reason(sqlstate, message, reason, facts, hint)
-    }
-
-    /// `42501`: not the owner of the stock table.
-    pub fn not_owner(table: &str) -> Box<Self> {
-        Self::new(
-            "42501",
-            "must be owner of the stock table",
-            json!({"reason": "not_owner", "table": table}),
-            "Let the owner of the table, or a superuser, call this.",
+            "54000",
+            "p_items is too large",
+            json!({"reason": "items_too_large", "bytes": bytes, "max_bytes": max_bytes}),
+            "Send several orders, with nothing in a line but inventory_id and quantity.",
         )
     }
 
@@ -468,7 +445,13 @@ impl Fault {
         Self::new("XX000", message, json!({"reason": "internal"}), "Report this as a bug.")
     }
 
-    fn with_reason(sqlstate: &'static str, message: &str, reason: &str, facts: Value, hint: &'static str) -> Box<Self> {
+    pub(crate) fn with_reason(
+        sqlstate: &'static str,
+        message: &str,
+        reason: &str,
+        facts: Value,
+        hint: &'static str,
+    ) -> Box<Self> {
         let mut detail = Map::from_iter([("reason".to_owned(), json!(reason))]);
         if let Value::Object(facts) = facts {
             detail.extend(facts);
@@ -491,96 +474,4 @@ impl Fault {
         }
         self
     }
-
-    /// Raises the error; PostgreSQL aborts the statement. Everything between here and PostgreSQL is unwound.
-    pub fn raise(self) -> ! {
-        self.report(PgLogLevel::ERROR as i32);
-        unreachable!("an error report of level ERROR does not return")
-    }
-
-    /// The report, with texts that PostgreSQL frees with the memory of the failed call; of the fault itself nothing is left.
-    fn into_error_data(self) -> pg_sys::ErrorData {
-        let sqlerrcode = packed(self.sqlstate);
-        let told = spaced(&Value::Object(self.detail));
-        let [message, detail, hint] = [self.message.as_str(), &told, self.hint].map(palloced);
-        pg_sys::ErrorData { elevel: PgLogLevel::ERROR as i32, sqlerrcode, message, detail, hint, ..Default::default() }
-    }
-
-    fn report(self, elevel: i32) {
-        let detail = spaced(&Value::Object(self.detail));
-        report(elevel, self.sqlstate, &self.message, Some(&detail), Some(self.hint));
-    }
-}
-
-/// The answer of a public function, as PostgreSQL takes it; or its error.
-///
-/// To be called last, by the function that PostgreSQL called, with nothing left to be dropped: PostgreSQL jumps from here to
-/// where it handles errors, as from a C function. An unwinding to the same place costs more than the refused call itself.
-pub fn answered(outcome: Outcome<String>) -> Vec<u8> {
-    let report = match outcome {
-        Ok(answer) => return to_server(&answer),
-        Err(fault) => fault.into_error_data(),
-    };
-    // The box of the fault is freed by now: after the jump nobody would.
-    jump(report)
-}
-
-/// A copy that PostgreSQL frees with the memory of the failed call.
-fn palloced(text: &str) -> *mut std::ffi::c_char {
-    let text = c_text(text);
-    // SAFETY: copies a C string into the memory context of the call.
-    unsafe { pg_sys::pstrdup(text.as_ptr()) }
-}
-
-fn jump(mut data: pg_sys::ErrorData) -> ! {
-    unsafe extern "C-unwind" {
-        // pgrx's own binding catches the jump and unwinds instead.
-        #[link_name = "ThrowErrorData"]
-        fn throw_error_data(data: *mut pg_sys::ErrorData);
-    }
-    // SAFETY: the texts live in memory of PostgreSQL. The frames that are jumped over, this one, `answered`, the public function
-    // and pgrx's wrapper of it, hold nothing that must be dropped.
-    unsafe { throw_error_data(&raw mut data) };
-    unreachable!("an error report of level ERROR does not return")
-}
-
-/// A NOTICE to the caller.
-pub fn notice(message: &str) {
-    report(PgLogLevel::NOTICE as i32, "00000", message, None, None);
-}
-
-/// A line in the server's log.
-pub fn log(message: &str, hint: &str) {
-    report(PgLogLevel::LOG as i32, "01000", message, None, Some(hint));
-}
-
-/// A WARNING to the caller, with what can be done about it.
-pub fn warning(message: &str, hint: &str) {
-    report(PgLogLevel::WARNING as i32, "01000", message, None, Some(hint));
-}
-
-fn report(elevel: i32, sqlstate: &str, message: &str, detail: Option<&str>, hint: Option<&str>) {
-    let message = c_text(message);
-    let detail = detail.map(c_text);
-    let hint = hint.map(c_text);
-    let pointer = |text: &Option<CString>| text.as_ref().map_or(std::ptr::null_mut(), |t| t.as_ptr().cast_mut());
-    let mut data = pg_sys::ErrorData {
-        elevel,
-        sqlerrcode: packed(sqlstate),
-        message: message.as_ptr().cast_mut(),
-        detail: pointer(&detail),
-        hint: pointer(&hint),
-        ..Default::default()
-    };
-    // SAFETY: ThrowErrorData reads the struct and copies every text before it returns or raises; the texts outlive the
-    // call. pgrx turns the raise into an unwinding that keeps the report on PostgreSQL's error stack.
-    unsafe { pg_sys::ThrowErrorData(&raw mut data) }
-}
-
-/// The five characters of a SQLSTATE in six bits each, as PostgreSQL's MAKE_SQLSTATE packs them.
-fn packed(sqlstate: &str) -> i32 {
-    sqlstate
-        .bytes()
-        .enumerate()
-        .fold(0, |code, (place, byte)| code | (i32::from(byte.wrapping_sub(b'0') & 0x3f) << (6 * place)))
 }

@@ -15,6 +15,8 @@ pub enum Place {
     Written,
     /// The answer is kept under its key.
     AnswerKept,
+    /// The totals worker found nothing striped and is about to end.
+    TotalsOver,
 }
 
 #[cfg(not(feature = "failpoints"))]
@@ -30,6 +32,7 @@ pub fn reached(spi: &crate::spi::Connection, place: Place) {
         Place::Locked => "locked",
         Place::Written => "written",
         Place::AnswerKept => "answer_kept",
+        Place::TotalsOver => "totals_over",
     };
     if crate::settings::failpoint().as_deref() == Some(name) {
         spi.once("SELECT pg_catalog.pg_advisory_xact_lock(4711)", &[], &[]);

@@ -1,27 +1,29 @@
 //! Stripes of an item, held for a change: taken from, given to, gathered.
 //!
-//! Lock order, after all rows of the stock table that the call locks: striped items by id ascending; of each the gate where
-//! goods come in, then stripes by number. A sale holds one stripe and waits for another only while it holds none; where it
-//! needs several, it gives back what it has and locks all in order. Stripes it does not need are given back.
+//! Lock order, after all rows of the stock table that the call locks: striped items by id ascending; of each the gate where goods
+//! come in, then the item, then stripes. A sale shares the item and holds one stripe; it waits for another stripe only while it
+//! holds none. Where it needs several, it gives back what it has and takes the item alone. Stripes it does not need are given back.
 
 use crate::attachment::{Attachment, Kept};
 use crate::error::{Fault, Outcome};
 use crate::failpoint::{self, Place};
-use crate::identity::{Acting, act_as};
+use crate::identity::Acting;
 use crate::ledger::{Kind, as_kind};
+use crate::permit;
 use crate::quantity::{Quantity, Shape};
-use crate::spi::{Arg, Connection, Rows, Sight};
-use crate::stripe_guard::writing_stripes;
+use crate::spi::{Arg, Connection, Rows, Sight, one_snapshot};
 use crate::stripe_lock::{GATE, Lock, Mode};
 use crate::totals;
 use pgrx::{Uuid, pg_sys};
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-/// So often a sale waits for a stripe that then has too little, before it gathers.
+/// Attempts to take a single stripe before falling back to gathering.
 const TRIES: usize = 3;
 /// What is gathered, or moved to a stripe of one's own, serves that many such sales.
 const WORTH: usize = 4;
+/// The most locks on stripes that a gathering sale keeps until its transaction ends; beyond that it keeps the item.
+const MOST_STRIPES_KEPT: usize = 16;
 
 /// A striped item that a call is about to change.
 pub struct Striped<'a> {
@@ -61,14 +63,25 @@ impl From<Unknown> for Box<Fault> {
 /// All stripes of an item and what each has.
 pub type Seen = Vec<(i16, Quantity)>;
 
-/// A change of one stripe: the item, its number, what is added.
-pub type Step = (Uuid, i16, Quantity);
+/// A change of one held stripe.
+pub struct Step {
+    /// The item.
+    pub id: Uuid,
+    /// The number of the stripe.
+    pub stripe: i16,
+    /// What it has, read under its lock.
+    pub old_quantity: Quantity,
+    /// What is added.
+    pub delta: Quantity,
+}
 
 impl<'a> Striped<'a> {
     /// The item, where it is striped and the caller may change it.
     pub fn of(spi: &'a Connection, stock: &'a Attachment, id: Uuid) -> Result<Option<Self>, Unknown> {
         let Some(count) = stock.stripes_of(&id) else { return Ok(None) };
-        if stock.run_as_caller && !may_change(spi, stock, id) {
+        // The row is not written, so what a write of it would need is asked for here.
+        stock.require_sale_rights();
+        if (stock.run_as_caller || stock.forced_rls) && !may_change(spi, stock, id) {
             return Err(Unknown(id));
         }
         // Before the keeper is looked for: it ends only while nobody has this lock.
@@ -100,13 +113,14 @@ impl<'a> Striped<'a> {
     fn leaves_few_digits(&self, held: &Held<'_>, requested: Quantity) -> Outcome<()> {
         if self.stock.shape == Shape::Unbounded && requested.is_finer_than(held.quantity) {
             let (total, delta) = (self.total(&self.look()?)?, requested.negated());
-            let fits = total.plus_in(delta, Shape::Unbounded);
+            let fits = total.plus(delta);
             fits.ok_or_else(|| Fault::overflow(&self.id.to_string(), total, delta))?;
         }
         Ok(())
     }
 
     fn find(&self, requested: Quantity) -> Outcome<Taken<'a>> {
+        self.item().wait(Mode::Share);
         let own_is_free = self.lock(self.own).take(Mode::Exclusive);
         if own_is_free {
             if let Some(held) = self.read(self.own, requested)? {
@@ -118,13 +132,14 @@ impl<'a> Striped<'a> {
             let seen = self.look()?;
             let available = self.total(&seen)?;
             if available < requested {
+                self.item().release(Mode::Share);
                 return Ok(Taken::Short(available));
             }
             let enough = self.with_enough(seen, requested);
             let Some(&nearest) = enough.first() else { break };
             let free = enough.into_iter().find(|&stripe| self.lock(stripe).take(Mode::Exclusive));
             let stripe = free.unwrap_or_else(|| {
-                self.lock(nearest).wait();
+                self.lock(nearest).wait(Mode::Exclusive);
                 nearest
             });
             if let Some(held) = self.read(stripe, requested)? {
@@ -139,20 +154,22 @@ impl<'a> Striped<'a> {
     ///
     /// With the gate held only sales run, and they only take: what is committed is the most there can be.
     pub fn any(&self) -> Outcome<(Held<'a>, Quantity)> {
-        self.lock(GATE).wait();
-        let most = self.total(&self.look()?)?;
+        self.lock(GATE).wait(Mode::Exclusive);
+        self.item().wait(Mode::Share);
+        let most = self.total(&self.committed()?)?;
         let free = self.rotation().find(|&stripe| self.lock(stripe).take(Mode::Exclusive));
         let stripe = free.unwrap_or_else(|| {
-            self.lock(self.own).wait();
+            self.lock(self.own).wait(Mode::Exclusive);
             self.own
         });
         Ok((self.held(stripe)?, most))
     }
 
-    /// What the stripes have, with all of them held, and the gate.
+    /// What the stripes have, with the item held alone and all its rows locked: a transaction with an older snapshot is told by
+    /// PostgreSQL that it cannot be serialized.
     pub fn lock_all(&self) -> Outcome<Seen> {
-        self.lock(GATE).wait();
-        let seen = self.lock_in_order()?;
+        self.item().wait(Mode::Exclusive);
+        let seen = self.read_all(Kept::LockStripes)?;
         failpoint::reached(self.spi, Place::Locked);
         Ok(seen)
     }
@@ -169,7 +186,9 @@ impl<'a> Striped<'a> {
         let away: Vec<_> = shares.filter(|&(stripe, share)| stripe != from && share.is_positive()).collect();
         let gone = away.iter().try_fold(Quantity::ZERO, |sum, (_, share)| sum.plus(*share));
         let gone = gone.ok_or_else(|| Fault::overflow(&self.id.to_string(), quantity, quantity))?;
-        let steps = away.into_iter().chain([(from, gone.negated())]);
+        // The others have nothing: all was moved to this one.
+        let given = away.into_iter().map(|(stripe, share)| (stripe, Quantity::ZERO, share));
+        let steps = given.chain([(from, quantity, gone.negated())]);
         if gone.is_positive() { self.shift(steps.collect()) } else { Ok(()) }
     }
 
@@ -177,7 +196,8 @@ impl<'a> Striped<'a> {
     pub fn change(&self, held: &Held<'_>, delta: Quantity) -> Outcome<Quantity> {
         let delta = kept(self.stock, delta);
         let overflow = || Fault::overflow(&self.id.to_string(), held.quantity, delta);
-        held.quantity.plus_in(delta, Shape::Unbounded).ok_or_else(overflow)?;
+        held.quantity.plus(delta).ok_or_else(overflow)?;
+        let _acting = self.acting();
         let plan = self.stock.plan(self.spi, Kept::WriteStripe, || {
             let sql = format!(
                 "UPDATE {} AS s SET quantity = s.quantity OPERATOR(pg_catalog.+) $2::pg_catalog.numeric
@@ -188,8 +208,7 @@ impl<'a> Striped<'a> {
         });
         let printed = delta.to_string();
         let args = [held.row.arg(0, 2), Arg::text(printed.as_str())];
-        let _acting = self.acting();
-        let written = writing_stripes(|| self.spi.run(plan, &args, Sight::Isolation));
+        let written = permit::writing(self.stock.stripes.oid, || self.spi.run(plan, &args, Sight::Isolation));
         failpoint::reached(self.spi, Place::Written);
         let new_quantity = quantity(&written, 0, 1, &self.id).ok();
         new_quantity.filter(|&new_quantity| held.quantity.less(delta.negated(), new_quantity)).ok_or_else(|| {
@@ -206,8 +225,12 @@ impl<'a> Striped<'a> {
         self.lock(stripe).release(Mode::Exclusive);
     }
 
-    fn acting(&self) -> Option<Acting> {
-        as_owner_of_stripes(self.stock)
+    fn item(&self) -> Lock {
+        Lock::of_item(&self.id)
+    }
+
+    fn acting(&self) -> Acting {
+        self.stock.act_on_companions()
     }
 
     /// All stripes, one's own first.
@@ -225,6 +248,7 @@ impl<'a> Striped<'a> {
     /// The stripe where it has so much, its row locked. Its lock is held, so nobody waits for the row, and a row that has less
     /// is not locked.
     fn read(&self, stripe: i16, least: Quantity) -> Outcome<Option<Held<'a>>> {
+        let _acting = self.acting();
         let plan = self.stock.plan(self.spi, Kept::LockStripe, || {
             let sql = format!(
                 "SELECT s.quantity, s.ctid FROM {} AS s
@@ -235,7 +259,6 @@ impl<'a> Striped<'a> {
             (sql, vec![pg_sys::UUIDOID, pg_sys::INT2OID, pg_sys::TEXTOID])
         });
         let least = least.to_string();
-        let _acting = self.acting();
         let args = [Arg::owned(self.id), Arg::owned(stripe), Arg::text(least.as_str())];
         let row = self.spi.run(plan, &args, Sight::Isolation);
         if row.count() == 0 {
@@ -250,23 +273,42 @@ impl<'a> Striped<'a> {
         self.read(stripe, Quantity::ZERO)?.ok_or_else(|| self.not_seen())
     }
 
-    /// All stripes as they are committed.
+    /// All stripes as the isolation level shows them, without a lock.
     fn look(&self) -> Outcome<Seen> {
-        let plan = self.stock.plan(self.spi, Kept::LookStripes, || {
+        self.read_all(Kept::LookStripes)
+    }
+
+    /// All stripes as they are committed now, whatever the isolation level.
+    fn committed(&self) -> Outcome<Seen> {
+        let sight = if one_snapshot() { Sight::Latest } else { Sight::Isolation };
+        self.read_with(Kept::LookStripes, sight)
+    }
+
+    fn read_all(&self, kept: Kept) -> Outcome<Seen> {
+        self.read_with(kept, Sight::Isolation)
+    }
+
+    fn read_with(&self, kept: Kept, sight: Sight) -> Outcome<Seen> {
+        let acting = self.acting();
+        let plan = self.stock.plan(self.spi, kept, || {
+            let lock = if matches!(kept, Kept::LockStripes) { "FOR UPDATE" } else { "" };
             let sql = format!(
-                "SELECT s.stripe, s.quantity FROM {} AS s WHERE s.inventory_id OPERATOR(pg_catalog.=) $1 ORDER BY s.stripe",
+                "SELECT s.stripe, s.quantity FROM {} AS s
+                  WHERE s.inventory_id OPERATOR(pg_catalog.=) $1 ORDER BY s.stripe {lock}",
                 self.stock.stripes.name
             );
             (sql, vec![pg_sys::UUIDOID])
         });
-        let acting = self.acting();
-        let rows = self.spi.run(plan, &[Arg::owned(self.id)], Sight::Isolation);
+        let rows = self.spi.run(plan, &[Arg::owned(self.id)], sight);
         drop(acting);
         if rows.count() == 0 {
             return Err(self.not_seen());
         }
         (0..rows.count())
-            .map(|row| Ok((rows.get(row, 1).unwrap_or_default(), quantity(&rows, row, 2, &self.id)?)))
+            .map(|row| {
+                let stripe = rows.get(row, 1).ok_or_else(|| Fault::internal("a stripe has no number"))?;
+                Ok((stripe, quantity(&rows, row, 2, &self.id)?))
+            })
             .collect()
     }
 
@@ -294,44 +336,55 @@ impl<'a> Striped<'a> {
         if !own_is_short || held.stripe == self.own || !worth || !self.lock(self.own).take(Mode::Exclusive) {
             return Ok(held);
         }
-        let stripe = held.stripe;
+        let (stripe, quantity) = (held.stripe, held.quantity);
         drop(held);
-        self.shift(vec![(stripe, half.negated()), (self.own, half)])?;
+        let own = self.held(self.own)?;
+        self.shift(vec![(stripe, quantity, half.negated()), (self.own, own.quantity, half)])?;
         self.held(stripe)
     }
 
-    fn lock_in_order(&self) -> Outcome<Seen> {
-        for stripe in 1..=self.count {
-            self.lock(stripe).wait();
-        }
-        self.look()
-    }
-
-    /// No stripe has enough, all together have: locks all in order, and moves to one what it lacks, and some more.
+    /// No stripe has enough, all together have: takes the item alone, and moves to one stripe what it lacks, and some more.
     fn gather(&self, requested: Quantity) -> Outcome<Taken<'a>> {
-        let seen = self.lock_in_order()?;
+        // Two sales that kept their share would wait for each other.
+        self.item().release(Mode::Share);
+        self.item().wait(Mode::Exclusive);
+        let seen = self.look()?;
         let available = self.total(&seen)?;
         if available < requested {
-            (1..=self.count).for_each(|stripe| self.release(stripe));
+            self.item().release(Mode::Exclusive);
             return Ok(Taken::Short(available));
         }
         let largest = seen.iter().max_by_key(|&&(_, quantity)| quantity).copied();
-        let (into, most) = largest.unwrap_or((self.own, Quantity::ZERO));
+        let (into, most) = largest.ok_or_else(|| Fault::internal("a striped item has no stripes"))?;
         let mut used = vec![into];
         if most < requested {
             let wanted = times(requested, WORTH).map_or(available, |wanted| wanted.min(available));
             used = self.collect(into, seen, Some(wanted))?;
         }
-        (1..=self.count).filter(|stripe| !used.contains(stripe)).for_each(|stripe| self.release(stripe));
+        self.let_others_in(&used);
         let held = self.read(into, requested)?.ok_or_else(|| Fault::internal("what was gathered is not there"))?;
         Ok(Taken::Held(held))
+    }
+
+    /// Keeps the stripes that were used instead of the item, where they are few: other sales go on with the rest.
+    fn let_others_in(&self, used: &[i16]) {
+        if used.len() > MOST_STRIPES_KEPT {
+            return;
+        }
+        // All are free: who holds a stripe shares the item.
+        if used.iter().all(|&stripe| self.lock(stripe).take(Mode::Exclusive)) {
+            self.item().wait(Mode::Share);
+            self.item().release(Mode::Exclusive);
+        }
     }
 
     /// Moves to one stripe until it has so much, or everything; the fullest stripes give first. Gives the stripes that changed.
     fn collect(&self, into: i16, mut seen: Seen, wanted: Option<Quantity>) -> Outcome<Vec<i16>> {
         seen.sort_by_key(|&(stripe, quantity)| (Reverse(quantity), stripe));
         let overflow = || Fault::overflow(&self.id.to_string(), Quantity::ZERO, Quantity::ZERO);
-        let mut has = seen.iter().find(|(stripe, _)| *stripe == into).map_or(Quantity::ZERO, |&(_, quantity)| quantity);
+        let here = seen.iter().find(|(stripe, _)| *stripe == into).map(|&(_, quantity)| quantity);
+        let here = here.ok_or_else(|| Fault::internal("a stripe is not there"))?;
+        let mut has = here;
         let mut gathered = Quantity::ZERO;
         let mut steps = Vec::new();
         for (stripe, quantity) in
@@ -344,23 +397,45 @@ impl<'a> Striped<'a> {
             }
             has = has.plus(given).ok_or_else(overflow)?;
             gathered = gathered.plus(given).ok_or_else(overflow)?;
-            steps.push((stripe, given.negated()));
+            steps.push((stripe, quantity, given.negated()));
         }
         if gathered.is_positive() {
-            steps.push((into, gathered));
+            steps.push((into, here, gathered));
         }
-        let used = steps.iter().map(|&(stripe, _)| stripe).chain([into]).collect();
+        let mut used: Vec<i16> = steps.iter().map(|&(stripe, ..)| stripe).chain([into]).collect();
+        used.sort_unstable();
+        used.dedup();
         if !steps.is_empty() {
             self.shift(steps)?;
         }
         Ok(used)
     }
 
-    /// Moves stock between held stripes; their sum stays.
-    fn shift(&self, steps: Vec<(i16, Quantity)>) -> Outcome<()> {
-        let steps: Vec<Step> = steps.into_iter().map(|(stripe, delta)| (self.id, stripe, delta)).collect();
+    /// Moves stock between held stripes, each with what it has; their sum stays.
+    fn shift(&self, steps: Vec<(i16, Quantity, Quantity)>) -> Outcome<()> {
+        let step = |(stripe, old_quantity, delta)| Step { id: self.id, stripe, old_quantity, delta };
+        let steps: Vec<Step> = steps.into_iter().map(step).collect();
         as_kind(Kind::Transfer, || write(self.spi, self.stock, &steps)).map(|_| ())
     }
+}
+
+/// Adds up the stripes of an item, as the isolation level shows them: one row, NULL where there are none.
+pub fn sum<'c>(spi: &'c Connection, stock: &Attachment, id: Uuid) -> Rows<'c> {
+    let _acting = stock.act_on_companions();
+    let plan = stock.plan(spi, Kept::SumOfItem, || {
+        let sql = format!(
+            "SELECT pg_catalog.sum(s.quantity) FROM {} AS s WHERE s.inventory_id OPERATOR(pg_catalog.=) $1",
+            stock.stripes.name
+        );
+        (sql, vec![pg_sys::UUIDOID])
+    });
+    spi.run(plan, &[Arg::owned(id)], Sight::Isolation)
+}
+
+/// What the stripes of an item have together; None where the snapshot has none.
+pub fn sum_in_snapshot(spi: &Connection, stock: &Attachment, id: Uuid) -> Outcome<Option<Quantity>> {
+    let rows = sum(spi, stock, id);
+    if rows.is_null(0, 1) { Ok(None) } else { quantity(&rows, 0, 1, &id).map(Some) }
 }
 
 /// A delta as the stock column would keep it.
@@ -376,13 +451,7 @@ fn quantity(rows: &Rows<'_>, row: usize, column: i32, id: &Uuid) -> Outcome<Quan
     rows.quantity(row, column, pg_sys::NUMERICOID).map_err(|stored| Fault::unreadable_stock(&id.to_string(), &stored))
 }
 
-/// Stripes are read and written as their owner; the stock table's, unless somebody gave one of the two away.
-pub fn as_owner_of_stripes(stock: &Attachment) -> Option<Acting> {
-    let needed = stock.run_as_caller || stock.stripes.owner != stock.owner;
-    needed.then(|| act_as(stock.stripes.owner, stock.search_path.as_deref()))
-}
-
-/// The caller's grants and policies decide on the item's row, which is locked against nothing but its deletion.
+/// The policies of the role in force decide on the item's row, which is locked against nothing but its deletion.
 fn may_change(spi: &Connection, stock: &Attachment, id: Uuid) -> bool {
     let plan = stock.plan(spi, Kept::MayChange, || {
         let item = format!("stock.{} OPERATOR(pg_catalog.=) $1", stock.id);
@@ -391,8 +460,9 @@ fn may_change(spi: &Connection, stock: &Attachment, id: Uuid) -> bool {
     spi.run(plan, &[Arg::owned(id)], Sight::Isolation).count() > 0
 }
 
-/// Writes held stripes in one statement, and gives what each has then.
+/// Writes held stripes in one statement, verifies each, and gives what each has then.
 pub fn write(spi: &Connection, stock: &Attachment, steps: &[Step]) -> Outcome<HashMap<([u8; 16], i16), Quantity>> {
+    let _acting = stock.act_on_companions();
     let plan = stock.plan(spi, Kept::WriteStripes, || {
         let sql = format!(
             "UPDATE {} AS s SET quantity = s.quantity OPERATOR(pg_catalog.+) step.delta
@@ -405,20 +475,24 @@ pub fn write(spi: &Connection, stock: &Attachment, steps: &[Step]) -> Outcome<Ha
         (sql, vec![pg_sys::UUIDARRAYOID, pg_sys::INT2ARRAYOID, pg_sys::TEXTARRAYOID])
     });
     let args = [
-        Arg::owned(steps.iter().map(|step| step.0).collect::<Vec<_>>()),
-        Arg::owned(steps.iter().map(|step| step.1).collect::<Vec<_>>()),
-        Arg::owned(steps.iter().map(|step| step.2.to_string()).collect::<Vec<_>>()),
+        Arg::owned(steps.iter().map(|step| step.id).collect::<Vec<_>>()),
+        Arg::owned(steps.iter().map(|step| step.stripe).collect::<Vec<_>>()),
+        Arg::owned(steps.iter().map(|step| step.delta.to_string()).collect::<Vec<_>>()),
     ];
-    let _acting = as_owner_of_stripes(stock);
-    let rows = writing_stripes(|| spi.run(plan, &args, Sight::Isolation));
+    let rows = permit::writing(stock.stripes.oid, || spi.run(plan, &args, Sight::Isolation));
     failpoint::reached(spi, Place::Written);
     let mut written = HashMap::with_capacity(rows.count());
     for row in 0..rows.count() {
         let id: Uuid = rows.get(row, 1).ok_or_else(|| Fault::internal("a stripe has no item"))?;
-        written.insert((*id.as_bytes(), rows.get(row, 2).unwrap_or_default()), quantity(&rows, row, 3, &id)?);
+        let stripe = rows.get(row, 2).ok_or_else(|| Fault::internal("a stripe has no number"))?;
+        written.insert((*id.as_bytes(), stripe), quantity(&rows, row, 3, &id)?);
     }
-    match steps.iter().find(|(id, stripe, _)| !written.contains_key(&(*id.as_bytes(), *stripe))) {
-        Some((id, _, delta)) => Err(Fault::verification_failed(&id.to_string(), Quantity::ZERO, None, delta.negated())),
-        None => Ok(written),
+    for Step { id, stripe, old_quantity, delta } in steps {
+        let new_quantity = written.get(&(*id.as_bytes(), *stripe)).copied();
+        let taken = delta.negated();
+        if !new_quantity.is_some_and(|new_quantity| old_quantity.less(taken, new_quantity)) {
+            return Err(Fault::verification_failed(&id.to_string(), *old_quantity, new_quantity, taken));
+        }
     }
+    Ok(written)
 }

@@ -7,11 +7,11 @@
 use crate::attachment::{self, Attachment, Kept};
 use crate::error::{Fault, Outcome};
 use crate::failpoint::{self, Place};
-use crate::identity::act_as;
-use crate::spi::{Arg, Connection, Sight, connected};
+use crate::permit;
+use crate::spi::{self, Arg, Connection, Sight, connected};
 use pgrx::datum::Interval;
-use pgrx::pg_extern;
-use pgrx::pg_sys;
+use pgrx::{Uuid, pg_extern, pg_sys};
+use std::collections::HashSet;
 
 /// A call as its retries must repeat it.
 pub struct Request<'a> {
@@ -21,21 +21,33 @@ pub struct Request<'a> {
     pub function: &'static str,
     /// All arguments that decide what is done, in one canonical text.
     pub arguments: String,
+    /// The items that the call names.
+    pub items: &'a [Uuid],
 }
 
-/// Runs `act` unless the key was used before; then gives the first answer again, marked as replayed.
+/// A key that is deleted between the two statements of a claim is free; so often that is tried.
+const CLAIMS: usize = 100;
+
+/// Runs `act` unless the key was used before; then gives the first result again, marked as replayed.
+///
+/// The caller's rights, and what row-level security hides from it, are checked before anything about the key is said.
 pub fn once(
     spi: &Connection,
     stock: &Attachment,
     request: &Request<'_>,
     act: impl FnOnce() -> Outcome<String>,
 ) -> Outcome<String> {
-    if let Some(answer) = claim(spi, stock, request)? {
-        return Ok(answer);
+    stock.require_sale_rights();
+    match claim(spi, stock, request)? {
+        Claim::Ours => {}
+        Claim::Taken(taken) => {
+            require_visible(spi, stock, request, &taken)?;
+            return taken;
+        }
     }
     failpoint::reached(spi, Place::KeyClaimed);
     let answer = act()?;
-    let _acting = act_as(stock.requests.owner, stock.search_path.as_deref());
+    let _acting = stock.act_on_companions();
     let plan = stock.plan(spi, Kept::KeepAnswer, || {
         let sql = format!(
             "UPDATE {} SET answer = $2::pg_catalog.json WHERE idempotency_key OPERATOR(pg_catalog.=) $1",
@@ -43,17 +55,28 @@ pub fn once(
         );
         (sql, vec![pg_sys::TEXTOID, pg_sys::TEXTOID])
     });
-    spi.run(plan, &[Arg::text(request.key), Arg::text(answer.as_str())], Sight::Isolation);
+    let args = [Arg::text(request.key), Arg::text(answer.as_str())];
+    let kept = permit::writing(stock.requests.oid, || spi.run(plan, &args, Sight::Isolation).count());
+    if kept != 1 {
+        return Err(Fault::key_not_kept(request.key));
+    }
     failpoint::reached(spi, Place::AnswerKept);
     Ok(answer)
 }
 
-/// None where the key is ours now; else the answer it stands for.
-fn claim(spi: &Connection, stock: &Attachment, request: &Request<'_>) -> Outcome<Option<String>> {
-    let _acting = act_as(stock.requests.owner, stock.search_path.as_deref());
+/// What claiming a key gave.
+enum Claim {
+    /// The key is ours now.
+    Ours,
+    /// It was used before: the first result again, or an error.
+    Taken(Outcome<String>),
+}
+
+fn claim(spi: &Connection, stock: &Attachment, request: &Request<'_>) -> Outcome<Claim> {
+    let _acting = stock.act_on_companions();
     let args = [Arg::text(request.key), Arg::text(request.function), Arg::text(request.arguments.as_str())];
     let types = || vec![pg_sys::TEXTOID; 3];
-    loop {
+    for _ in 0..CLAIMS {
         let plan = stock.plan(spi, Kept::ClaimKey, || {
             let sql = format!(
                 "INSERT INTO {} (idempotency_key, function_name, arguments_hash)
@@ -63,8 +86,8 @@ fn claim(spi: &Connection, stock: &Attachment, request: &Request<'_>) -> Outcome
             );
             (sql, types())
         });
-        if spi.run(plan, &args, Sight::Isolation).count() == 1 {
-            return Ok(None);
+        if permit::writing(stock.requests.oid, || spi.run(plan, &args, Sight::Isolation).count()) == 1 {
+            return Ok(Claim::Ours);
         }
         let plan = stock.plan(spi, Kept::ReadKey, || {
             let sql = format!(
@@ -77,14 +100,51 @@ fn claim(spi: &Connection, stock: &Attachment, request: &Request<'_>) -> Outcome
             (sql, types())
         });
         let found = spi.run(plan, &args, Sight::Isolation);
-        match (found.text(0, 1), found.get::<bool>(0, 2), found.text(0, 3)) {
+        let taken = match (found.text(0, 1), found.get::<bool>(0, 2), found.text(0, 3)) {
             // Gone between the two statements: purged, so it is free.
-            (None, ..) => {}
-            (Some(_), Some(true), Some(answer)) => return Ok(Some(replayed(&answer))),
-            (Some(_), Some(true), None) => return Err(Fault::key_in_use(request.key)),
-            (Some(function), ..) => return Err(Fault::key_reused(request.key, &function)),
-        }
+            (None, ..) => continue,
+            (Some(_), Some(true), Some(answer)) => Ok(replayed(&answer)),
+            (Some(_), Some(true), None) => Err(Fault::key_in_use(request.key)),
+            (Some(function), ..) => Err(Fault::key_reused(request.key, &function)),
+        };
+        return Ok(Claim::Taken(taken));
     }
+    Err(Fault::key_not_kept(request.key))
+}
+
+/// Where row-level security may hide items, the first result is given only to those who see every item that it tells of, and
+/// nothing is said of a key to those who see none of the items they name.
+fn require_visible(
+    spi: &Connection,
+    stock: &Attachment,
+    request: &Request<'_>,
+    taken: &Outcome<String>,
+) -> Outcome<()> {
+    if !stock.run_as_caller && !stock.forced_rls {
+        return Ok(());
+    }
+    let plan = stock.plan(spi, Kept::Visible, || {
+        let (source, id) = (stock.source(), &stock.id);
+        let sql =
+            format!("SELECT stock.{id} FROM {source} WHERE stock.{id} OPERATOR(pg_catalog.=) ANY ($1) FOR KEY SHARE");
+        (sql, vec![pg_sys::UUIDARRAYOID])
+    });
+    let rows = spi.run(plan, &[Arg::owned(request.items.to_vec())], Sight::Isolation);
+    let visible: HashSet<[u8; 16]> =
+        (0..rows.count()).filter_map(|row| rows.get::<Uuid>(row, 1)).map(|id| *id.as_bytes()).collect();
+    let hidden = || request.items.iter().filter(|id| !visible.contains(id.as_bytes()));
+    let refused = match taken {
+        Ok(answer) => hidden().find(|id| tells_of(answer, id)),
+        Err(_) => hidden().next().filter(|_| visible.is_empty()),
+    };
+    refused.map_or(Ok(()), |id| Err(Fault::unknown_item(&id.to_string())))
+}
+
+/// Whether a result has quantities of an item. One that was unknown then is named without.
+fn tells_of(answer: &str, id: &Uuid) -> bool {
+    ["old_quantity", "available", "stored"]
+        .iter()
+        .any(|fact| answer.contains(&format!(r#""inventory_id": "{id}", "{fact}""#)))
 }
 
 /// The first answer with one key more.
@@ -106,8 +166,9 @@ pub fn purge_requests(p_older_than: Option<Interval>) -> i64 {
 
 fn purge(older_than: Option<Interval>) -> Outcome<i64> {
     let older_than = older_than.ok_or_else(|| Fault::null_argument("p_older_than"))?;
+    spi::require_writable(c"purge_requests()");
     let stock = attachment::current()?;
-    let _acting = act_as(stock.requests.owner, stock.search_path.as_deref());
+    let _acting = stock.act_on_companions();
     connected(|spi| {
         let interval = [pg_sys::INTERVALOID];
         let valid = spi.once(
@@ -122,7 +183,8 @@ fn purge(older_than: Option<Interval>) -> Outcome<i64> {
             "DELETE FROM {} WHERE created_at OPERATOR(pg_catalog.<) (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) $1)",
             stock.requests.name
         );
-        Ok(spi.once(&sql, &interval, &[Arg::owned(older_than)]).count() as i64)
+        let args = [Arg::owned(older_than)];
+        Ok(permit::writing(stock.requests.oid, || spi.once(&sql, &interval, &args).count() as i64))
     })
 }
 

@@ -1,15 +1,26 @@
-//! Whose rights a statement runs with.
+//! Whose rights a statement runs with, and what its code may leave behind.
 //!
-//! Statements on the stock table run as its owner, the way PostgreSQL runs its foreign-key triggers: the role is
-//! switched for the statement and `SECURITY_LOCAL_USERID_CHANGE` forbids SET ROLE meanwhile. The search_path is pinned so
-//! that no name in a trigger, policy or expression of the owner is looked up where the caller can create things. The
-//! switch ends with the value of [`Acting`]; where PostgreSQL raises an error, its abort restores role and path.
+//! Statements on the stock table and its companions run as their owner, the way PostgreSQL runs its foreign-key triggers: the
+//! role is switched and `SECURITY_LOCAL_USERID_CHANGE` forbids SET ROLE meanwhile. Where the caller is another role, a
+//! superuser too, the statements form a security-restricted operation, as the maintenance commands of PostgreSQL do: code of
+//! the owner can leave no temporary object, held cursor or deferred trigger that would run as the caller. The search_path is
+//! always pinned, and every setting is put back at the end, whatever that code did to it.
 
 #![allow(unsafe_code)]
 
 use crate::encoding;
 use pgrx::pg_sys;
+use std::cell::Cell;
 use std::ffi::CStr;
+
+thread_local! {
+    /// This process serves nobody: it is the totals worker, whose own role is the bootstrap superuser. A fact of the process,
+    /// set once, so it is no argument.
+    static ALWAYS_RESTRICTED: Cell<bool> = const { Cell::new(false) };
+    /// How many values of [`Acting`] hold a nest level of settings, so that an inner one need not open another. The levels are
+    /// PostgreSQL's own global state; this only counts ours.
+    static PINNED: Cell<u32> = const { Cell::new(0) };
+}
 
 /// The time during which statements run as another role.
 pub struct Acting {
@@ -18,36 +29,66 @@ pub struct Acting {
     guc_level: Option<i32>,
 }
 
-/// Switches to `role`, with `search_path` in force, until the answer is dropped.
-///
-/// `search_path` None leaves the path alone; that is for statements during which no user code can run.
-pub fn act_as(role: pg_sys::Oid, search_path: Option<&CStr>) -> Acting {
+/// Switches to `role`, with `search_path` in force, until the result is dropped. Row-level security that is forced on the owner
+/// holds.
+pub fn act_as(role: pg_sys::Oid, search_path: &CStr) -> Acting {
     switch(role, search_path, 0)
 }
 
-/// The same, and the owner's own forced row-level security hides no row: for reading a whole stock table, as PostgreSQL
-/// reads it for a foreign key.
-pub fn act_as_unfiltered(role: pg_sys::Oid, search_path: Option<&CStr>) -> Acting {
+/// The same without forced row-level security: for companions, and for reading a whole stock table, as PostgreSQL reads it for
+/// a foreign key.
+pub fn act_as_unfiltered(role: pg_sys::Oid, search_path: &CStr) -> Acting {
     switch(role, search_path, pg_sys::SECURITY_NOFORCE_RLS as i32)
 }
 
-fn switch(role: pg_sys::Oid, search_path: Option<&CStr>, more: i32) -> Acting {
-    let mut caller = pg_sys::InvalidOid;
-    let mut context = 0;
-    // SAFETY: both pointers are to locals; the role is the owner of a catalog object that was read under a lock.
-    unsafe {
-        pg_sys::GetUserIdAndSecContext(&raw mut caller, &raw mut context);
-        pg_sys::SetUserIdAndSecContext(role, context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32 | more);
-    }
+/// From here on every switch of this process is security-restricted, also one to the same role.
+pub fn always_restrict() {
+    ALWAYS_RESTRICTED.set(true);
+}
+
+fn switch(role: pg_sys::Oid, search_path: &CStr, more: i32) -> Acting {
+    let (caller, context) = current();
+    let restricted =
+        if role != caller || ALWAYS_RESTRICTED.get() { pg_sys::SECURITY_RESTRICTED_OPERATION as i32 } else { 0 };
+    // The flags of an outer switch stay, but for the one that each call decides.
+    let kept = context & !(pg_sys::SECURITY_NOFORCE_RLS as i32);
+    let flags = kept | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32 | restricted | more;
+    // SAFETY: the role is the owner of a catalog object that was read under a lock.
+    unsafe { pg_sys::SetUserIdAndSecContext(role, flags) };
     let mut acting = Acting { caller, context, guc_level: None };
-    if let Some(path) = search_path {
+    if PINNED.get() == 0 || !is_in_force(search_path) {
+        acting.pin(search_path);
+    }
+    acting
+}
+
+/// The role in force and its security context.
+fn current() -> (pg_sys::Oid, i32) {
+    let mut role = pg_sys::InvalidOid;
+    let mut context = 0;
+    // SAFETY: both pointers are to locals.
+    unsafe { pg_sys::GetUserIdAndSecContext(&raw mut role, &raw mut context) };
+    (role, context)
+}
+
+fn is_in_force(search_path: &CStr) -> bool {
+    // SAFETY: gives the value of a setting that always exists, which is compared before any setting can change.
+    unsafe {
+        let value = pg_sys::GetConfigOption(c"search_path".as_ptr(), true, false);
+        !value.is_null() && CStr::from_ptr(value) == search_path
+    }
+}
+
+impl Acting {
+    fn pin(&mut self, search_path: &CStr) {
         // SAFETY: the name and value are C strings that PostgreSQL copies; GUC_ACTION_SAVE puts the value back when
         // the nest level is popped, by Acting::drop or by the abort of the (sub)transaction.
         unsafe {
-            acting.guc_level = Some(pg_sys::NewGUCNestLevel());
+            self.guc_level = Some(pg_sys::NewGUCNestLevel());
+            PINNED.set(PINNED.get() + 1);
             pg_sys::set_config_option(
                 c"search_path".as_ptr(),
-                path.as_ptr(),
+                search_path.as_ptr(),
                 pg_sys::GucContext::PGC_USERSET,
                 pg_sys::GucSource::PGC_S_SESSION,
                 pg_sys::GucAction::GUC_ACTION_SAVE,
@@ -57,20 +98,26 @@ fn switch(role: pg_sys::Oid, search_path: Option<&CStr>, more: i32) -> Acting {
             );
         }
     }
-    acting
 }
 
 impl Drop for Acting {
     fn drop(&mut self) {
-        // SAFETY: the saved values are put back in the reverse order of their taking. While an error of PostgreSQL
-        // unwinds, the nest level is left to its abort, which pops it along with those above.
-        unsafe {
-            if let Some(level) = self.guc_level.filter(|_| !std::thread::panicking()) {
-                pg_sys::AtEOXact_GUC(true, level);
+        if let Some(level) = self.guc_level {
+            PINNED.set(PINNED.get() - 1);
+            if !std::thread::panicking() {
+                // SAFETY: as if the level were aborted: what any code set meanwhile goes, SET and SET LOCAL alike. While an
+                // error of PostgreSQL unwinds, the level is left to its abort, which pops it along with those above.
+                unsafe { pg_sys::AtEOXact_GUC(false, level) };
             }
-            pg_sys::SetUserIdAndSecContext(self.caller, self.context);
         }
+        // SAFETY: the values that were in force before.
+        unsafe { pg_sys::SetUserIdAndSecContext(self.caller, self.context) };
     }
+}
+
+/// Whether forced row-level security is lifted now. A plan that was made with it lifted must not serve without, and the reverse.
+pub fn is_unfiltered() -> bool {
+    current().1 & pg_sys::SECURITY_NOFORCE_RLS as i32 != 0
 }
 
 /// The role whose rights are in force now.
@@ -79,11 +126,40 @@ pub fn current_role() -> pg_sys::Oid {
     unsafe { pg_sys::GetUserId() }
 }
 
+/// Whether a role is a superuser.
+pub fn is_superuser(role: pg_sys::Oid) -> bool {
+    // SAFETY: looks a role up; one that does not exist is no superuser.
+    unsafe { pg_sys::superuser_arg(role) }
+}
+
 /// The name of a role, or its number where it was dropped meanwhile.
 pub fn role_name(role: pg_sys::Oid) -> String {
     // SAFETY: gives NULL for a missing role, else a palloc'd C string, which is copied.
     unsafe {
         let name = pg_sys::GetUserNameFromId(role, true);
         if name.is_null() { role.to_u32().to_string() } else { encoding::from_c(CStr::from_ptr(name)) }
+    }
+}
+
+/// Raises PostgreSQL's own error 42501 unless the role in force may read and write these columns of a table.
+pub fn require_sale_rights(table: pg_sys::Oid, table_name: &CStr, [id, quantity]: [i16; 2]) {
+    let role = current_role();
+    let (select, update) = (pg_sys::ACL_SELECT.into(), pg_sys::ACL_UPDATE.into());
+    let granted = |column: i16, mode| {
+        // SAFETY: looks privileges up; the table is locked.
+        unsafe {
+            pg_sys::pg_class_aclcheck(table, role, mode) == pg_sys::AclResult::ACLCHECK_OK
+                || pg_sys::pg_attribute_aclcheck(table, column, role, mode) == pg_sys::AclResult::ACLCHECK_OK
+        }
+    };
+    if !(granted(id, select) && granted(quantity, select) && granted(quantity, update)) {
+        // SAFETY: raises an error; the name is a C string.
+        unsafe {
+            pg_sys::aclcheck_error(
+                pg_sys::AclResult::ACLCHECK_NO_PRIV,
+                pg_sys::ObjectType::OBJECT_TABLE,
+                table_name.as_ptr(),
+            );
+        }
     }
 }

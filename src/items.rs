@@ -2,7 +2,6 @@
 //!
 //! Touches no database. Lines on one item are summed; the order in which items are first named is kept.
 
-use crate::answer;
 use crate::error::{Fault, Outcome};
 use crate::quantity::{Quantity, Unfit};
 use pgrx::Uuid;
@@ -20,74 +19,128 @@ pub struct Line {
     pub element: usize,
 }
 
+/// The lines as they are passed, read one at a time.
+pub trait Items {
+    /// The size of all of it.
+    fn bytes(&self) -> usize;
+    /// How many elements the array has; of what is no array, what it is.
+    fn elements(&self) -> Result<usize, &'static str>;
+    /// The element with this number, counted from 0.
+    fn element(&self, element: usize) -> Element;
+    /// The element as JSON text; None where it is too large to be shown.
+    fn printed(&self, element: usize) -> Option<String>;
+}
+
+/// One element.
+pub enum Element {
+    /// An object, and whether it has other members than the two.
+    Object {
+        /// inventory_id.
+        id: Member,
+        /// quantity.
+        quantity: Member,
+        /// It has other members, too.
+        others: bool,
+    },
+    /// Anything else.
+    NotAnObject,
+}
+
+/// A member of an object.
+pub enum Member {
+    /// There is none.
+    Absent,
+    /// JSON null.
+    Null,
+    /// A JSON string.
+    Text(String),
+    /// A JSON number, as PostgreSQL prints it.
+    Number(String),
+    /// Neither of these.
+    Other,
+}
+
+/// A line needs about 100 bytes. What is beyond so much for each line allowed is refused before it is read.
+const LINE_BYTES: usize = 512;
+
 /// Reads an order. `max_lines` counts elements, before they are summed.
-pub fn read(text: &str, max_lines: usize) -> Outcome<Vec<Line>> {
-    let parsed = serde_json::from_str::<Value>(text).map_err(|_| {
-        Fault::malformed_items("p_items must be an array of lines", "not_an_array", json!({"argument": "p_items"}))
+pub fn read(items: &impl Items, max_lines: usize) -> Outcome<Vec<Line>> {
+    let count = items.elements().map_err(|found| {
+        let facts = json!({"argument": "p_items", "type": found});
+        Fault::malformed_items("p_items must be an array of lines", "not_an_array", facts)
     })?;
-    let Value::Array(elements) = parsed else {
-        let facts = json!({"argument": "p_items", "type": type_name(&parsed)});
-        return Err(Fault::malformed_items("p_items must be an array of lines", "not_an_array", facts));
-    };
-    if elements.is_empty() {
+    if count == 0 {
         let facts = json!({"argument": "p_items"});
         return Err(Fault::malformed_items("p_items has no lines", "no_lines", facts));
     }
-    if elements.len() > max_lines {
-        return Err(Fault::too_many_lines(elements.len(), max_lines));
+    if count > max_lines {
+        return Err(Fault::too_many_lines(count, max_lines));
     }
-    let mut places = HashMap::with_capacity(elements.len());
-    let mut lines: Vec<Line> = Vec::with_capacity(elements.len());
-    for (element, value) in elements.iter().enumerate() {
-        let line = read_line(element, value)?;
+    let max_bytes = LINE_BYTES * max_lines.max(8);
+    if items.bytes() > max_bytes {
+        return Err(Fault::items_too_large(items.bytes(), max_bytes));
+    }
+    let mut places = HashMap::with_capacity(count);
+    let mut lines: Vec<Line> = Vec::with_capacity(count);
+    for element in 0..count {
+        let line = read_line(items, element)?;
         let place = *places.entry(*line.id.as_bytes()).or_insert(lines.len());
         match lines.get_mut(place) {
             None => lines.push(line),
             Some(first) => {
-                first.quantity = first.quantity.plus(line.quantity).ok_or_else(|| too_long(element, value))?;
+                first.quantity = first.quantity.plus(line.quantity).ok_or_else(|| too_long(items, element))?;
             }
         }
     }
     Ok(lines)
 }
 
-fn read_line(element: usize, value: &Value) -> Outcome<Line> {
-    let Value::Object(members) = value else { return Err(wrong(element, "not_an_object", value)) };
-    if members.keys().any(|key| key != "inventory_id" && key != "quantity") {
-        return Err(wrong(element, "unknown_key", value));
+fn read_line(items: &impl Items, element: usize) -> Outcome<Line> {
+    let wrong = |reason: &str| Err(wrong(items, element, reason));
+    let Element::Object { id, quantity, others } = items.element(element) else { return wrong("not_an_object") };
+    if others {
+        return wrong("unknown_key");
     }
-    let id = match members.get("inventory_id") {
-        Some(Value::String(text)) => parse_uuid(text).ok_or_else(|| wrong(element, "not_a_uuid", value))?,
-        None | Some(Value::Null) => return Err(wrong(element, "no_inventory_id", value)),
-        Some(_) => return Err(wrong(element, "not_a_uuid", value)),
+    let id = match id {
+        Member::Text(text) => parse_uuid(&text),
+        Member::Absent | Member::Null => return wrong("no_inventory_id"),
+        Member::Number(_) | Member::Other => None,
     };
-    let quantity = match members.get("quantity") {
-        Some(Value::Number(number)) => number.to_string(),
-        Some(Value::String(text)) => text.clone(),
-        None | Some(Value::Null) => return Err(wrong(element, "no_quantity", value)),
-        Some(_) => return Err(wrong(element, "not_a_number", value)),
+    let Some(id) = id else { return wrong("not_a_uuid") };
+    let quantity = match quantity {
+        Member::Number(number) => number,
+        Member::Text(text) => text,
+        Member::Absent | Member::Null => return wrong("no_quantity"),
+        Member::Other => return wrong("not_a_number"),
     };
     match quantity.parse::<Quantity>() {
         Ok(quantity) if quantity.is_positive() => Ok(Line { id, quantity, element }),
-        Ok(_) => Err(wrong(element, "not_positive", value)),
-        Err(Unfit::NotFinite) => Err(wrong(element, "not_finite", value)),
-        Err(Unfit::TooManyDigits) => Err(too_long(element, value)),
-        Err(Unfit::Malformed) => Err(wrong(element, "not_a_number", value)),
+        Ok(_) => wrong("not_positive"),
+        Err(Unfit::NotFinite) => wrong("not_finite"),
+        Err(Unfit::TooManyDigits) => Err(too_long(items, element)),
+        Err(Unfit::Malformed) => wrong("not_a_number"),
     }
 }
 
-fn wrong(element: usize, reason: &str, value: &Value) -> Box<Fault> {
-    Fault::malformed_items("p_items has a line that cannot be read", reason, facts(element, value))
+fn wrong(items: &impl Items, element: usize, reason: &str) -> Box<Fault> {
+    Fault::malformed_items("p_items has a line that cannot be read", reason, facts(items, element))
 }
 
-fn too_long(element: usize, value: &Value) -> Box<Fault> {
-    Fault::too_many_item_digits(facts(element, value))
+fn too_long(items: &impl Items, element: usize) -> Box<Fault> {
+    Fault::too_many_item_digits(facts(items, element))
 }
 
-/// What an error says of the element. A long one is not repeated in full.
-fn facts(element: usize, value: &Value) -> Value {
-    let printed = answer::spaced(value);
-    let line = if printed.len() <= 200 { value.clone() } else { json!(printed.chars().take(200).collect::<String>()) };
+/// The facts about an element. A long one is not repeated in full.
+fn facts(items: &impl Items, element: usize) -> Value {
+    let text = items.printed(element);
+    let line = match &text {
+        // serde_json reads an object with its own name for numbers as a number.
+        Some(text) if text.len() <= 200 && !text.contains("$serde_json") => {
+            serde_json::from_str(text).unwrap_or_else(|_| json!(text))
+        }
+        Some(text) => json!(text.chars().take(200).collect::<String>()),
+        None => Value::Null,
+    };
     json!({"argument": "p_items", "element": element, "line": line})
 }
 
@@ -107,20 +160,36 @@ fn parse_uuid(text: &str) -> Option<Uuid> {
     Some(Uuid::from_bytes(id))
 }
 
-fn type_name(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "boolean",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Items as serde reads them; how PostgreSQL's are read is tested over SQL.
+    struct Parsed(Vec<Value>);
+
+    impl Items for Parsed {
+        fn bytes(&self) -> usize {
+            0
+        }
+
+        fn elements(&self) -> Result<usize, &'static str> {
+            Ok(self.0.len())
+        }
+
+        fn element(&self, element: usize) -> Element {
+            let member = |name: &str| match self.0[element].get(name) {
+                Some(Value::String(text)) => Member::Text(text.clone()),
+                Some(Value::Number(number)) => Member::Number(number.to_string()),
+                Some(_) => Member::Other,
+                None => Member::Absent,
+            };
+            Element::Object { id: member("inventory_id"), quantity: member("quantity"), others: false }
+        }
+
+        fn printed(&self, element: usize) -> Option<String> {
+            Some(self.0[element].to_string())
+        }
+    }
 
     const A: &str = "aaaaaaaa-0000-4000-8000-000000000001";
     const B: &str = "bbbbbbbb-0000-4000-8000-000000000002";
@@ -132,7 +201,8 @@ mod tests {
                 {{"inventory_id": "{}", "quantity": 0.25}}]"#,
             B.to_uppercase().replace('-', "")
         );
-        let lines = read(&text, 10).unwrap_or_default();
+        let parsed = Parsed(serde_json::from_str(&text).unwrap_or_default());
+        let lines = read(&parsed, 10).unwrap_or_default();
         let told: Vec<_> = lines.iter().map(|l| (l.id.to_string(), l.quantity.to_string(), l.element)).collect();
         assert_eq!(told, [(B.to_owned(), "1.75".to_owned(), 0), (A.to_owned(), "2".to_owned(), 1)]);
     }

@@ -8,17 +8,18 @@
 
 #![allow(unsafe_code)]
 
-use crate::attachment::{self, Attachment, Kept, Owned};
+use crate::attachment::{Attachment, Companion, Kept, Part};
 use crate::context::{self, CallContext};
 use crate::error::{Fault, Outcome};
-use crate::identity::{act_as_unfiltered, current_role};
-use crate::quantity::Quantity;
+use crate::identity::{Acting, current_role};
+use crate::permit::{self, Passage};
+use crate::quantity::{Quantity, differ};
 use crate::spi::{self, Arg, Connection, Sight, connected};
-use crate::stripe_guard::{self, Passage};
-use crate::trigger::{Firing, Operation};
+use crate::trigger::{Firing, Operation, depth};
+use crate::triggers;
 use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::{Uuid, pg_extern, pg_guard};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 
 /// What kind of act a movement is.
@@ -88,7 +89,6 @@ thread_local! {
     /// The statements that run on the stock table, each by the subtransaction it began in.
     static STATEMENTS: RefCell<Vec<pg_sys::SubTransactionId>> = const { RefCell::new(Vec::new()) };
     static NOTES: RefCell<Vec<Note>> = const { RefCell::new(Vec::new()) };
-    static WRITING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// So many notes are written without waiting for the end of the statement, to bound the memory of a long COPY.
@@ -101,8 +101,8 @@ pub fn within<T>(
     context: &CallContext,
     role: Oid,
     rows: Rows,
-    act: impl FnOnce() -> T,
-) -> T {
+    act: impl FnOnce() -> Outcome<T>,
+) -> Outcome<T> {
     if stock.movements.is_none() {
         return act();
     }
@@ -111,9 +111,9 @@ pub fn within<T>(
         role,
         reference: context.reference.clone(),
         key: context.key.clone(),
-        actor: context::actor(role),
+        actor: context::actor(role)?,
     };
-    let frame = Frame { stamp: Rc::new(stamp), depth: trigger_depth() + 1, rows };
+    let frame = Frame { stamp: Rc::new(stamp), depth: depth() + 1, rows };
     FRAMES.with_borrow_mut(|frames| frames.push(frame));
     let _open = OpenFrame;
     act()
@@ -156,82 +156,77 @@ impl Drop for OpenFrame {
     }
 }
 
-/// How many triggers are running, one within the other.
-pub fn trigger_depth() -> i32 {
-    // SAFETY: takes no argument and reads a counter of the backend.
-    unsafe { pgrx::direct_function_call(pg_sys::pg_trigger_depth, &[]) }.unwrap_or(0)
+/// Runs a trigger function on what PostgreSQL passed.
+fn fired(call: pg_sys::FunctionCallInfo, act: impl FnOnce(&Firing) -> Outcome<()>) -> i64 {
+    // SAFETY: what PostgreSQL passed.
+    let firing = unsafe { Firing::of(call) };
+    act(&firing).unwrap_or_else(|fault| fault.raise());
+    0
 }
 
 /// Notes a change of one item's quantity; an AFTER ROW trigger of the stock table and of its stripes.
 #[pg_extern(sql = false)]
 fn inventory_movement_record(call: pg_sys::FunctionCallInfo) -> i64 {
-    // SAFETY: what PostgreSQL passed.
-    let firing = unsafe { Firing::of(call) };
-    record(&firing).unwrap_or_else(|fault| fault.raise());
-    0
+    fired(call, record)
 }
 
 /// Notes that a statement on the stock table begins; a BEFORE STATEMENT trigger of the stock table and of its stripes.
 #[pg_extern(sql = false)]
 fn inventory_movement_begin(call: pg_sys::FunctionCallInfo) -> i64 {
-    // SAFETY: what PostgreSQL passed.
-    let firing = unsafe { Firing::of(call) };
-    attachment::current().and_then(|stock| require_stock_table(&firing, &stock)).unwrap_or_else(|fault| fault.raise());
-    STATEMENTS.with_borrow_mut(|statements| statements.push(subtransaction()));
-    0
+    fired(call, |firing| {
+        triggers::verified("inventory_movement_begin", firing)?;
+        STATEMENTS.with_borrow_mut(|statements| statements.push(subtransaction()));
+        Ok(())
+    })
 }
 
 /// Writes the noted changes at the end of the outermost statement; an AFTER STATEMENT trigger of the stock table and of its stripes.
 #[pg_extern(sql = false)]
 fn inventory_movement_flush(call: pg_sys::FunctionCallInfo) -> i64 {
-    // SAFETY: what PostgreSQL passed.
-    let _firing = unsafe { Firing::of(call) };
-    STATEMENTS.with_borrow_mut(Vec::pop);
-    if open_statements() == 0 && !NOTES.with_borrow(Vec::is_empty) {
-        attachment::current().map(|stock| flush(&stock)).unwrap_or_else(|fault| fault.raise());
-    }
-    0
+    fired(call, |firing| {
+        let (stock, _) = triggers::verified("inventory_movement_flush", firing)?;
+        STATEMENTS.with_borrow_mut(Vec::pop);
+        if open_statements() == 0 && !NOTES.with_borrow(Vec::is_empty) {
+            flush(&stock);
+        }
+        Ok(())
+    })
 }
 
 /// Refuses to change a ledger but by the triggers of its stock table; a BEFORE STATEMENT trigger of the ledger.
 #[pg_extern(sql = false)]
 fn inventory_movement_guard(call: pg_sys::FunctionCallInfo) -> i64 {
-    // SAFETY: what PostgreSQL passed.
-    let firing = unsafe { Firing::of(call) };
-    let operation = firing.operation();
-    // One statement is let through, not what a user's trigger on the ledger does meanwhile.
-    if operation != Operation::Insert || !WRITING.replace(false) {
-        Fault::ledger_protected(operation.name(), &firing.table_name()).raise();
-    }
-    0
+    fired(call, |firing| permit::check(firing, Fault::ledger_protected))
 }
 
 /// Refuses TRUNCATE; a BEFORE STATEMENT trigger of the stock table.
 #[pg_extern(sql = false)]
 fn inventory_truncate_guard(call: pg_sys::FunctionCallInfo) -> i64 {
-    // SAFETY: what PostgreSQL passed.
-    let firing = unsafe { Firing::of(call) };
-    Fault::truncate_refused(&firing.table_name()).raise()
+    fired(call, |firing| Err(Fault::truncate_refused(&firing.table_name())))
+}
+
+/// Refuses direct writes to the idempotency keys; a BEFORE STATEMENT trigger of their table.
+#[pg_extern(sql = false)]
+fn inventory_request_guard(call: pg_sys::FunctionCallInfo) -> i64 {
+    fired(call, |firing| permit::check(firing, Fault::requests_protected))
 }
 
 /// Refuses direct writes to stripes, and to what the stripes of an item hold; a trigger of the stripes, and of a stock table without a ledger.
 #[pg_extern(sql = false)]
 fn inventory_stripe_guard(call: pg_sys::FunctionCallInfo) -> i64 {
-    // SAFETY: what PostgreSQL passed.
-    let firing = unsafe { Firing::of(call) };
-    stripe_guard::check(&firing).unwrap_or_else(|fault| fault.raise());
-    0
+    fired(call, |firing| {
+        if firing.for_row() { permit::check_row(firing) } else { permit::check(firing, Fault::stripes_protected) }
+    })
 }
 
 fn record(firing: &Firing) -> Outcome<()> {
-    let stock = attachment::current()?;
-    require_stock_table(firing, &stock)?;
-    let table = Table::of(firing, &stock);
-    if !table.stripes && stripe_guard::lets_through(firing, &stock)? == Passage::Total {
+    let (stock, part) = triggers::verified("inventory_movement_record", firing)?;
+    let table = Table::of(part, &stock);
+    if !table.stripes && permit::lets_through(firing, &stock)? == Passage::Total {
         return Ok(());
     }
     let change = Change::read(firing, &table)?;
-    let (stamp, ours) = stamp_in_force();
+    let (stamp, ours) = stamp_in_force()?;
     match change {
         Change::Item { id, stripe, kind, quantities, command } => {
             // A stripe comes and goes within its item: what kind of act that is, the call says.
@@ -265,15 +260,6 @@ fn record(firing: &Firing) -> Outcome<()> {
     Ok(())
 }
 
-/// Anybody may put our trigger functions on a table of his own: there they refuse.
-fn require_stock_table(firing: &Firing, stock: &Attachment) -> Outcome<()> {
-    if firing.is_on(stock.oid) || firing.table() == stock.stripes.oid {
-        Ok(())
-    } else {
-        Err(Fault::stray_trigger(&firing.table_name()))
-    }
-}
-
 fn open_statements() -> usize {
     STATEMENTS.with_borrow(Vec::len)
 }
@@ -292,8 +278,8 @@ struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
-    fn of(firing: &Firing, stock: &'a Attachment) -> Self {
-        if firing.table() == stock.stripes.oid {
+    fn of(part: Part, stock: &'a Attachment) -> Self {
+        if part == Part::Stripes {
             Self { stripes: true, id: "inventory_id", quantity: "quantity", quantity_type: pg_sys::NUMERICOID }
         } else {
             let Attachment { id_name, quantity_name, quantity_type, .. } = stock;
@@ -321,7 +307,7 @@ impl Change {
     fn read(firing: &Firing, table: &Table<'_>) -> Outcome<Self> {
         let first = firing.first_row();
         let id = first.uuid(table.id)?;
-        let quantity = first.datum(table.quantity)?;
+        let quantity = first.datum(table.quantity, table.quantity_type)?;
         let stripe = table.stripes.then(|| first.stripe()).transpose()?;
         let item = |kind, quantities, command| Self::Item { id, stripe, kind, quantities, command };
         Ok(match firing.operation() {
@@ -329,7 +315,8 @@ impl Change {
             Operation::Delete => item(Kind::Closing, [table.printed(quantity), zero()], first.deleted_by()),
             _ => {
                 let updated = firing.updated_row();
-                let (new_id, new_quantity) = (updated.uuid(table.id)?, updated.datum(table.quantity)?);
+                let (new_id, new_quantity) =
+                    (updated.uuid(table.id)?, updated.datum(table.quantity, table.quantity_type)?);
                 let command = updated.made_by();
                 if new_id == id {
                     Self::Quantity { id, stripe, quantities: [quantity, new_quantity], command }
@@ -346,14 +333,6 @@ fn zero() -> String {
     "0".to_owned()
 }
 
-/// 1.0 and 1.00 are the same quantity; what is no quantity is compared as it is printed.
-pub fn differ(one: &str, other: &str) -> bool {
-    match (one.parse::<Quantity>(), other.parse::<Quantity>()) {
-        (Ok(one), Ok(other)) => one != other,
-        _ => one != other,
-    }
-}
-
 /// How many rows one of our own calls changes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Rows {
@@ -364,27 +343,24 @@ pub enum Rows {
 }
 
 /// The stamp of our own call whose statement fired the trigger, and how many rows it changes; or one for a direct write.
-fn stamp_in_force() -> (Rc<Stamp>, Option<Rows>) {
-    let depth = trigger_depth();
+fn stamp_in_force() -> Outcome<(Rc<Stamp>, Option<Rows>)> {
+    let depth = depth();
     let ours = FRAMES.with_borrow(|frames| {
         let frame = frames.last().filter(|frame| frame.depth == depth)?;
         Some((Rc::clone(&frame.stamp), Some(frame.rows)))
     });
-    ours.unwrap_or_else(|| {
-        // Rows of one statement share a stamp.
-        let role = current_role();
-        let last = NOTES.with_borrow(|notes| notes.last().map(|note| Rc::clone(&note.stamp)));
-        let stamp = last.filter(|stamp| stamp.kind == Kind::External && stamp.role == role).unwrap_or_else(|| {
-            Rc::new(Stamp {
-                kind: Kind::External,
-                role,
-                reference: crate::settings::reference(),
-                key: None,
-                actor: context::actor(role),
-            })
-        });
-        (stamp, None)
-    })
+    if let Some(ours) = ours {
+        return Ok(ours);
+    }
+    // Rows of one statement share a stamp.
+    let role = current_role();
+    let last = NOTES.with_borrow(|notes| notes.last().map(|note| Rc::clone(&note.stamp)));
+    if let Some(stamp) = last.filter(|stamp| stamp.kind == Kind::External && stamp.role == role) {
+        return Ok((stamp, None));
+    }
+    let CallContext { reference, key } = CallContext::of_session()?;
+    let stamp = Stamp { kind: Kind::External, role, reference, key, actor: context::actor(role)? };
+    Ok((Rc::new(stamp), None))
 }
 
 fn note(
@@ -399,27 +375,10 @@ fn note(
     NOTES.with_borrow_mut(|notes| notes.push(note));
 }
 
-/// Marks the INSERT that the guard lets through.
-struct Writing;
-
-impl Writing {
-    fn begin() -> Self {
-        WRITING.set(true);
-        Self
-    }
-}
-
-impl Drop for Writing {
-    fn drop(&mut self) {
-        WRITING.set(false);
-    }
-}
-
 /// Runs one statement that adds to the ledger, as its owner.
-pub fn writing<T>(owner: Oid, search_path: Option<&std::ffi::CStr>, write: impl FnOnce(&Connection) -> T) -> T {
-    let _acting = act_as_unfiltered(owner, search_path);
-    let _writing = Writing::begin();
-    connected(write)
+pub fn writing<T>(ledger: Oid, acting: Acting, write: impl FnOnce(&Connection) -> T) -> T {
+    let _acting = acting;
+    permit::writing(ledger, || connected(write))
 }
 
 const COLUMNS: &str = "inventory_id, stripe, kind, old_quantity, new_quantity, reference, idempotency_key, actor";
@@ -431,8 +390,8 @@ fn write_one(
     [old_quantity, new_quantity]: [Arg<'_>; 2],
     stamp: &Stamp,
 ) {
-    let Some(Owned { name: movements, owner, .. }) = &stock.movements else { return };
-    writing(*owner, stock.search_path.as_deref(), |spi| {
+    let Some(Companion { name: movements, oid }) = &stock.movements else { return };
+    writing(*oid, stock.act_on_companions(), |spi| {
         let (kept, quantity) = match stripe {
             None => (Kept::Record, stock.quantity_type),
             Some(_) => (Kept::RecordStripe, pg_sys::NUMERICOID),
@@ -459,11 +418,11 @@ fn write_one(
 /// Writes all notes, in the order of the commands that made the changes: one INSERT for each act.
 fn flush(stock: &Attachment) {
     let mut notes = NOTES.take();
-    let Some(Owned { name: movements, owner, .. }) = &stock.movements else { return };
+    let Some(Companion { name: movements, oid }) = &stock.movements else { return };
     notes.sort_by_key(|note| note.command);
     for act in notes.chunk_by(|one, next| Rc::ptr_eq(&one.stamp, &next.stamp)) {
         let stamp = &act[0].stamp;
-        writing(*owner, stock.search_path.as_deref(), |spi| {
+        writing(*oid, stock.act_on_companions(), |spi| {
             let plan = stock.plan(spi, Kept::RecordMany, || {
                 let sql = format!(
                     "INSERT INTO {movements} ({COLUMNS})

@@ -2,30 +2,42 @@
 
 pub mod answer;
 pub mod attach;
+pub mod attached_error;
 pub mod attachment;
 pub mod batch;
 pub mod call;
 pub mod catalog;
 pub mod companions;
+pub mod configuration;
 pub mod context;
 pub mod decrement;
+pub mod drop_guard;
 pub mod encoding;
 pub mod error;
 pub mod failpoint;
+pub mod health;
 pub mod holding;
 pub mod idempotency;
 pub mod identity;
 pub mod items;
+pub mod jsonb;
 pub mod ledger;
+pub mod leftover;
+pub mod opening;
+pub mod permit;
 pub mod quantity;
+pub mod relation;
+pub mod report;
+pub mod session_key;
 pub mod settings;
 pub mod spi;
 pub mod stock;
-pub mod stripe_guard;
 pub mod stripe_lock;
 pub mod stripes;
 pub mod totals;
 pub mod trigger;
+pub mod triggers;
+pub mod watch;
 
 #[cfg(feature = "pg_test")]
 mod server_tests;
@@ -35,12 +47,13 @@ pgrx::pg_module_magic!(name, version);
 pgrx::extension_sql_file!("../sql/attachment.sql", name = "attachment");
 pgrx::extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["attachment"]);
 pgrx::extension_sql_file!("../sql/triggers.sql", name = "triggers", requires = ["functions"]);
+pgrx::extension_sql_file!("../sql/rights.sql", name = "rights", requires = ["triggers"]);
 
 /// Called by PostgreSQL once a backend, when the library is loaded.
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     settings::define();
-    attachment::watch_catalog();
+    watch::define();
     ledger::watch_transactions();
 }
 

@@ -19,7 +19,7 @@ pub struct Quantity(Decimal);
 pub enum Unfit {
     /// NaN, Infinity or -Infinity, which `numeric` allows and stock does not.
     NotFinite,
-    /// More than [`MAX_DIGITS`] digits, counted as written.
+    /// More than [`MAX_DIGITS`] digits, zeros at either end not counted.
     TooManyDigits,
     /// Not a number in plain decimal notation.
     Malformed,
@@ -69,13 +69,13 @@ impl FromStr for Quantity {
             return Err(Unfit::Malformed);
         }
         let (whole, decimals) = unsigned.split_once('.').unwrap_or((unsigned, ""));
-        let significant_whole = whole.trim_start_matches('0');
-        let digits =
-            if significant_whole.is_empty() { decimals.len() } else { significant_whole.len() + decimals.len() };
-        if digits > MAX_DIGITS {
+        let whole_digits = whole.trim_start_matches('0').len();
+        if whole_digits + decimals.trim_end_matches('0').len() > MAX_DIGITS {
             return Err(Unfit::TooManyDigits);
         }
-        Decimal::from_str_exact(text).map(Self).map_err(|_| Unfit::Malformed)
+        // Zeros at the end are no digits: those that do not fit are given up.
+        let surplus = (whole_digits + decimals.len()).saturating_sub(MAX_DIGITS);
+        Decimal::from_str_exact(&text[..text.len() - surplus]).map(Self).map_err(|_| Unfit::Malformed)
     }
 }
 
@@ -117,15 +117,6 @@ impl Quantity {
     /// The exact sum; None where it has more digits than a quantity keeps. Trailing zeros are given up before it is refused.
     pub fn plus(self, other: Self) -> Option<Self> {
         self.sum_at_scale(other).or_else(|| self.canonical().sum_at_scale(other.canonical()))
-    }
-
-    /// The exact sum as a column of this shape keeps it; None where that has more digits than a quantity keeps. A column
-    /// without a scale of its own keeps the zeros of both.
-    pub fn plus_in(self, other: Self, shape: Shape) -> Option<Self> {
-        match shape {
-            Shape::Unbounded => self.sum_at_scale(other),
-            Shape::Fixed { .. } | Shape::Whole { .. } => self.plus(other),
-        }
     }
 
     fn sum_at_scale(self, other: Self) -> Option<Self> {
@@ -215,6 +206,19 @@ impl Quantity {
         }
         let digits = mantissa.ilog10() as i32 + 1;
         digits - self.0.scale() as i32
+    }
+}
+
+/// A printed number without the zeros at its end.
+fn without_zeros(printed: &str) -> &str {
+    if printed.contains('.') { printed.trim_end_matches('0').trim_end_matches('.') } else { printed }
+}
+
+/// 1.0 and 1.00 are the same quantity; what has too many digits for one is compared as it is printed.
+pub fn differ(one: &str, other: &str) -> bool {
+    match (one.parse::<Quantity>(), other.parse::<Quantity>()) {
+        (Ok(one), Ok(other)) => one != other,
+        _ => without_zeros(one) != without_zeros(other),
     }
 }
 

@@ -65,15 +65,17 @@ mod tests {
     }
 
     #[pg_test]
-    fn the_path_is_pinned_only_where_user_code_can_run() {
+    fn the_path_is_pinned_whatever_the_table_has() {
         attach("1");
-        assert_eq!(attachment::current().unwrap().search_path, None);
-        Spi::run(
-            "CREATE FUNCTION noop() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
-             CREATE TRIGGER noop BEFORE UPDATE ON shop FOR EACH ROW EXECUTE FUNCTION noop()",
-        )
-        .expect("created");
-        assert!(attachment::current().unwrap().search_path.is_some());
+        assert_eq!(attachment::current().unwrap().search_path.as_c_str(), c"public, pg_temp");
+        Spi::run("SET search_path = pg_catalog").expect("set");
+        {
+            let stock = attachment::current().unwrap();
+            let acting = stock.act();
+            assert!(acting.is_ok());
+            assert_eq!(text("SHOW search_path").as_deref(), Some("public, pg_temp"));
+        }
+        assert_eq!(text("SHOW search_path").as_deref(), Some("pg_catalog"));
     }
 
     #[pg_test]
@@ -82,7 +84,7 @@ mod tests {
         let keeper: pg_sys::Oid = Spi::get_one("SELECT 'keeper'::regrole::oid").expect("an oid").unwrap();
         let before = current_role();
         {
-            let _acting = act_as(keeper, Some(c"pg_catalog, pg_temp"));
+            let _acting = act_as(keeper, c"pg_catalog, pg_temp");
             assert_eq!(current_role(), keeper);
             assert_eq!(text("SHOW search_path").as_deref(), Some("pg_catalog, pg_temp"));
         }

@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 use crate::encoding;
+use crate::session_key;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::prelude::*;
 use std::ffi::{CStr, CString};
@@ -44,7 +45,6 @@ static ROW_LOCK: GucSetting<RowLock> = GucSetting::<RowLock>::new(RowLock::Auto)
 
 // Unset: most calls have none, and an empty text is read as none, because SET LOCAL leaves one behind.
 static REFERENCE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
-static IDEMPOTENCY_KEY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static ACTOR: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
 // off: a header is the client's word, and a proxy that repeats one would make two sales into one.
@@ -76,11 +76,6 @@ pub fn row_lock() -> RowLock {
 /// The reference of the call, where one is set.
 pub fn reference() -> Option<String> {
     text(&REFERENCE)
-}
-
-/// The idempotency key of the call, where one is set.
-pub fn idempotency_key() -> Option<String> {
-    text(&IDEMPOTENCY_KEY)
 }
 
 /// Who acts, where it is set.
@@ -164,12 +159,6 @@ fn define_call_context() {
             &REFERENCE,
         ),
         (
-            c"inventory_ext.idempotency_key",
-            c"The idempotency key of the next call.",
-            c"Used where a function is not given p_idempotency_key.",
-            &IDEMPOTENCY_KEY,
-        ),
-        (
             c"inventory_ext.actor",
             c"Who changes the stock, as the ledger names him.",
             c"Unset: the sub of request.jwt.claims, else the calling role.",
@@ -179,6 +168,7 @@ fn define_call_context() {
     for (name, short, long, setting) in texts {
         GucRegistry::define_string_guc(name, short, long, setting, GucContext::Userset, GucFlags::default());
     }
+    session_key::define();
     GucRegistry::define_bool_guc(
         c"inventory_ext.request_headers",
         c"Whether the Idempotency-Key header of a PostgREST request is the idempotency key of the call.",

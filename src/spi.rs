@@ -9,6 +9,7 @@
 
 use crate::encoding;
 use crate::error::Fault;
+use crate::jsonb::JsonbArg;
 use crate::quantity::{Quantity, Unfit};
 use pgrx::callconv::{self, ArgAbi};
 use pgrx::pg_sys::{self, Datum, Oid};
@@ -74,6 +75,62 @@ pub fn connected<T>(act: impl FnOnce(&Connection) -> T) -> T {
     // SAFETY: closes the connection opened above; `answer` holds no SPI memory, its type cannot borrow the connection.
     unsafe { pg_sys::SPI_finish() };
     answer
+}
+
+/// Whether all statements of this transaction see one snapshot: REPEATABLE READ and SERIALIZABLE.
+pub fn one_snapshot() -> bool {
+    // SAFETY: reads a variable of the backend.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
+}
+
+/// Ends a command of the transaction: what it did is seen by the next, also in our own caches.
+pub fn next_command() {
+    // SAFETY: the counter is advanced between two statements of ours, as SPI does after each.
+    unsafe { pg_sys::CommandCounterIncrement() };
+}
+
+/// How many portals the session has: the one that runs, loops of PL/pgSQL around it, and cursors.
+pub fn portals() -> usize {
+    // SAFETY: while a portal runs, its memory context is a child of the one that all portals share; the list of children is read.
+    unsafe {
+        if pg_sys::PortalContext.is_null() || (*pg_sys::PortalContext).parent.is_null() {
+            return 0;
+        }
+        let mut child = (*(*pg_sys::PortalContext).parent).firstchild;
+        let mut count = 0;
+        while !child.is_null() {
+            count += 1;
+            child = (*child).nextchild;
+        }
+        count
+    }
+}
+
+/// Closes a cursor, where it is open.
+pub fn close_cursor(name: &str) {
+    let name = encoding::c_text(name);
+    // SAFETY: a portal that is found is open; none of ours is.
+    unsafe {
+        let portal = pg_sys::SPI_cursor_find(name.as_ptr());
+        if !portal.is_null() {
+            pg_sys::SPI_cursor_close(portal);
+        }
+    }
+}
+
+/// Whether this server is a standby.
+pub fn is_standby() -> bool {
+    // SAFETY: reads the state of the server.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
+/// Raises PostgreSQL's own error 25006 where nothing can be written: on a standby, or in a read-only transaction.
+pub fn require_writable(command: &CStr) {
+    // SAFETY: raises an error or does nothing; the name is a C string.
+    unsafe {
+        pg_sys::PreventCommandDuringRecovery(command.as_ptr());
+        pg_sys::PreventCommandIfReadOnly(command.as_ptr());
+    }
 }
 
 /// What a statement sees of the database.
@@ -176,20 +233,27 @@ impl Rows<'_> {
     }
 
     /// A value of any simple type; None for NULL. Columns count from 1.
-    pub fn get<T: FromDatum>(&self, row: usize, column: i32) -> Option<T> {
-        let (datum, is_null) = self.datum(row, column)?;
-        // SAFETY: the caller names the type the statement gives; the value is copied out of the row.
+    pub fn get<T: FromDatum + IntoDatum>(&self, row: usize, column: i32) -> Option<T> {
+        let (datum, is_null) = self.datum(row, column, T::is_compatible_with)?;
+        // SAFETY: the column is of the type, as was checked; the value is copied out of the row.
         unsafe { T::from_datum(datum, is_null) }
     }
 
     /// A text; None for NULL.
     pub fn text(&self, row: usize, column: i32) -> Option<String> {
-        self.get::<Vec<u8>>(row, column).map(|bytes| encoding::from_server(&bytes))
+        let (datum, is_null) = self.datum(row, column, |type_oid| type_oid == pg_sys::TEXTOID)?;
+        // SAFETY: the column is a text, as was checked; its bytes are copied out of the row.
+        unsafe { Vec::<u8>::from_datum(datum, is_null) }.map(|bytes| encoding::from_server(&bytes))
+    }
+
+    /// Whether a value is NULL.
+    pub fn is_null(&self, row: usize, column: i32) -> bool {
+        self.datum(row, column, |_| true).is_none_or(|(_, is_null)| is_null)
     }
 
     /// A value as a parameter of a later statement, as long as the rows are held.
     pub fn arg(&self, row: usize, column: i32) -> Arg<'_> {
-        let (datum, is_null) = self.datum(row, column).unwrap_or((Datum::null(), true));
+        let (datum, is_null) = self.datum(row, column, |_| true).unwrap_or((Datum::null(), true));
         Arg { datum, is_null, life: PhantomData }
     }
 
@@ -200,7 +264,8 @@ impl Rows<'_> {
             pg_sys::INT4OID => self.get::<i32>(row, column).map(i64::from).map(Quantity::from),
             pg_sys::INT8OID => self.get::<i64>(row, column).map(Quantity::from),
             _ => {
-                let Some((datum, false)) = self.datum(row, column) else {
+                let is_numeric = |type_oid| type_oid == pg_sys::NUMERICOID;
+                let Some((datum, false)) = self.datum(row, column, is_numeric) else {
                     return Err("null".to_owned());
                 };
                 // SAFETY: the column is numeric, and the row that holds the value is alive.
@@ -210,7 +275,9 @@ impl Rows<'_> {
         .ok_or_else(|| "null".to_owned())
     }
 
-    fn datum(&self, row: usize, column: i32) -> Option<(Datum, bool)> {
+    /// A value of a column whose type is one that `fits`. A table whose column has become of another type since the statement was
+    /// written gives an error, never memory that is read as something else.
+    fn datum(&self, row: usize, column: i32, fits: impl FnOnce(Oid) -> bool) -> Option<(Datum, bool)> {
         if self.table.is_null() || row >= self.count {
             return None;
         }
@@ -218,6 +285,9 @@ impl Rows<'_> {
         // SAFETY: the table is alive (see Drop) and has `count` rows; SPI_getbinval checks the column number.
         let datum = unsafe {
             let table = &*self.table;
+            if !fits(pg_sys::SPI_gettypeid(table.tupdesc, column)) {
+                Fault::internal("a column has another type than the statement was written for").raise();
+            }
             pg_sys::SPI_getbinval(*table.vals.add(row), table.tupdesc, column, &raw mut is_null)
         };
         Some((datum, is_null))
@@ -240,6 +310,19 @@ pub unsafe fn row_value(
         let mut is_null = true;
         let datum = (number > 0).then(|| pg_sys::SPI_getbinval(tuple, descriptor, number, &raw mut is_null));
         datum.filter(|_| !is_null)
+    }
+}
+
+/// The type of a column, by name; None where there is no such column.
+///
+/// # Safety
+/// The descriptor must be alive.
+pub unsafe fn type_of(descriptor: pg_sys::TupleDesc, column: &str) -> Option<Oid> {
+    let name = encoding::c_text(column);
+    // SAFETY: as the caller promises; a column that is not there has a number below one.
+    unsafe {
+        let number = pg_sys::SPI_fnumber(descriptor, name.as_ptr());
+        (number > 0).then(|| pg_sys::SPI_gettypeid(descriptor, number))
     }
 }
 
@@ -303,21 +386,6 @@ unsafe fn read_numeric(datum: Datum) -> Result<Quantity, (Unfit, String)> {
     }
 }
 
-/// The text of a jsonb argument. pgrx reads jsonb itself, but raises an internal error where it is nested too deeply.
-pub struct JsonbText(pub String);
-
-impl FromDatum for JsonbText {
-    unsafe fn from_polymorphic_datum(datum: Datum, is_null: bool, _type_oid: Oid) -> Option<Self> {
-        // SAFETY: the caller passes a jsonb; its output function gives a C string, which is copied.
-        (!is_null).then(|| unsafe {
-            let text = pg_sys::OidOutputFunctionCall(Oid::from(pg_sys::F_JSONB_OUT), datum);
-            let copy = encoding::from_c(CStr::from_ptr(text));
-            pg_sys::pfree(text.cast());
-            Self(copy)
-        })
-    }
-}
-
 macro_rules! argument {
     ($type:ty, $like:ty) => {
         // SAFETY: the datum is taken as it is passed; it lives until the call returns, and so does the value, which the
@@ -343,4 +411,4 @@ macro_rules! argument {
 }
 
 argument!(NumericArg, pgrx::AnyNumeric);
-argument!(JsonbText, pgrx::JsonB);
+argument!(JsonbArg, pgrx::JsonB);

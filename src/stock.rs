@@ -2,19 +2,20 @@
 //!
 //! Lock order: as in batch.rs, through which every change here is locked and written.
 
-use crate::answer::{number, spaced};
+use crate::answer::{exact, number, spaced};
 use crate::attachment::Attachment;
-use crate::batch::{self, Change};
+use crate::batch::{self, Change, Stored};
 use crate::call::{Call, in_context};
 use crate::context::Given;
 use crate::decrement::{fits, positive};
 use crate::encoding::from_server;
-use crate::error::{Fault, Outcome, answered};
+use crate::error::{Fault, Outcome};
 use crate::holding::{Held, Striped, Taken};
 use crate::ledger::{Kind, Rows};
 use crate::quantity::{Quantity, Unfit};
-use crate::spi::{Connection, NumericArg};
-use pgrx::{Uuid, pg_extern};
+use crate::report::answered;
+use crate::spi::{Arg, Connection, NumericArg};
+use pgrx::{Uuid, pg_extern, pg_sys};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -89,6 +90,7 @@ fn restock(
         let reference = context.reference.clone();
         let call = Call { function: "restock_inventory", kind: Kind::Restock, rows: Rows::One, context };
         call.run(
+            &[id],
             || json!([id.to_string(), added.canonical().to_string(), reference]).to_string(),
             |spi, stock| {
                 fits("p_quantity", added, stock)?;
@@ -121,6 +123,7 @@ fn adjust(
         let call = Call { function: "adjust_inventory", kind: Kind::Adjustment, rows: Rows::One, context };
         let canonical = |quantity: Quantity| quantity.canonical().to_string();
         call.run(
+            &[id],
             || json!([id.to_string(), canonical(counted), expected.map(canonical), reference]).to_string(),
             |spi, stock| set_to(spi, stock, id, counted, expected),
         )
@@ -139,10 +142,13 @@ fn set_to(
     let seen = striped.as_ref().map(Striped::lock_all).transpose()?;
     let old_quantity = match (&striped, &seen) {
         (Some(striped), Some(seen)) => striped.total(seen)?,
-        _ => lock_one(spi, stock, id)?,
+        _ => match lock_stored(spi, stock, id)? {
+            Ok(quantity) => quantity,
+            Err(stored) => return repair(spi, stock, id, &stored, counted, expected),
+        },
     };
     if let Some(expected) = expected.filter(|&expected| expected != old_quantity) {
-        return Err(Fault::stale(&id.to_string(), expected, old_quantity));
+        return Err(Fault::stale(&id.to_string(), expected, &old_quantity.to_string()));
     }
     let delta =
         counted.plus(old_quantity.negated()).ok_or_else(|| Fault::overflow(&id.to_string(), old_quantity, counted))?;
@@ -166,6 +172,38 @@ fn set_to(
     )))
 }
 
+/// Sets an item whose row holds more digits than a quantity has; PostgreSQL computes the difference.
+fn repair(
+    spi: &Connection,
+    stock: &Attachment,
+    id: Uuid,
+    stored: &str,
+    counted: Quantity,
+    expected: Option<Quantity>,
+) -> Outcome<String> {
+    if let Some(expected) = expected {
+        return Err(Fault::stale(&id.to_string(), expected, stored));
+    }
+    let (source, column, quantity) = (stock.source(), &stock.id, &stock.quantity);
+    let sql = format!(
+        "UPDATE {source} SET {quantity} = $2::pg_catalog.numeric WHERE stock.{column} OPERATOR(pg_catalog.=) $1
+         RETURNING stock.{quantity},
+                   (stock.{quantity} OPERATOR(pg_catalog.-) $3::pg_catalog.numeric)::pg_catalog.text"
+    );
+    let printed = counted.to_string();
+    let args = [Arg::owned(id), Arg::text(printed.as_str()), Arg::text(stored)];
+    let rows = spi.once(&sql, &[pg_sys::UUIDOID, pg_sys::TEXTOID, pg_sys::TEXTOID], &args);
+    match (rows.quantity(0, 1, stock.quantity_type), rows.text(0, 2)) {
+        (Ok(new_quantity), Some(adjusted)) if new_quantity == counted => Ok(spaced(&json!({
+            "success": true, "inventory_id": id.to_string(), "old_quantity": exact(stored),
+            "new_quantity": number(new_quantity), "adjusted": exact(&adjusted),
+        }))),
+        (new_quantity, _) => {
+            Err(Fault::verification_failed(&id.to_string(), counted, new_quantity.ok(), Quantity::ZERO))
+        }
+    }
+}
+
 fn transfer(
     from: Option<Uuid>,
     to: Option<Uuid>,
@@ -182,6 +220,7 @@ fn transfer(
         let reference = context.reference.clone();
         let call = Call { function: "transfer_inventory", kind: Kind::Transfer, rows: Rows::Many, context };
         call.run(
+            &[from, to],
             || json!([from.to_string(), to.to_string(), moved.canonical().to_string(), reference]).to_string(),
             |spi, stock| shift(spi, stock, [from, to], moved),
         )
@@ -218,8 +257,12 @@ fn amount(quantity: Option<&NumericArg>) -> Outcome<Quantity> {
 }
 
 fn lock_one(spi: &Connection, stock: &Attachment, id: Uuid) -> Outcome<Quantity> {
-    let held = batch::lock(spi, stock, vec![id])?;
-    held.get(id.as_bytes()).copied().ok_or_else(|| Fault::unknown_item(&id.to_string()))
+    batch::readable(&id, lock_stored(spi, stock, id)?)
+}
+
+fn lock_stored(spi: &Connection, stock: &Attachment, id: Uuid) -> Outcome<Stored> {
+    let mut held = batch::lock(spi, stock, vec![id])?;
+    held.remove(id.as_bytes()).ok_or_else(|| Fault::unknown_item(&id.to_string()))
 }
 
 /// Where a change happens: an item, or one held stripe of it, and what that has.
@@ -262,26 +305,32 @@ fn any_stripe(striped: &Striped<'_>, id: Uuid) -> Outcome<Place> {
 
 /// Locks both items of a transfer: those of the stock table first, then the striped ones, each in the order of their ids.
 ///
-/// What the source lacks is told before what the target cannot hold, whichever was locked first.
+/// Which of them is unknown is said in the order of the arguments, striped or not, before anything else of either is said. What
+/// the source lacks is told before what the target cannot hold, whichever was locked first.
 fn both(spi: &Connection, stock: &Attachment, [from, to]: [Uuid; 2], moved: Quantity) -> Outcome<[Place; 2]> {
     let whole: Vec<Uuid> = [from, to].into_iter().filter(|id| stock.stripes_of(id).is_none()).collect();
-    let held = if whole.is_empty() { HashMap::new() } else { batch::lock(spi, stock, whole.clone())? };
-    let has = |id: Uuid| held.get(id.as_bytes()).copied().ok_or_else(|| Fault::unknown_item(&id.to_string()));
-    whole.into_iter().try_for_each(|id| has(id).map(|_| ()))?;
-    let short = |available| Fault::insufficient(&from.to_string(), available, moved);
-    let source = || match Striped::of(spi, stock, from)? {
-        None => match has(from)? {
-            enough if enough >= moved => Ok(Place::whole(from, enough)),
-            available => Err(short(available)),
-        },
-        Some(striped) => match striped.take(moved)? {
-            Taken::Short(available) => Err(short(available)),
-            Taken::Held(held) => Ok(Place::held(from, &held, held.quantity)),
-        },
+    let held = if whole.is_empty() { HashMap::new() } else { batch::lock(spi, stock, whole)? };
+    let side = |id: Uuid| match Striped::of(spi, stock, id)? {
+        Some(striped) => Ok(Side::Striped(striped)),
+        None => held.get(id.as_bytes()).cloned().map(Side::Whole).ok_or_else(|| Fault::unknown_item(&id.to_string())),
     };
-    let target = || match Striped::of(spi, stock, to)? {
-        None => Ok(Place::whole(to, has(to)?)),
-        Some(striped) => any_stripe(&striped, to),
+    let (source_side, target_side) = (side(from)?, side(to)?);
+    let source = || {
+        let short = |available| Fault::insufficient(&from.to_string(), available, moved);
+        match source_side {
+            Side::Whole(stored) => match batch::readable(&from, stored)? {
+                enough if enough >= moved => Ok(Place::whole(from, enough)),
+                available => Err(short(available)),
+            },
+            Side::Striped(striped) => match striped.take(moved)? {
+                Taken::Short(available) => Err(short(available)),
+                Taken::Held(held) => Ok(Place::held(from, &held, held.quantity)),
+            },
+        }
+    };
+    let target = || match target_side {
+        Side::Whole(stored) => Ok(Place::whole(to, batch::readable(&to, stored)?)),
+        Side::Striped(striped) => any_stripe(&striped, to),
     };
     let (source, target) = if from.as_bytes() < to.as_bytes() {
         let source = source()?;
@@ -291,6 +340,12 @@ fn both(spi: &Connection, stock: &Attachment, [from, to]: [Uuid; 2], moved: Quan
         (source()?, target)
     };
     Ok([source, target.has_room(stock, moved)?])
+}
+
+/// One item of a transfer: its locked row, or its stripes.
+enum Side<'a> {
+    Whole(Stored),
+    Striped(Striped<'a>),
 }
 
 /// An answer about a striped item names the stripe.
@@ -312,8 +367,7 @@ fn change_one(spi: &Connection, stock: &Attachment, place: &Place, delta: Quanti
 
 /// Checks that the column can hold the new quantity, where PostgreSQL would only say that something overflowed.
 fn room_for(stock: &Attachment, id: Uuid, old_quantity: Quantity, delta: Quantity) -> Outcome<()> {
-    let fits =
-        old_quantity.plus_in(delta, stock.shape).is_some_and(|new_quantity| new_quantity.fits(stock.shape).is_ok());
+    let fits = old_quantity.plus(delta).is_some_and(|new_quantity| new_quantity.fits(stock.shape).is_ok());
     if fits { Ok(()) } else { Err(Fault::overflow(&id.to_string(), old_quantity, delta)) }
 }
 

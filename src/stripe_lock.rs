@@ -1,6 +1,7 @@
-//! Locks on single stripes, which can be tried and given back.
+//! Locks on striped items and on single stripes, which can be tried and given back.
 //!
-//! A row lock cannot be given back before the transaction ends, and PostgreSQL keeps one even on a row that it then skips
+//! A sale shares the lock of the item and holds that of one stripe alone; what needs all stripes of an item holds the lock of the
+//! item alone, so that no call takes a lock for each of 256 stripes. A row lock cannot be given back before the transaction ends, and PostgreSQL keeps one even on a row that it then skips
 //! because it no longer meets the condition: a sale that looked for a stripe with enough would go on holding those that had
 //! too little, in no order, until two such sales wait for each other. So a stripe is locked here first, then its row; nobody
 //! ever waits for the row. They are advisory locks in a space of their own (pg_locks shows a third number from 3 on, which
@@ -16,6 +17,8 @@ pub const GATE: i16 = 0;
 
 /// SQL functions use 1 and 2.
 const FIRST_SPACE: u16 = 3;
+/// After the gate and 256 stripes.
+const ITEM: i16 = 257;
 const KEEPER_SPACE: u16 = u16::MAX;
 const LAUNCH_SPACE: u16 = u16::MAX - 1;
 
@@ -38,6 +41,11 @@ impl Lock {
         let bytes = id.as_bytes();
         let word = |at: usize| u32::from_be_bytes(std::array::from_fn(|place| bytes[at + place]));
         Self::new([word(0) ^ word(8), word(4) ^ word(12)], FIRST_SPACE + stripe.unsigned_abs())
+    }
+
+    /// Of a striped item as a whole.
+    pub fn of_item(id: &Uuid) -> Self {
+        Self::of_stripe(id, ITEM)
     }
 
     /// Of whoever keeps the totals of this database up to date.
@@ -63,8 +71,8 @@ impl Lock {
     }
 
     /// Waits for the lock.
-    pub fn wait(&self) {
-        self.acquire(Mode::Exclusive, false, false);
+    pub fn wait(&self, mode: Mode) {
+        self.acquire(mode, false, false);
     }
 
     /// Takes the lock where it is free, until the transaction ends.

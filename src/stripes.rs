@@ -4,21 +4,25 @@
 //! transaction which items are striped. How single stripes are held and changed is the matter of holding.rs.
 
 use crate::answer::{number, spaced};
-use crate::attachment::{self, Attachment};
+use crate::attachment::{self, Attachment, Kept};
 use crate::batch;
-use crate::call::{Call, in_context};
+use crate::call::{Call, in_context, on_stock, require_no_other};
 use crate::catalog::{self, Columns};
 use crate::companions;
 use crate::context::{CallContext, Given};
-use crate::error::{Fault, Outcome, answered};
-use crate::holding::as_owner_of_stripes;
-use crate::identity::{act_as, act_as_unfiltered, current_role};
+use crate::error::{Fault, Outcome};
+use crate::holding;
+use crate::identity::{act_as_unfiltered, current_role};
 use crate::ledger::{self, Kind, Rows, record_whole};
+use crate::permit::{self, writing_totals};
 use crate::quantity::{Quantity, Shape};
-use crate::spi::{Arg, Connection, connected};
-use crate::stripe_guard::{writing_stripes, writing_totals};
+use crate::report::answered;
+use crate::spi::{self, Arg, Connection, Sight, one_snapshot};
+use crate::totals;
+use crate::watch;
 use pgrx::{AnyNumeric, Uuid, pg_extern, pg_sys};
 use serde_json::{Value, json};
+use std::ffi::CStr;
 
 /// The most stripes of one item.
 pub const MAX_STRIPES: i16 = 256;
@@ -61,9 +65,10 @@ fn stripe(id: Option<Uuid>, stripes: Option<i32>) -> Outcome<String> {
         let count = i16::try_from(stripes).ok().filter(|count| (2..=MAX_STRIPES).contains(count));
         let count = count.ok_or_else(|| Fault::stripe_count(stripes, MAX_STRIPES))?;
         alone(
-            "stripe_inventory",
+            ("stripe_inventory", c"stripe_inventory()"),
             context,
-            || json!([id.to_string(), count]),
+            id,
+            |reference| json!([id.to_string(), count, reference]),
             |spi, stock| {
                 let quantity = put_together(spi, stock, id)?;
                 if stock.movements.is_none() {
@@ -82,9 +87,10 @@ fn unstripe(id: Option<Uuid>) -> Outcome<String> {
     in_context(Given::nothing(), Given::nothing(), |context| {
         let id = item(id)?;
         alone(
-            "unstripe_inventory",
+            ("unstripe_inventory", c"unstripe_inventory()"),
             context,
-            || json!([id.to_string()]),
+            id,
+            |reference| json!([id.to_string(), reference]),
             |spi, stock| {
                 let quantity = put_together(spi, stock, id)?;
                 Ok(json!({"success": true, "inventory_id": id.to_string(), "quantity": number(quantity)}))
@@ -95,43 +101,51 @@ fn unstripe(id: Option<Uuid>) -> Outcome<String> {
 
 /// Runs `act` while nobody else changes stock, and tells the others of it.
 fn alone(
-    function: &'static str,
+    (function, command): (&'static str, &'static CStr),
     context: CallContext,
-    arguments: impl FnOnce() -> Value,
+    id: Uuid,
+    arguments: impl FnOnce(Option<&str>) -> Value,
     act: impl FnOnce(&Connection, &Attachment) -> Outcome<Value>,
 ) -> Outcome<String> {
-    attachment::current_alone()?;
+    spi::require_writable(command);
+    require_no_other(function)?;
+    // Totals are written as the owner, in the caller's session or in the worker.
+    attachment::current_alone()?.require_trusted_code()?;
+    let reference = context.reference.clone();
     let call = Call { function, kind: Kind::Transfer, rows: Rows::Many, context };
     call.run(
-        || arguments().to_string(),
+        &[id],
+        || arguments(reference.as_deref()).to_string(),
         |spi, stock| {
             let answer = act(spi, stock)?;
-            attachment::announce_change(stock.stripes.oid);
+            watch::announce_change(stock.stripes.oid);
             Ok(spaced(&answer))
         },
     )
 }
 
-/// Puts all striped items together; for detach, which holds the table alone. Stripes of an attachment that is broken stay.
-pub fn merge_all(spi: &Connection) -> Outcome<()> {
-    let Ok(stock) = attachment::current() else { return Ok(()) };
+/// Puts all striped items of a healthy attachment together; for detach, which holds the table alone.
+pub fn merge_all(spi: &Connection, stock: &Attachment) -> Outcome<()> {
+    if stock.striped.is_empty() {
+        return Ok(());
+    }
     let ids: Vec<Uuid> = stock.striped.keys().map(|bytes| Uuid::from_bytes(*bytes)).collect();
-    let context = CallContext { reference: crate::settings::reference(), key: None };
+    let context = CallContext::of_session()?;
     let role = current_role();
-    let _acting = act_as_unfiltered(stock.owner, stock.search_path.as_deref());
-    ledger::within(&stock, Kind::Transfer, &context, role, Rows::Many, || {
+    let _acting = act_as_unfiltered(stock.owner, &stock.search_path);
+    ledger::within(stock, Kind::Transfer, &context, role, Rows::Many, || {
         // An item whose row a superuser took away, with the triggers off, must not keep the table attached for ever.
-        let there = batch::lock(spi, &stock, ids)?;
-        there.keys().try_for_each(|bytes| put_together(spi, &stock, Uuid::from_bytes(*bytes)).map(|_| ()))
+        let there = batch::lock(spi, stock, ids)?;
+        there.keys().try_for_each(|bytes| put_together(spi, stock, Uuid::from_bytes(*bytes)).map(|_| ()))
     })
 }
 
 /// Locks an item that nobody sells, gives its stripes back to its row where it has some, and says what it has.
 fn put_together(spi: &Connection, stock: &Attachment, id: Uuid) -> Outcome<Quantity> {
-    let shown = batch::lock(spi, stock, vec![id])?;
-    let shown = shown.get(id.as_bytes()).copied().ok_or_else(|| Fault::unknown_item(&id.to_string()))?;
+    let mut shown = batch::lock(spi, stock, vec![id])?;
+    let shown = shown.remove(id.as_bytes()).ok_or_else(|| Fault::unknown_item(&id.to_string()))?;
     if stock.stripes_of(&id).is_none() {
-        return Ok(shown);
+        return batch::readable(&id, shown);
     }
     let total = remove(spi, stock, id)?;
     show(spi, stock, id, total)?;
@@ -141,17 +155,22 @@ fn put_together(spi: &Connection, stock: &Attachment, id: Uuid) -> Outcome<Quant
 
 /// Deletes the stripes of an item, and gives their sum.
 fn remove(spi: &Connection, stock: &Attachment, id: Uuid) -> Outcome<Quantity> {
-    let _acting = as_owner_of_stripes(stock);
-    let sql = format!(
-        "DELETE FROM {} AS s WHERE s.inventory_id OPERATOR(pg_catalog.=) $1 RETURNING s.quantity",
-        stock.stripes.name
-    );
-    let rows = writing_stripes(|| spi.once(&sql, &[pg_sys::UUIDOID], &[Arg::owned(id)]));
+    let _acting = stock.act_on_companions();
+    let delete = |table: &str| format!("DELETE FROM {table} AS s WHERE s.inventory_id OPERATOR(pg_catalog.=) $1");
+    let sql = format!("{} RETURNING s.quantity", delete(&stock.stripes.name));
+    let rows = permit::writing(stock.stripes.oid, || spi.once(&sql, &[pg_sys::UUIDOID], &[Arg::owned(id)]));
+    let sql = delete(&stock.totals.name);
+    permit::writing(stock.totals.oid, || spi.once(&sql, &[pg_sys::UUIDOID], &[Arg::owned(id)]).count());
     let unreadable = |stored: String| Fault::unreadable_stock(&id.to_string(), &stored);
-    (0..rows.count()).try_fold(Quantity::ZERO, |sum, row| {
+    let total = (0..rows.count()).try_fold(Quantity::ZERO, |sum, row| {
         let quantity = rows.quantity(row, 1, pg_sys::NUMERICOID).map_err(unreadable)?;
         sum.plus(quantity).ok_or_else(|| Fault::overflow(&id.to_string(), sum, quantity))
-    })
+    })?;
+    // A trigger or a rule on the stripes may have kept some.
+    match holding::sum_in_snapshot(spi, stock, id)? {
+        None => Ok(total),
+        Some(kept) => Err(Fault::verification_failed(&id.to_string(), total, Some(kept), total)),
+    }
 }
 
 /// Writes the total into the row, and reads it back. It is written also where it is the same, so that PostgreSQL tells a
@@ -165,7 +184,7 @@ fn show(spi: &Connection, stock: &Attachment, id: Uuid, total: Quantity) -> Outc
     );
     let printed = if number == "int8" { total.canonical().to_string() } else { total.to_string() };
     let args = [Arg::owned(id), Arg::text(printed.as_str())];
-    let rows = writing_totals(|| spi.once(&sql, &[pg_sys::UUIDOID, pg_sys::TEXTOID], &args));
+    let rows = writing_totals([(id, printed.clone())], || spi.once(&sql, &[pg_sys::UUIDOID, pg_sys::TEXTOID], &args));
     let shown = rows.quantity(0, 1, stock.quantity_type).ok();
     if shown == Some(total) {
         return Ok(());
@@ -176,7 +195,7 @@ fn show(spi: &Connection, stock: &Attachment, id: Uuid, total: Quantity) -> Outc
 fn cut(spi: &Connection, stock: &Attachment, id: Uuid, total: Quantity, count: i16) -> Outcome<()> {
     show(spi, stock, id, total)?;
     record_whole(stock, id, [total, Quantity::ZERO]);
-    let _acting = as_owner_of_stripes(stock);
+    let _acting = stock.act_on_companions();
     let sql = format!(
         "INSERT INTO {} (inventory_id, stripe, quantity)
          SELECT $1, share.stripe, share.quantity
@@ -186,8 +205,18 @@ fn cut(spi: &Connection, stock: &Attachment, id: Uuid, total: Quantity, count: i
     let numbers: Vec<i16> = (1..=count).collect();
     let shares: Vec<String> = total.shares(count).into_iter().map(|share| share.to_string()).collect();
     let types = [pg_sys::UUIDOID, pg_sys::INT2ARRAYOID, pg_sys::TEXTARRAYOID];
-    writing_stripes(|| spi.once(&sql, &types, &[Arg::owned(id), Arg::owned(numbers), Arg::owned(shares)]));
-    Ok(())
+    let args = [Arg::owned(id), Arg::owned(numbers), Arg::owned(shares)];
+    let made = permit::writing(stock.stripes.oid, || spi.once(&sql, &types, &args).count());
+    let sql = format!("INSERT INTO {} (inventory_id, quantity) VALUES ($1, $2::pg_catalog.numeric)", stock.totals.name);
+    let printed = total.to_string();
+    let args = [Arg::owned(id), Arg::text(printed.as_str())];
+    permit::writing(stock.totals.oid, || spi.once(&sql, &[pg_sys::UUIDOID, pg_sys::TEXTOID], &args).count());
+    // What the table keeps is verified before the row says that it holds nothing itself.
+    let kept = holding::sum_in_snapshot(spi, stock, id)?;
+    if made == count as usize && kept == Some(total) {
+        return Ok(());
+    }
+    Err(Fault::verification_failed(&id.to_string(), total, kept, Quantity::ZERO))
 }
 
 /// Without a ledger no trigger of ours stands on the stock table until something is striped.
@@ -199,25 +228,24 @@ fn guard_stock(spi: &Connection, stock: &Attachment) -> Outcome<()> {
 
 fn available(id: Option<Uuid>) -> Outcome<AnyNumeric> {
     let id = item(id)?;
-    let stock = attachment::current()?;
-    let _acting = (!stock.run_as_caller).then(|| act_as(stock.owner, stock.search_path.as_deref()));
-    connected(|spi| {
-        let (source, column, quantity) = (stock.source(), &stock.id, &stock.quantity);
-        let ask = |sql: String| spi.once(&sql, &[pg_sys::UUIDOID], &[Arg::owned(id)]).get(0, 1);
-        // The caller's rights decide whether he may know.
-        let shown = ask(format!(
-            "SELECT stock.{quantity}::pg_catalog.numeric FROM {source} WHERE stock.{column} OPERATOR(pg_catalog.=) $1"
-        ));
+    on_stock(|spi, stock| {
+        // The rights in force decide whether the item may be seen.
+        let plan = stock.plan(spi, Kept::Shown, || {
+            let (source, column, quantity) = (stock.source(), &stock.id, &stock.quantity);
+            let item = format!("stock.{column} OPERATOR(pg_catalog.=) $1");
+            (format!("SELECT stock.{quantity}::pg_catalog.numeric FROM {source} WHERE {item}"), vec![pg_sys::UUIDOID])
+        });
+        let shown = spi.run(plan, &[Arg::owned(id)], Sight::Isolation).get::<AnyNumeric>(0, 1);
         let shown = shown.ok_or_else(|| Fault::unknown_item(&id.to_string()))?;
-        if stock.stripes_of(&id).is_none() {
+        let striped = stock.stripes_of(&id).is_some();
+        // In an older snapshot an item may have stripes that is put together by now, and the reverse.
+        if !striped && !one_snapshot() {
             return Ok(shown);
         }
-        let _acting = as_owner_of_stripes(&stock);
-        let sum = ask(format!(
-            "SELECT pg_catalog.sum(s.quantity) FROM {} AS s WHERE s.inventory_id OPERATOR(pg_catalog.=) $1",
-            stock.stripes.name
-        ));
-        // None where the snapshot of the transaction is older than the stripes: then the row says what there was.
+        let sum = holding::sum(spi, stock, id).get::<AnyNumeric>(0, 1);
+        if striped && sum.as_ref().is_some_and(|sum| *sum != shown) {
+            totals::keep();
+        }
         Ok(sum.unwrap_or(shown))
     })
 }

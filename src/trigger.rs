@@ -45,6 +45,12 @@ pub struct Row<'f> {
     firing: &'f Firing,
 }
 
+/// How many triggers are running, one within the other.
+pub fn depth() -> i32 {
+    // SAFETY: takes no argument and reads a counter of the backend.
+    unsafe { pgrx::direct_function_call(pg_sys::pg_trigger_depth, &[]) }.unwrap_or(0)
+}
+
 impl Firing {
     /// The firing a trigger function was called for.
     ///
@@ -76,6 +82,18 @@ impl Firing {
     pub fn for_row(&self) -> bool {
         // SAFETY: as above.
         unsafe { (*self.data).tg_event & pg_sys::TRIGGER_EVENT_ROW != 0 }
+    }
+
+    /// Whether it fires before the operation.
+    pub fn before(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.data).tg_event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_BEFORE }
+    }
+
+    /// Whether the trigger has this name.
+    pub fn is_named(&self, name: &str) -> bool {
+        // SAFETY: as above; a name is NUL-terminated.
+        unsafe { CStr::from_ptr((*(*self.data).tg_trigger).tgname).to_bytes() == name.as_bytes() }
     }
 
     /// The table's oid; of a partition its own.
@@ -128,26 +146,33 @@ impl Row<'_> {
 
     /// The item's id.
     pub fn uuid(&self, column: &str) -> Outcome<Uuid> {
-        let datum = self.datum(column)?;
-        // SAFETY: the id column is a uuid; the value is copied.
+        let datum = self.datum(column, pg_sys::UUIDOID)?;
+        // SAFETY: the value is a uuid, as was checked; it is copied.
         unsafe { Uuid::from_datum(datum, false) }.ok_or_else(|| Fault::internal("an item has no id"))
     }
 
     /// A quantity of that type as PostgreSQL prints it.
     pub fn printed(&self, column: &str, type_oid: Oid) -> Outcome<String> {
-        // SAFETY: the value is of the row, and not null.
-        self.datum(column).map(|datum| unsafe { spi::printed(datum, type_oid) })
+        // SAFETY: the value is of the row, of that type, and not null.
+        self.datum(column, type_oid).map(|datum| unsafe { spi::printed(datum, type_oid) })
     }
 
     /// The number of a stripe.
     pub fn stripe(&self) -> Outcome<i16> {
-        self.datum("stripe").map(|datum| datum.value() as i16)
+        self.datum("stripe", pg_sys::INT2OID).map(|datum| datum.value() as i16)
     }
 
-    /// A value of the row, which lives as long as the firing.
-    pub fn datum(&self, column: &str) -> Outcome<Datum> {
-        // SAFETY: the tuple is of the relation whose descriptor is used.
-        let found = unsafe { spi::row_value(self.tuple, (*(*self.firing.data).tg_relation).rd_att, column) };
-        found.ok_or_else(|| Fault::null_in_stock(&self.firing.table_name(), column))
+    /// A value of the row, which lives as long as the firing. A column of another type is an error, never read as if it were of
+    /// this one.
+    pub fn datum(&self, column: &str, type_oid: Oid) -> Outcome<Datum> {
+        // SAFETY: the tuple is of the relation whose descriptor is used; row triggers have one.
+        unsafe {
+            let descriptor = (*(*self.firing.data).tg_relation).rd_att;
+            if self.tuple.is_null() || spi::type_of(descriptor, column) != Some(type_oid) {
+                return Err(Fault::internal("a trigger was given a row of another type"));
+            }
+            spi::row_value(self.tuple, descriptor, column)
+                .ok_or_else(|| Fault::null_in_stock(&self.firing.table_name(), column))
+        }
     }
 }

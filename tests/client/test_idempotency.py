@@ -119,11 +119,11 @@ def test_the_header_counts_only_where_it_is_asked_for(conn):
 
 
 def test_an_argument_goes_before_the_setting_and_the_setting_before_the_header(conn):
-    conn.execute("""SET inventory_ext.request_headers = on; SET request.headers = '{"idempotency-key": "header"}';
-                    SET inventory_ext.idempotency_key = 'setting'""")
-    call(conn, "restock_inventory", p_inventory_id=ONE, p_quantity=1, p_idempotency_key="argument")
-    call(conn, "restock_inventory", p_inventory_id=ONE, p_quantity=1)
-    conn.execute("SET inventory_ext.idempotency_key = ''")
+    conn.execute("""SET inventory_ext.request_headers = on; SET request.headers = '{"idempotency-key": "header"}'""")
+    with conn.transaction():
+        conn.execute("SET LOCAL inventory_ext.idempotency_key = 'setting'")
+        call(conn, "restock_inventory", p_inventory_id=ONE, p_quantity=1, p_idempotency_key="argument")
+        call(conn, "restock_inventory", p_inventory_id=ONE, p_quantity=1)
     call(conn, "restock_inventory", p_inventory_id=ONE, p_quantity=1)
     assert [m.key for m in movements(conn) if m.kind == "restock"] == ["argument", "setting", "header"]
 
@@ -154,16 +154,36 @@ def test_the_same_key_with_other_arguments_is_refused(conn, style, function):
     assert call_text(conn, function, **good) == replay(first)
 
 
+class Undo(Exception):
+    """Ends a transaction that has failed."""
+
+
+def with_key(conn, work):
+    """Runs work in a transaction of its own that has the key k."""
+    with conn.transaction():
+        conn.execute("SET LOCAL inventory_ext.idempotency_key = 'k'")
+        return work()
+
+
 def test_a_key_belongs_to_one_function(conn):
     """A restock and a sale may have the same arguments, and are not the same request."""
-    conn.execute("SET inventory_ext.idempotency_key = 'k'")
-    sell(conn, ONE, 1)
+    with_key(conn, lambda: sell(conn, ONE, 1))
+
+    def refused_with_key(work):
+        answers = []
+        with pytest.raises(Undo):
+            with conn.transaction():
+                conn.execute("SET LOCAL inventory_ext.idempotency_key = 'k'")
+                answers.append(work())
+                raise Undo
+        return answers[0]
+
     for function, arguments in (CALLS | {"adjust_inventory": OTHERS["adjust_inventory"]}).items():
-        answer = refused_call(conn, function, **arguments)
+        answer = refused_with_key(lambda f=function, a=arguments: refused_call(conn, f, **a))
         assert (answer.sqlstate, answer.facts["used_by"]) == ("IV003", "decrement_inventory")
-    assert refused_sale(conn, ONE, 2).sqlstate == "IV003"
-    assert refused_sale(conn, TWO, 1).sqlstate == "IV003"
-    assert sell(conn, ONE, 1)["replayed"] is True
+    assert refused_with_key(lambda: refused_sale(conn, ONE, 2)).sqlstate == "IV003"
+    assert refused_with_key(lambda: refused_sale(conn, TWO, 1)).sqlstate == "IV003"
+    assert with_key(conn, lambda: sell(conn, ONE, 1))["replayed"] is True
 
 
 @pytest.mark.parametrize(
@@ -305,17 +325,22 @@ def test_keys_and_references_have_a_length(conn, key, bytes):
 
 @pytest.mark.parametrize("name", ["inventory_ext.idempotency_key", "inventory_ext.reference"])
 def test_settings_have_the_same_length(conn, name):
-    conn.execute("SELECT set_config(%s, repeat('x', 256), false)", (name,))
-    assert refused_sale(conn, ONE, 1).reason == "text_length"
-    conn.execute("SELECT set_config(%s, repeat('x', 255), false)", (name,))
-    assert sell(conn, ONE, 1)["success"] is True
+    with pytest.raises(Undo), conn.transaction():
+        conn.execute("SELECT set_config(%s, repeat('x', 256), true)", (name,))
+        assert refused_sale(conn, ONE, 1).reason == "text_length"
+        raise Undo
+    with conn.transaction():
+        conn.execute("SELECT set_config(%s, repeat('x', 255), true)", (name,))
+        assert sell(conn, ONE, 1)["success"] is True
 
 
 def test_keys_are_forgotten_by_age(db, conn):
     """How many is answered; what is newer stays; a forgotten key runs again."""
     for key in ("a", "b", "c"):
         order(conn, (ONE, 1), p_idempotency_key=key)
+    conn.execute("ALTER TABLE inventory_request DISABLE TRIGGER USER")
     conn.execute("UPDATE inventory_request SET created_at = created_at - interval '31 days' WHERE idempotency_key <> 'b'")
+    conn.execute("ALTER TABLE inventory_request ENABLE TRIGGER USER")
     assert call(conn, "purge_requests", p_older_than="32 days") == 0
     assert call(conn, "purge_requests", p_older_than="30 days") == 2
     assert keys_kept(conn) == ["b"]

@@ -170,6 +170,8 @@ def test_a_trigger_whose_name_sorts_first(conn):
 
 def test_a_deferred_trigger_changes_stock_at_commit(conn):
     """When our call has long ended: external, and in time for the ledger."""
+    conn.execute("SELECT detach_inventory()")
+    attach(conn, p_run_as="caller")
     conn.execute(
         "CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS "
         f"$$ BEGIN UPDATE inventory SET quantity = quantity + 1 WHERE id = '{TWO}'; RETURN NEW; END $$;"

@@ -67,12 +67,14 @@ def test_a_renamed_schema_just_works(db, conn):
     assert sell(conn, ONE, "1")["new_quantity"] == 7
 
 
-def test_a_table_that_takes_the_old_name_is_not_sold_from(conn, sessions):
-    """After a rename another table may have the name; the stock is still where it was."""
+def test_a_table_that_takes_the_old_name_stops_all_sales(conn, sessions):
+    """After a swap by renaming nobody knows which of the two is the shop's: neither is sold from."""
     conn.execute("ALTER TABLE inventory RENAME TO stock")
-    stock_table(conn, {ONE: "1000"})
     for session in sessions:
         sell(session, ONE, "1")
+    stock_table(conn, {ONE: "1000"})
+    for session in sessions:
+        assert refused_sale(session, ONE, "1").reason == "stock_table_swapped"
     assert (left(conn, ONE, "stock"), left(conn, ONE, "inventory")) == (7, 1000)
 
 

@@ -163,6 +163,10 @@ def test_a_change_of_owner_counts_at_once(db, conn, owned, owner, clerk):
     sell(till, ONE, "1")
     heir = create_role(conn, db, "heir")
     conn.execute(f'ALTER TABLE inventory OWNER TO "{heir}"; GRANT INSERT ON witness TO "{heir}"')
+    assert refused_sale(till, ONE, "1").reason == "companion_changed"
+    for suffix in ("movement", "request", "stripe", "stripe_total"):
+        conn.execute(f'ALTER TABLE inventory_{suffix} OWNER TO "{heir}"')
+    conn.execute(f'ALTER FUNCTION bear_witness() OWNER TO "{heir}"')
     sell(till, ONE, "1")
     assert [row[0] for row in conn.execute("SELECT ran_as FROM witness").fetchall()] == [owner, heir]
 

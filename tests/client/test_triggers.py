@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from shop import ONE, TWO, UNKNOWN, left, refused, refused_sale, sell, shop
+from shop import attach, ONE, TWO, UNKNOWN, left, refused, refused_sale, sell, shop
 
 
 @pytest.fixture
@@ -120,6 +120,8 @@ def test_transition_tables_hold_the_one_row_of_the_sale(conn):
 
 def test_a_deferred_constraint_trigger_fires_once_at_commit(conn):
     """Deferred triggers belong to the caller's transaction."""
+    conn.execute("SELECT detach_inventory()")
+    attach(conn, p_run_as="caller")
     conn.execute(
         """
         CREATE FUNCTION act() RETURNS trigger LANGUAGE plpgsql AS
@@ -265,14 +267,14 @@ def test_a_refusal_that_a_trigger_catches_leaves_the_sale_around_it_whole(db):
                 PERFORM decrement_inventory('{TWO}', 1);
                 RETURN NULL;
             EXCEPTION WHEN SQLSTATE 'IV001' THEN
-                PERFORM set_config('shop.refused', (current_setting('shop.refused')::int + 1)::text, false);
+                PERFORM nextval('refused');
                 RETURN NULL;
             END $$;
             CREATE TRIGGER tries_another AFTER UPDATE ON inventory FOR EACH ROW EXECUTE FUNCTION tries_another();
-            SET shop.refused = 0"""
+            CREATE SEQUENCE refused"""
     )
     for sold in range(1, 11):
         assert sell(conn, ONE, "1")["new_quantity"] == 10 - sold
-    assert conn.execute("SHOW shop.refused").fetchone() == ("10",)
+    assert conn.execute("SELECT last_value FROM refused").fetchone() == (10,)
     movements = "SELECT kind, count(*), sum(delta) FROM inventory_movement WHERE kind <> 'opening' GROUP BY 1"
     assert conn.execute(movements).fetchall() == [("sale", 10, -10)]

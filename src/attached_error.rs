@@ -1,0 +1,178 @@
+//! The errors about the attached table itself: what it is, what has become of it, and what belongs to it.
+//!
+//! The other half of error.rs, under the same rules.
+
+use crate::error::Fault;
+use serde_json::{Value, json};
+
+impl Fault {
+    /// `55000`: a trigger function of ours runs in a trigger that attach did not make.
+    pub fn stray_trigger(table: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "a trigger function of inventory_ext runs in a trigger that attach_inventory did not create",
+            json!({"reason": "stray_trigger", "table": table}),
+            "Drop the trigger; attach_inventory creates those that are needed.",
+        )
+    }
+
+    /// `55000`: code that would run at commit, with the rights of the caller, after everything that protects it.
+    pub fn deferrable_trigger(table: &str, trigger: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "the stock table has a deferrable trigger",
+            json!({"reason": "deferrable_trigger", "table": table, "trigger": trigger}),
+            "Create the trigger NOT DEFERRABLE, or detach and attach with p_run_as => 'caller'.",
+        )
+    }
+
+    /// `55000`: code of another role would run with the rights of the table's owner.
+    pub fn foreign_trigger(table: &str, trigger: &str, function_owner: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "a trigger of the stock table runs a function of another role",
+            json!({
+                "reason": "foreign_trigger", "table": table, "trigger": trigger, "function_owner": function_owner,
+            }),
+            "Drop the trigger, give its function to the owner of the table, or attach with p_run_as => 'caller'.",
+        )
+    }
+
+    /// `55000`: the attached table lacks a trigger of ours, or it is disabled.
+    pub fn trigger_not_in_force(table: &str, trigger: &str, exists: bool) -> Box<Self> {
+        if exists {
+            return Self::new(
+                "55000",
+                "a trigger of the attached table is disabled",
+                json!({"reason": "trigger_disabled", "table": table, "trigger": trigger}),
+                "Enable it with ALTER TABLE … ENABLE TRIGGER; then compare the stock with the ledger.",
+            );
+        }
+        Self::new(
+            "55000",
+            "a trigger of the attached table is missing",
+            json!({"reason": "trigger_missing", "table": table, "trigger": trigger}),
+            "Call detach_inventory, then attach_inventory again: it creates the trigger, and no stock is lost.",
+        )
+    }
+
+    /// `55000`: the table is a copy that a subscription keeps.
+    pub fn subscriber(table: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "the stock table belongs to a subscription",
+            json!({"reason": "subscriber", "table": table}),
+            "Call the function on the publisher; after a switch-over, drop the subscription first.",
+        )
+    }
+
+    /// `55000`: another table has the name of the one that was attached.
+    pub fn stock_table_swapped(table: &str, attached_as: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "another table now has the name of the attached table",
+            json!({"reason": "stock_table_swapped", "table": table, "attached_as": attached_as}),
+            "Rename the tables back; or make sure that the quantities of the new table are right, call detach_inventory, then attach_inventory.",
+        )
+    }
+
+    /// `55000`: stripes are left, and the row is neither their sum nor the total that was last written.
+    pub fn stripes_differ(inventory_id: &str, facts: Value) -> Box<Self> {
+        let mut detail = json!({"reason": "stripes_differ", "inventory_id": inventory_id});
+        if let (Value::Object(detail), Value::Object(facts)) = (&mut detail, facts) {
+            detail.extend(facts);
+        }
+        Self::new(
+            "55000",
+            "the row of an item differs from the stripes that are left of it",
+            detail,
+            "Set the quantity of the row to the figure under stripes (with the triggers of the table disabled, if it has any of inventory_ext), attach the table, then call adjust_inventory with what is really there.",
+        )
+    }
+
+    /// `55006`: the attachment would change under a call that is running.
+    pub fn call_running(function: &str) -> Box<Self> {
+        Self::new(
+            "55006",
+            "an inventory function is still running in this session",
+            json!({"reason": "call_running", "function": function}),
+            "Call the function outside of triggers and expressions that an inventory function runs.",
+        )
+    }
+
+    /// `55000`: a key that outlives its transaction would make the calls of others into retries.
+    pub fn key_not_local() -> Box<Self> {
+        Self::new(
+            "55000",
+            "inventory_ext.idempotency_key was not set in this transaction",
+            json!({"reason": "key_not_local"}),
+            "Set it with SET LOCAL or set_config('inventory_ext.idempotency_key', …, true), in the transaction of the call.",
+        )
+    }
+
+    /// `55000`: a ledger, or what belongs to it, would be dropped from an attached table.
+    pub fn companion_of_attached(object: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "a table that belongs to an attached stock table cannot be dropped",
+            json!({"reason": "companion_of_attached", "object": object}),
+            "Call detach_inventory first.",
+        )
+    }
+
+    /// `55000`: a direct write to the idempotency keys.
+    pub fn requests_protected(operation: &str, table: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "idempotency keys are written by the inventory functions alone",
+            json!({"reason": "requests_protected", "operation": operation, "table": table}),
+            "Call purge_requests to forget old keys.",
+        )
+    }
+
+    /// `55000`: no stock table is attached.
+    pub fn not_attached() -> Box<Self> {
+        Self::new(
+            "55000",
+            "no stock table is attached",
+            json!({"reason": "not_attached"}),
+            "Call attach_inventory with your stock table first.",
+        )
+    }
+
+    /// `55000`: the attached table is no longer what was attached.
+    pub fn broken_attachment(reason: &str, message: &str, facts: Value, hint: &'static str) -> Box<Self> {
+        Self::with_reason("55000", message, reason, facts, hint)
+    }
+
+    /// `55000`: attach was asked for while another table, or the same with other options, is attached.
+    pub fn already_attached(table: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "a stock table is already attached",
+            json!({"reason": "already_attached", "table": table}),
+            "Call detach_inventory first.",
+        )
+    }
+
+    /// An attach refused for what the table is: the SQLSTATE names the kind of mismatch.
+    pub fn unsuitable(
+        sqlstate: &'static str,
+        message: &str,
+        reason: &str,
+        facts: Value,
+        hint: &'static str,
+    ) -> Box<Self> {
+        Self::with_reason(sqlstate, message, reason, facts, hint)
+    }
+
+    /// `42501`: not the owner of the stock table.
+    pub fn not_owner(table: &str) -> Box<Self> {
+        Self::new(
+            "42501",
+            "must be owner of the stock table",
+            json!({"reason": "not_owner", "table": table}),
+            "Let the owner of the table, or a superuser, call this.",
+        )
+    }
+}
