@@ -85,7 +85,7 @@ def lagging(conn, how):
     """The block runs while the worker stands still, or in one transaction."""
     if how == "in one transaction":
         with conn.transaction():
-            conn.execute("LOCK TABLE inventory")  # first of all, as the worker does
+            conn.execute("LOCK TABLE inventory_attachment, inventory")  # first of all, in the order of the worker
             yield
     else:
         with standing_worker(conn):
