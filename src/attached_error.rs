@@ -100,6 +100,16 @@ impl Fault {
         )
     }
 
+    /// `55006`: the statement that calls writes the stock table itself, and its triggers have not fired.
+    pub fn write_running(function: &str) -> Box<Self> {
+        Self::new(
+            "55006",
+            "the stock table has been written, and its triggers have not fired yet",
+            json!({"reason": "write_running", "function": function}),
+            "Call the function in a statement of its own, after the one that writes the stock table.",
+        )
+    }
+
     /// `55000`: a key that outlives its transaction would make the calls of others into retries.
     pub fn key_not_local() -> Box<Self> {
         Self::new(

@@ -155,8 +155,10 @@ pub enum Kept {
     SumOfItem,
     /// Reads an item as a numeric.
     Shown,
-    /// Which of some items are visible.
+    /// Which of some items may be read.
     Visible,
+    /// Which of some items may be changed.
+    Changeable,
     /// Writes one stripe.
     WriteStripe,
     /// Writes many stripes.

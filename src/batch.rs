@@ -90,7 +90,13 @@ fn order(
         let lines = items::read(&items, settings::max_batch_lines())?;
         let reference = context.reference.clone();
         let rows = if lines.len() == 1 { Rows::One } else { Rows::Many };
-        let call = Call { function: "decrement_inventory_batch", kind: Kind::Sale, rows, context };
+        let call = Call {
+            function: "decrement_inventory_batch",
+            kind: Kind::Sale,
+            rows,
+            needs_all: on_shortage == OnShortage::Abort,
+            context,
+        };
         let ids: Vec<Uuid> = lines.iter().map(|line| line.id).collect();
         call.run(
             &ids,

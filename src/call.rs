@@ -20,6 +20,8 @@ pub struct Call {
     pub kind: Kind,
     /// How many rows it changes.
     pub rows: Rows,
+    /// It fails where one of its items is unknown.
+    pub needs_all: bool,
     /// Reference and key.
     pub context: CallContext,
 }
@@ -91,7 +93,8 @@ impl Call {
             match &self.context.key {
                 None => recorded(),
                 Some(key) => {
-                    let request = Request { key, function: self.function, arguments: arguments(), items };
+                    let (function, needs_all) = (self.function, self.needs_all);
+                    let request = Request { key, function, arguments: arguments(), items, needs_all };
                     idempotency::once(spi, stock, &request, recorded)
                 }
             }

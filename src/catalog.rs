@@ -3,7 +3,7 @@
 //! Everything is read with the latest snapshot, whatever the isolation level of the caller.
 
 use crate::quantity::Shape;
-use crate::spi::{Arg, Connection, Plan, Rows, Sight};
+use crate::spi::{Arg, Connection, Plan, Rows, Sight, connected};
 use pgrx::pg_sys::{self, Oid};
 
 /// How the columns of a table are found.
@@ -101,6 +101,34 @@ impl ColumnDescription {
 /// Reads what the catalog says about a table now; None where there is no such table.
 pub fn describe(spi: &Connection, table: Oid, columns: Columns<'_>) -> Option<Description> {
     Catalog::of(spi).describe(table, columns)
+}
+
+/// Code that the WHEN clause of a trigger runs: each function, the function of each operator, and each type with its own checks; with
+/// the role that owns it.
+pub fn code_of_condition(trigger: Oid) -> Vec<(Oid, Oid)> {
+    let sql = "
+        SELECT code.oid, code.owner
+          FROM pg_catalog.pg_depend AS d
+         CROSS JOIN LATERAL (
+               SELECT p.oid, p.proowner FROM pg_catalog.pg_proc AS p
+                WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid
+                  AND p.oid OPERATOR(pg_catalog.=) d.refobjid
+               UNION ALL
+               SELECT p.oid, p.proowner FROM pg_catalog.pg_operator AS o
+                 JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) o.oprcode
+                WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_operator'::pg_catalog.regclass::pg_catalog.oid
+                  AND o.oid OPERATOR(pg_catalog.=) d.refobjid
+               UNION ALL
+               SELECT t.oid, t.typowner FROM pg_catalog.pg_type AS t
+                WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass::pg_catalog.oid
+                  AND t.oid OPERATOR(pg_catalog.=) d.refobjid) AS code (oid, owner)
+         WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_trigger'::pg_catalog.regclass::pg_catalog.oid
+           AND d.objid OPERATOR(pg_catalog.=) $1";
+    connected(|spi| {
+        let plan = spi.prepare(sql, &[pg_sys::OIDOID]);
+        let rows = spi.run(&plan, &[Arg::owned(trigger)], Sight::Latest);
+        (0..rows.count()).filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2)?))).collect()
+    })
 }
 
 /// The question to the catalog, planned once for several tables: planning it costs some milliseconds, which the first call of

@@ -9,7 +9,7 @@ use crate::attachment::Part;
 use crate::catalog::Description;
 use crate::configuration::{CATALOG_PATH, Configuration, configuration};
 use crate::error::{Fault, Outcome};
-use crate::identity::act_as;
+use crate::identity::{act_as, act_as_unfiltered};
 use crate::leftover;
 use crate::opening;
 use crate::relation::{self, Facts, Source};
@@ -361,6 +361,13 @@ pub fn find_stripes(spi: &Connection, table: &Description) -> Outcome<Option<[Co
         (Some(stripes), Some(totals)) => Some([stripes, totals]),
         _ => None,
     })
+}
+
+/// Whether an earlier attachment left stripes.
+pub fn have_stripes(spi: &Connection, table: &Description) -> Outcome<bool> {
+    let Some(stripes) = find(spi, table, &STRIPE)? else { return Ok(false) };
+    let _acting = act_as_unfiltered(table.owner, CATALOG_PATH);
+    Ok(spi.once(&format!("SELECT FROM {} LIMIT 1", stripes.name), &[], &[]).count() > 0)
 }
 
 /// The stock table's name and a suffix, cut where a name ends, between two characters.

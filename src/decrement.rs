@@ -42,7 +42,7 @@ fn sell(id: Option<Uuid>, quantity: Option<&NumericArg>, context: CallContext) -
     let requested = positive("p_quantity", argument)?;
     let printed_id = uuid_text(id.as_bytes());
     let reference = context.reference.clone();
-    let call = Call { function: "decrement_inventory", kind: Kind::Sale, rows: Rows::One, context };
+    let call = Call { function: "decrement_inventory", kind: Kind::Sale, rows: Rows::One, needs_all: true, context };
     call.run(
         &[id],
         || serde_json::json!([printed_id, requested.canonical().to_string(), reference]).to_string(),

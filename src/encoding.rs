@@ -39,6 +39,16 @@ pub fn to_server(text: &str) -> Vec<u8> {
 
 /// Text from the encoding of the database.
 pub fn from_server(bytes: &[u8]) -> String {
+    from_server_with(bytes, "\\x")
+}
+
+/// JSON text from the encoding of the database: the escape is one that JSON reads as such.
+pub fn json_from_c(text: &CStr) -> String {
+    from_server_with(text.to_bytes(), "\\\\x")
+}
+
+fn from_server_with(bytes: &[u8], sign: &str) -> String {
+    let escaped = |bytes: &[u8]| bytes.iter().map(|byte| format!("{sign}{byte:02X}")).collect::<String>();
     let encoding = database_encoding();
     let text = if bytes.is_ascii() || encoding == UTF8 || encoding == SQL_ASCII {
         bytes.to_vec()
@@ -49,10 +59,6 @@ pub fn from_server(bytes: &[u8]) -> String {
         let chunks = broken.as_bytes().utf8_chunks();
         chunks.map(|chunk| chunk.valid().to_owned() + &escaped(chunk.invalid())).collect()
     })
-}
-
-fn escaped(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("\\x{byte:02X}")).collect()
 }
 
 /// Text in the encoding of the database, for C; cut at a NUL, which no text of PostgreSQL has.

@@ -185,7 +185,10 @@ impl Fault {
         Self::new(
             "22023",
             format!("{argument} is not one of the allowed words"),
-            json!({"reason": "unknown_word", "argument": argument, "value": value, "allowed": allowed}),
+            json!({
+                "reason": "unknown_word", "argument": argument,
+                "value": value.chars().take(100).collect::<String>(), "allowed": allowed,
+            }),
             hint,
         )
     }
@@ -461,6 +464,11 @@ impl Fault {
 }
 
 impl Fault {
+    /// The first key of DETAIL.
+    pub fn reason(&self) -> &str {
+        self.detail.get("reason").and_then(Value::as_str).unwrap_or_default()
+    }
+
     /// Names the element of p_items that is meant.
     pub fn at_element(mut self: Box<Self>, element: usize) -> Box<Self> {
         self.detail.insert("element".to_owned(), json!(element));

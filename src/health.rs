@@ -5,10 +5,11 @@
 //! columns and the owner of the stock table, and no trigger runs code of another role, or at commit, with the owner's rights.
 
 use crate::attachment::Part;
+use crate::catalog;
 use crate::companions::Shape;
 use crate::configuration::Configured;
 use crate::error::{Fault, Outcome};
-use crate::identity::{is_superuser, role_name};
+use crate::identity::{current_role, is_superuser, role_name};
 use crate::relation::{self, Facts, TriggerFacts};
 use crate::triggers;
 use crate::watch;
@@ -82,9 +83,19 @@ fn object_to(table: &str, trigger: &TriggerFacts, owner: Oid) -> Option<Box<Faul
     if trigger.deferrable {
         return Some(Fault::deferrable_trigger(table, &trigger.name));
     }
-    let function_owner = relation::function_owner(trigger.function)?;
-    let trusted = function_owner == owner || is_superuser(function_owner);
-    (!trusted).then(|| Fault::foreign_trigger(table, &trigger.name, &role_name(function_owner)))
+    // The function has not been dropped: the trigger would have gone with it.
+    let own = relation::function_owner(trigger.function).map(|owner| (trigger.function, owner));
+    // A grantee who may create a trigger writes its condition, too, and may name a function of PostgreSQL's own.
+    let condition = if trigger.condition { catalog::code_of_condition(trigger.oid) } else { Vec::new() };
+    condition.iter().for_each(|(code, _)| watch::add_function(relation::hash_of_function(*code)));
+    let foreign = own.into_iter().chain(condition).find(|(_, of)| *of != owner && !is_superuser(*of));
+    foreign.map(|(_, of)| Fault::foreign_trigger(table, &trigger.name, &role_name(of)))
+}
+
+/// Refuses to write rows as the owner under an objection, but for the owner itself, whose deferred trigger runs at the commit of the
+/// owner's own transaction.
+pub fn require_writable_by_caller(objection: Option<Box<Fault>>, owner: Oid) -> Outcome<()> {
+    objection.filter(|fault| fault.reason() != "deferrable_trigger" || current_role() != owner).map_or(Ok(()), Err)
 }
 
 /// The stock table and its partitions, as they are now.

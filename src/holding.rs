@@ -23,7 +23,7 @@ const TRIES: usize = 3;
 /// What is gathered, or moved to a stripe of one's own, serves that many such sales.
 const WORTH: usize = 4;
 /// The most locks on stripes that a gathering sale keeps until its transaction ends; beyond that it keeps the item.
-const MOST_STRIPES_KEPT: usize = 16;
+const MOST_STRIPES_KEPT: usize = 2;
 
 /// A striped item that a call is about to change.
 pub struct Striped<'a> {
@@ -316,6 +316,7 @@ impl<'a> Striped<'a> {
     /// row of the item was written when it was striped.
     fn not_seen(&self) -> Box<Fault> {
         match crate::batch::lock(self.spi, self.stock, vec![self.id]) {
+            Ok(rows) if rows.is_empty() => Fault::unknown_item(&self.id.to_string()),
             Ok(_) => Fault::internal("a striped item has no stripes"),
             Err(fault) => fault,
         }

@@ -23,6 +23,8 @@ pub struct Request<'a> {
     pub arguments: String,
     /// The items that the call names.
     pub items: &'a [Uuid],
+    /// The call fails where one of them is unknown.
+    pub needs_all: bool,
 }
 
 /// A key that is deleted between the two statements of a claim is free; so often that is tried.
@@ -38,12 +40,21 @@ pub fn once(
     act: impl FnOnce() -> Outcome<String>,
 ) -> Outcome<String> {
     stock.require_sale_rights();
+    let hidden = hidden_items(spi, stock, request.items, Kept::Visible);
+    if let Some(id) = hidden.first().filter(|_| request.needs_all) {
+        // The call fails in its own words, whatever the key stands for, and waits for nobody who uses it.
+        act()?;
+        return Err(Fault::unknown_item(&id.to_string()));
+    }
     match claim(spi, stock, request)? {
         Claim::Ours => {}
-        Claim::Taken(taken) => {
-            require_visible(spi, stock, request, &taken)?;
-            return taken;
+        Claim::Taken(Ok(answer)) => {
+            // Now that the key is not waited for any more, rows may be locked: policies for UPDATE count, too.
+            let hidden = hidden_items(spi, stock, request.items, Kept::Changeable);
+            let told = hidden.iter().find(|id| tells_of(&answer, id));
+            return told.map_or(Ok(answer.clone()), |id| Err(Fault::unknown_item(&id.to_string())));
         }
+        Claim::Taken(refused) => return refused,
     }
     failpoint::reached(spi, Place::KeyClaimed);
     let answer = act()?;
@@ -112,32 +123,21 @@ fn claim(spi: &Connection, stock: &Attachment, request: &Request<'_>) -> Outcome
     Err(Fault::key_not_kept(request.key))
 }
 
-/// Where row-level security may hide items, the first result is given only to those who see every item that it tells of, and
-/// nothing is said of a key to those who see none of the items they name.
-fn require_visible(
-    spi: &Connection,
-    stock: &Attachment,
-    request: &Request<'_>,
-    taken: &Outcome<String>,
-) -> Outcome<()> {
+/// Those of these items that row-level security hides from the role in force, or that do not exist; none where it hides nothing.
+fn hidden_items(spi: &Connection, stock: &Attachment, items: &[Uuid], kept: Kept) -> Vec<Uuid> {
     if !stock.run_as_caller && !stock.forced_rls {
-        return Ok(());
+        return Vec::new();
     }
-    let plan = stock.plan(spi, Kept::Visible, || {
+    let plan = stock.plan(spi, kept, || {
         let (source, id) = (stock.source(), &stock.id);
-        let sql =
-            format!("SELECT stock.{id} FROM {source} WHERE stock.{id} OPERATOR(pg_catalog.=) ANY ($1) FOR KEY SHARE");
+        let lock = if matches!(kept, Kept::Changeable) { "FOR KEY SHARE" } else { "" };
+        let sql = format!("SELECT stock.{id} FROM {source} WHERE stock.{id} OPERATOR(pg_catalog.=) ANY ($1) {lock}");
         (sql, vec![pg_sys::UUIDARRAYOID])
     });
-    let rows = spi.run(plan, &[Arg::owned(request.items.to_vec())], Sight::Isolation);
+    let rows = spi.run(plan, &[Arg::owned(items.to_vec())], Sight::Isolation);
     let visible: HashSet<[u8; 16]> =
         (0..rows.count()).filter_map(|row| rows.get::<Uuid>(row, 1)).map(|id| *id.as_bytes()).collect();
-    let hidden = || request.items.iter().filter(|id| !visible.contains(id.as_bytes()));
-    let refused = match taken {
-        Ok(answer) => hidden().find(|id| tells_of(answer, id)),
-        Err(_) => hidden().next().filter(|_| visible.is_empty()),
-    };
-    refused.map_or(Ok(()), |id| Err(Fault::unknown_item(&id.to_string())))
+    items.iter().filter(|id| !visible.contains(id.as_bytes())).copied().collect()
 }
 
 /// Whether a result has quantities of an item. One that was unknown then is named without.

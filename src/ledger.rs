@@ -196,26 +196,33 @@ fn inventory_movement_flush(call: pg_sys::FunctionCallInfo) -> i64 {
 /// Refuses to change a ledger but by the triggers of its stock table; a BEFORE STATEMENT trigger of the ledger.
 #[pg_extern(sql = false)]
 fn inventory_movement_guard(call: pg_sys::FunctionCallInfo) -> i64 {
-    fired(call, |firing| permit::check(firing, Fault::ledger_protected))
+    fired(call, |firing| permit::check("inventory_movement_guard", firing, Fault::ledger_protected))
 }
 
 /// Refuses TRUNCATE; a BEFORE STATEMENT trigger of the stock table.
 #[pg_extern(sql = false)]
 fn inventory_truncate_guard(call: pg_sys::FunctionCallInfo) -> i64 {
-    fired(call, |firing| Err(Fault::truncate_refused(&firing.table_name())))
+    fired(call, |firing| {
+        let ours = triggers::part_fired("inventory_truncate_guard", firing)?.is_some();
+        let refusal = if ours { Fault::truncate_refused } else { Fault::stray_trigger };
+        Err(refusal(&firing.table_name()))
+    })
 }
 
 /// Refuses direct writes to the idempotency keys; a BEFORE STATEMENT trigger of their table.
 #[pg_extern(sql = false)]
 fn inventory_request_guard(call: pg_sys::FunctionCallInfo) -> i64 {
-    fired(call, |firing| permit::check(firing, Fault::requests_protected))
+    fired(call, |firing| permit::check("inventory_request_guard", firing, Fault::requests_protected))
 }
 
 /// Refuses direct writes to stripes, and to what the stripes of an item hold; a trigger of the stripes, and of a stock table without a ledger.
 #[pg_extern(sql = false)]
 fn inventory_stripe_guard(call: pg_sys::FunctionCallInfo) -> i64 {
     fired(call, |firing| {
-        if firing.for_row() { permit::check_row(firing) } else { permit::check(firing, Fault::stripes_protected) }
+        if firing.for_row() {
+            return permit::check_row(firing);
+        }
+        permit::check("inventory_stripe_guard", firing, Fault::stripes_protected)
     })
 }
 

@@ -97,9 +97,11 @@ fn is_permitted(firing: &Firing) -> bool {
 ///
 /// Guards stay on the companions of a detached table, so this takes no lock and asks for no attachment: without a permit every
 /// write is refused, and only our own code takes one.
-pub fn check(firing: &Firing, refusal: fn(&str, &str) -> Box<Fault>) -> Outcome<()> {
-    let statement = firing.before() && !firing.for_row();
-    if statement && firing.operation() != Operation::Truncate && is_permitted(firing) {
+pub fn check(function: &str, firing: &Firing, refusal: fn(&str, &str) -> Box<Fault>) -> Outcome<()> {
+    if !triggers::guards(function, firing)? {
+        return Err(Fault::stray_trigger(&firing.table_name()));
+    }
+    if firing.operation() != Operation::Truncate && is_permitted(firing) {
         return Ok(());
     }
     Err(refusal(firing.operation().name(), &firing.table_name()))

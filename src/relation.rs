@@ -11,10 +11,14 @@ use std::ffi::{CStr, CString};
 
 /// One trigger of a table.
 pub struct TriggerFacts {
+    /// The trigger itself.
+    pub oid: Oid,
     /// Its name.
     pub name: String,
     /// The function it runs.
     pub function: Oid,
+    /// It has a WHEN clause, an expression that its creator wrote.
+    pub condition: bool,
     /// Fires for ordinary sessions: enabled for the origin, or always.
     pub enabled: bool,
     /// May be deferred to the end of the transaction.
@@ -97,7 +101,9 @@ unsafe fn triggers(relation: pg_sys::Relation) -> Vec<TriggerFacts> {
         let triggers = std::slice::from_raw_parts((*list).triggers, (*list).numtriggers as usize);
         let read = |trigger: &pg_sys::Trigger| TriggerFacts {
             name: encoding::from_c(CStr::from_ptr(trigger.tgname)),
+            oid: trigger.tgoid,
             function: trigger.tgfoid,
+            condition: !trigger.tgqual.is_null(),
             enabled: matches!(trigger.tgenabled as u8, b'O' | b'A'),
             deferrable: trigger.tgdeferrable,
             internal: trigger.tgisinternal,
@@ -132,6 +138,12 @@ pub fn with_partitions(table: Oid) -> Vec<Oid> {
         let count = if list.is_null() { 0 } else { (*list).length };
         (0..count).map(|place| pg_sys::list_nth_oid(list, place)).collect()
     }
+}
+
+/// Whether triggers of this table, or of a partition of it, are still to fire for what the transaction has written.
+pub fn has_pending_triggers(table: Oid) -> bool {
+    // SAFETY: looks through the queue of trigger events of the transaction.
+    with_partitions(table).into_iter().any(|table| unsafe { pg_sys::AfterTriggerPendingOnRel(table) })
 }
 
 /// The owner of a function; None where there is no such function.

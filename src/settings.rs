@@ -97,12 +97,12 @@ fn text(setting: &GucSetting<Option<CString>>) -> Option<String> {
     setting.get().map(|text| encoding::from_c(&text)).filter(|text| !text.is_empty())
 }
 
-/// A setting of somebody else, such as PostgREST's `request.headers`; None where it is not set or empty.
+/// A setting of another program that holds JSON, such as PostgREST's `request.headers`; None where it is not set or empty.
 pub fn foreign(name: &CStr) -> Option<String> {
     // SAFETY: the name is a C string; a missing setting gives NULL; the text is copied before any setting can change.
     unsafe {
         let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
-        (!value.is_null()).then(|| encoding::from_c(CStr::from_ptr(value)))
+        (!value.is_null()).then(|| encoding::json_from_c(CStr::from_ptr(value)))
     }
     .filter(|text| !text.is_empty())
 }

@@ -88,7 +88,8 @@ fn restock(
         let id = item("p_inventory_id", id)?;
         let added = amount(quantity)?;
         let reference = context.reference.clone();
-        let call = Call { function: "restock_inventory", kind: Kind::Restock, rows: Rows::One, context };
+        let call =
+            Call { function: "restock_inventory", kind: Kind::Restock, rows: Rows::One, needs_all: true, context };
         call.run(
             &[id],
             || json!([id.to_string(), added.canonical().to_string(), reference]).to_string(),
@@ -120,7 +121,8 @@ fn adjust(
         let counted = not_negative("p_counted_quantity", counted)?;
         let expected = expected.map(|value| not_negative("p_expected_quantity", value)).transpose()?;
         let reference = context.reference.clone();
-        let call = Call { function: "adjust_inventory", kind: Kind::Adjustment, rows: Rows::One, context };
+        let call =
+            Call { function: "adjust_inventory", kind: Kind::Adjustment, rows: Rows::One, needs_all: true, context };
         let canonical = |quantity: Quantity| quantity.canonical().to_string();
         call.run(
             &[id],
@@ -218,7 +220,8 @@ fn transfer(
             return Err(Fault::same_item(&from.to_string()));
         }
         let reference = context.reference.clone();
-        let call = Call { function: "transfer_inventory", kind: Kind::Transfer, rows: Rows::Many, context };
+        let call =
+            Call { function: "transfer_inventory", kind: Kind::Transfer, rows: Rows::Many, needs_all: true, context };
         call.run(
             &[from, to],
             || json!([from.to_string(), to.to_string(), moved.canonical().to_string(), reference]).to_string(),

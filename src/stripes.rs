@@ -16,6 +16,7 @@ use crate::identity::{act_as_unfiltered, current_role};
 use crate::ledger::{self, Kind, Rows, record_whole};
 use crate::permit::{self, writing_totals};
 use crate::quantity::{Quantity, Shape};
+use crate::relation;
 use crate::report::answered;
 use crate::spi::{self, Arg, Connection, Sight, one_snapshot};
 use crate::totals;
@@ -110,9 +111,14 @@ fn alone(
     spi::require_writable(command);
     require_no_other(function)?;
     // Totals are written as the owner, in the caller's session or in the worker.
-    attachment::current_alone()?.require_trusted_code()?;
+    let stock = attachment::current_alone()?;
+    stock.require_trusted_code()?;
+    // What the calling statement has written is not recorded yet, nor checked against the stripes that there were.
+    if relation::has_pending_triggers(stock.oid) {
+        return Err(Fault::write_running(function));
+    }
     let reference = context.reference.clone();
-    let call = Call { function, kind: Kind::Transfer, rows: Rows::Many, context };
+    let call = Call { function, kind: Kind::Transfer, rows: Rows::Many, needs_all: true, context };
     call.run(
         &[id],
         || arguments(reference.as_deref()).to_string(),

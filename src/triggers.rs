@@ -5,7 +5,9 @@
 //! those of the list. Until that is known no lock is taken and no state is touched.
 
 use crate::attachment::{self, Attachment, Part};
+use crate::companions::Shape;
 use crate::error::{Fault, Outcome};
+use crate::relation;
 use crate::trigger::{Firing, Operation};
 use std::rc::Rc;
 
@@ -140,4 +142,18 @@ pub fn part_fired(function: &str, firing: &Firing) -> Outcome<Option<Part>> {
     }
     let part = attachment::part_without_lock(firing)?;
     Ok(part.filter(|part| fired().any(|trigger| trigger.part == *part)))
+}
+
+/// Whether a guard fires in a trigger that attach created: on a companion of the attached table, or on one that a detached table
+/// left, which has the columns of that companion.
+pub fn guards(function: &str, firing: &Firing) -> Outcome<bool> {
+    if part_fired(function, firing)?.is_some() {
+        return Ok(true);
+    }
+    let parts = TRIGGERS.iter().filter(|trigger| trigger.is_fired(function, firing)).map(|trigger| trigger.part);
+    let facts = relation::facts(firing.table());
+    Ok(facts.is_some_and(|facts| {
+        let mut companions = parts.filter(|part| *part != Part::Stock).map(Shape::of);
+        companions.any(|shape| shape.problem(&facts, facts.owner).is_none())
+    }))
 }
