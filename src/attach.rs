@@ -161,7 +161,7 @@ fn detach(spi: &Connection) -> Outcome<()> {
     if let Ok(table) = attachment::describe_configured(spi, &configured) {
         require_ownership(&table)?;
         // Sales hold a weaker lock until they commit: none of them straddles the detach.
-        lock_alone(table.oid, pg_sys::AccessExclusiveLock);
+        lock_alone(&[table.oid], pg_sys::AccessExclusiveLock);
         put_stripes_back(spi, &configured, &table)?;
     }
     let _acting = act_as(configuration.owner, CATALOG_PATH);
@@ -222,14 +222,19 @@ fn lock_configuration(spi: &Connection, configuration: &Configuration) {
     spi.once(&format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", configuration.relation), &[], &[]);
 }
 
-/// Locks the table as ALTER TABLE will, and describes what then can no longer change.
+/// Locks the table, and what an earlier attach left of its companions, as ALTER TABLE will, and describes what then can no
+/// longer change.
+///
+/// The stock table comes last: who has read the ledger and then sells must not wait for an attach that waits for the ledger.
 fn lock_table(spi: &Connection, options: &Options) -> Outcome<Description> {
     let seen = options.describe(spi)?;
     require_ownership(&seen)?;
     if seen.kind == Kind::Other {
         return Err(unsuitable_kind(&seen));
     }
-    lock_alone(seen.oid, pg_sys::AccessExclusiveLock);
+    let mut tables = companions::left(spi, &seen);
+    tables.push(seen.oid);
+    lock_alone(&tables, pg_sys::AccessExclusiveLock);
     let locked = options.describe(spi)?;
     require_ownership(&locked)?;
     Ok(locked)

@@ -287,7 +287,7 @@ pub fn current_alone() -> Outcome<Rc<Attachment>> {
     loop {
         let found = connected(|spi| configured(spi, &configuration(spi)?))?;
         let table = found.ok_or_else(Fault::not_attached)?.table;
-        lock_alone(table, pg_sys::ShareRowExclusiveLock);
+        lock_alone(&[table], pg_sys::ShareRowExclusiveLock);
         let stock = current()?;
         if stock.oid == table {
             return Ok(stock);
@@ -297,16 +297,17 @@ pub fn current_alone() -> Outcome<Rc<Attachment>> {
     }
 }
 
-/// Locks a table against its writers.
+/// Locks tables against their writers, in this order.
 ///
 /// CREATE INDEX CONCURRENTLY holds the weaker of the two locks while it waits for old transactions; they must not find a request
-/// for the stronger one before them in the queue, or each would wait for the other. So the weaker lock comes first: it holds up
-/// no sale, and once it is granted no such command runs.
-pub fn lock_alone(table: Oid, mode: u32) {
-    // SAFETY: locks an oid; it need not exist.
-    unsafe {
-        pg_sys::LockRelationOid(table, pg_sys::ShareUpdateExclusiveLock as i32);
-        pg_sys::LockRelationOid(table, mode as i32);
+/// for the stronger one before them in the queue, or each would wait for the other. So the weaker lock comes first, on all of the
+/// tables: it holds up no sale, and once it is granted no such command runs.
+pub fn lock_alone(tables: &[Oid], mode: u32) {
+    for mode in [pg_sys::ShareUpdateExclusiveLock, mode] {
+        for table in tables {
+            // SAFETY: locks an oid; it need not exist.
+            unsafe { pg_sys::LockRelationOid(*table, mode as i32) };
+        }
     }
 }
 

@@ -355,6 +355,12 @@ fn find(spi: &Connection, table: &Description, shape: &Shape) -> Outcome<Option<
     Ok(Some(Companion { oid, name, new: false }))
 }
 
+/// The companions that an earlier attachment left, as far as they can be used again.
+pub fn left(spi: &Connection, table: &Description) -> Vec<Oid> {
+    let shapes = [&REQUEST, &STRIPE, &TOTAL, &MOVEMENT];
+    shapes.iter().filter_map(|shape| find(spi, table, shape).ok().flatten()).map(|found| found.oid).collect()
+}
+
 /// The stripes and the totals that an earlier attachment left, where both are there.
 pub fn find_stripes(spi: &Connection, table: &Description) -> Outcome<Option<[Companion; 2]>> {
     Ok(match (find(spi, table, &STRIPE)?, find(spi, table, &TOTAL)?) {

@@ -83,9 +83,13 @@ def standing_worker(conn, seller=None, item=ONE):
     """
     stopped = []
 
-    def stop():
+    def at_rest():
+        # One that was about to end may have ended since the last sale.
         refused_sale(seller or conn, item, 1_000_000)
-        pid = until(lambda: worker_at_rest(conn), "the totals worker pauses")
+        return worker_at_rest(conn)
+
+    def stop():
+        pid = until(at_rest, "the totals worker pauses")
         os.kill(pid, signal.SIGSTOP)
         stopped.append(pid)
         if stands_still(pid) and held_relations(conn, pid) == 0:

