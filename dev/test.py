@@ -237,9 +237,7 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     runs = []
     for name in args.suites:
-        versions = args.pg or ["18"]
-        # In a run of everything these two take one server, for the time they take: `make attacks PG=15` runs the other.
-        for pg in versions[:1] if name in ("attacks", "faults") else versions:
+        for pg in args.pg or ["18"]:
             if name in FOR_EACH_SERVER:
                 runs.append(run_suite(name, FOR_EACH_SERVER[name], pg))
         if name in ONCE:

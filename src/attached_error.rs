@@ -26,6 +26,13 @@ impl Fault {
         )
     }
 
+    /// The same with what helps a superuser, whom the rights of the caller protect like those of the owner.
+    pub fn for_superuser(self: Box<Self>) -> Box<Self> {
+        let hint =
+            "Call as a role that is no superuser; or make the trigger NOT DEFERRABLE, with code of the table's owner.";
+        Box::new(Self { hint, ..*self })
+    }
+
     /// `55000`: code of another role would run with the rights of the table's owner.
     pub fn foreign_trigger(table: &str, trigger: &str, function_owner: &str) -> Box<Self> {
         Self::new(

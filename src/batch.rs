@@ -279,13 +279,14 @@ pub fn write(spi: &Connection, stock: &Attachment, changes: &[Change]) -> Outcom
         old_quantity.plus(*delta).ok_or_else(|| Fault::overflow(&id.to_string(), *old_quantity, *delta))?;
     }
     let (striped, whole): (Vec<&Change>, Vec<&Change>) = changes.iter().partition(|change| change.stripe.is_some());
-    let whole = if whole.is_empty() { HashMap::new() } else { write_whole(spi, stock, &whole)? };
     let step = |change: &Change| {
         let Change { id, stripe, old_quantity, delta } = *change;
         Some(Step { id, stripe: stripe?, old_quantity, delta: kept(stock, delta) })
     };
     let steps: Vec<Step> = striped.into_iter().filter_map(step).collect();
+    // Stripes first: a trigger of the stock table may sell more of a held stripe, as a kit sells its parts.
     let stripes = if steps.is_empty() { HashMap::new() } else { holding::write(spi, stock, &steps)? };
+    let whole = if whole.is_empty() { HashMap::new() } else { write_whole(spi, stock, &whole)? };
     let written = |change: &Change| match change.stripe {
         None => whole.get(change.id.as_bytes()).copied(),
         Some(stripe) => stripes.get(&(*change.id.as_bytes(), stripe)).copied(),

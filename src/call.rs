@@ -1,6 +1,6 @@
 //! One call, from its context to its result: the attached table, whose rights, the key, the ledger's stamp.
 
-use crate::attachment::{self, Attachment};
+use crate::attachment::{self, Attachment, Intent};
 use crate::context::{CallContext, Given};
 use crate::error::{Fault, Outcome};
 use crate::idempotency::{self, Request};
@@ -61,12 +61,12 @@ pub fn in_context(reference: Given, key: Given, act: impl FnOnce(CallContext) ->
 }
 
 /// Runs `act` on the attached table, with the rights of its owner or of the caller. What code of the owner left open is closed.
-pub fn on_stock<T>(act: impl FnOnce(&Connection, &Attachment) -> Outcome<T>) -> Outcome<T> {
+pub fn on_stock<T>(intent: Intent, act: impl FnOnce(&Connection, &Attachment) -> Outcome<T>) -> Outcome<T> {
     let stock = attachment::current()?;
     let caller = current_role();
     let _running = Running::begin();
     totals::revive(&stock);
-    let acting = stock.act()?;
+    let acting = stock.act(intent)?;
     let of_caller = (acting.is_some() && caller != stock.owner).then(Cursors::now);
     let result = connected(|spi| act(spi, &stock))?;
     drop(acting);
@@ -88,7 +88,7 @@ impl Call {
         act: impl FnOnce(&Connection, &Attachment) -> Outcome<String>,
     ) -> Outcome<String> {
         let role = current_role();
-        on_stock(|spi, stock| {
+        on_stock(Intent::Change, |spi, stock| {
             let recorded = || ledger::within(stock, self.kind, &self.context, role, self.rows, || act(spi, stock));
             match &self.context.key {
                 None => recorded(),

@@ -120,6 +120,9 @@ impl<'a> Striped<'a> {
     }
 
     fn find(&self, requested: Quantity) -> Outcome<Taken<'a>> {
+        if self.item().is_held_alone() {
+            return self.find_alone(requested).map(|(taken, _)| taken);
+        }
         self.item().wait(Mode::Share);
         let own_is_free = self.lock(self.own).take(Mode::Exclusive);
         if own_is_free {
@@ -349,11 +352,20 @@ impl<'a> Striped<'a> {
         // Two sales that kept their share would wait for each other.
         self.item().release(Mode::Share);
         self.item().wait(Mode::Exclusive);
+        let (taken, used) = self.find_alone(requested)?;
+        match taken {
+            Taken::Short(_) => self.item().release(Mode::Exclusive),
+            Taken::Held(_) => self.let_others_in(&used),
+        }
+        Ok(taken)
+    }
+
+    /// With the item held alone, which needs no lock of a stripe: the fullest stripe, with what it lacks, and which were changed.
+    fn find_alone(&self, requested: Quantity) -> Outcome<(Taken<'a>, Vec<i16>)> {
         let seen = self.look()?;
         let available = self.total(&seen)?;
         if available < requested {
-            self.item().release(Mode::Exclusive);
-            return Ok(Taken::Short(available));
+            return Ok((Taken::Short(available), Vec::new()));
         }
         let largest = seen.iter().max_by_key(|&&(_, quantity)| quantity).copied();
         let (into, most) = largest.ok_or_else(|| Fault::internal("a striped item has no stripes"))?;
@@ -362,9 +374,8 @@ impl<'a> Striped<'a> {
             let wanted = times(requested, WORTH).map_or(available, |wanted| wanted.min(available));
             used = self.collect(into, seen, Some(wanted))?;
         }
-        self.let_others_in(&used);
         let held = self.read(into, requested)?.ok_or_else(|| Fault::internal("what was gathered is not there"))?;
-        Ok(Taken::Held(held))
+        Ok((Taken::Held(held), used))
     }
 
     /// Keeps the stripes that were used instead of the item, where they are few: other sales go on with the rest.

@@ -4,7 +4,7 @@
 
 #[pgrx::pg_schema]
 mod tests {
-    use crate::attachment;
+    use crate::attachment::{self, Intent};
     use crate::identity::{act_as, current_role};
     use pgrx::prelude::*;
 
@@ -71,7 +71,7 @@ mod tests {
         Spi::run("SET search_path = pg_catalog").expect("set");
         {
             let stock = attachment::current().unwrap();
-            let acting = stock.act();
+            let acting = stock.act(Intent::Change);
             assert!(acting.is_ok());
             assert_eq!(text("SHOW search_path").as_deref(), Some("public, pg_temp"));
         }

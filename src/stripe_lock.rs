@@ -85,6 +85,18 @@ impl Lock {
         self.acquire(Mode::Exclusive, true, true)
     }
 
+    /// Whether this transaction has the lock alone.
+    pub fn is_held_alone(&self) -> bool {
+        let mode = number(Mode::Exclusive);
+        // SAFETY: looks up the locks of this process.
+        unsafe {
+            #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+            return pg_sys::LockHeldByMe(&raw const self.0, mode);
+            #[cfg(any(feature = "pg17", feature = "pg18"))]
+            return pg_sys::LockHeldByMe(&raw const self.0, mode, false);
+        }
+    }
+
     /// Gives back what `wait` or `take` took.
     pub fn release(&self, mode: Mode) {
         // SAFETY: releases a lock that this transaction took.

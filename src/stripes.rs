@@ -4,7 +4,7 @@
 //! transaction which items are striped. How single stripes are held and changed is the matter of holding.rs.
 
 use crate::answer::{number, spaced};
-use crate::attachment::{self, Attachment, Kept};
+use crate::attachment::{self, Attachment, Intent, Kept};
 use crate::batch;
 use crate::call::{Call, in_context, on_stock, require_no_other};
 use crate::catalog::{self, Columns};
@@ -234,7 +234,7 @@ fn guard_stock(spi: &Connection, stock: &Attachment) -> Outcome<()> {
 
 fn available(id: Option<Uuid>) -> Outcome<AnyNumeric> {
     let id = item(id)?;
-    on_stock(|spi, stock| {
+    on_stock(Intent::Read, |spi, stock| {
         // The rights in force decide whether the item may be seen.
         let plan = stock.plan(spi, Kept::Shown, || {
             let (source, column, quantity) = (stock.source(), &stock.id, &stock.quantity);

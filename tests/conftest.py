@@ -13,7 +13,6 @@ import os
 import random
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -103,14 +102,3 @@ def nothing_crashed_or_leaked(request):
         lines.seek(begin)
         bad = [line for line in lines.read().decode(errors="replace").splitlines() if BAD_SIGNS.search(line)]
     assert not bad
-
-
-OPEN_FAULTS = Path(__file__).with_name("open_faults.txt")
-
-
-def pytest_collection_modifyitems(items):
-    """Marks the tests, or files, of faults that are known and still open: they run, and the run shows which of them fail."""
-    known = {line for line in OPEN_FAULTS.read_text().splitlines() if line and not line.startswith("#")}
-    for item in items:
-        if item.nodeid in known or item.nodeid.split("::")[0] in known:
-            item.add_marker(pytest.mark.xfail(reason="an open fault: tests/open_faults.txt"))

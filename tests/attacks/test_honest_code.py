@@ -206,7 +206,7 @@ def test_loops_and_cursors_inside_and_around_a_sale(store):
     )
     clerk = store.clerk()
     clerk.execute(
-        "DO $$ DECLARE c refcursor; x integer; BEGIN OPEN c FOR SELECT generate_series(1, 9); "
+        "DO $$ DECLARE c refcursor; x integer; n integer; BEGIN OPEN c FOR SELECT generate_series(1, 9); "
         f"FOR n IN SELECT generate_series(1, 5) LOOP PERFORM decrement_inventory('{ONE}', n); PERFORM "
         f"decrement_inventory('{TWO}', 1); "
         "FETCH c INTO x; IF x <> n THEN RAISE 'fetched %', x; END IF; END LOOP; CLOSE c; END $$"

@@ -168,7 +168,9 @@ def test_no_movement_is_forged_while_a_movement_is_written(db, place, caught):
             except Exception as error:
                 assert error.sqlstate in {"55000", "54001"}
     assert [movement for movement in store.movements() if movement.actor == "forger"] == []
-    store.owner.execute("DROP FUNCTION store.forge() CASCADE") if place in ("default", "check") else None
+    # The worker's own session forges, too, and ends by the error; the next sale starts another.
+    store.owner.execute("DROP FUNCTION store.forge_row(), store.forge() CASCADE")
+    sell(clerk, TWO, 1)
     store.settled(sum(stripes_of(store.admin, TWO, STRIPES).values()))
     store.audit()
 

@@ -338,21 +338,20 @@ def test_a_row_with_a_combined_command_id_is_deleted_under_a_stray_trigger(store
 
 def test_our_own_trigger_made_anew_with_another_timing_is_refused(store):
     """The right name and table, but BEFORE for AFTER, ROW for STATEMENT, or one event less: nothing is guessed."""
-    own = store.owner
+    own, update = store.owner, f"UPDATE store.inventory SET quantity = 7 WHERE id = '{ONE}'"
     for definition, write in (
         ('"0_inventory_movement_record" BEFORE INSERT OR UPDATE OR DELETE ON store.inventory FOR EACH ROW '
-         "EXECUTE FUNCTION public.inventory_movement_record()", "UPDATE store.inventory SET quantity = 7"),
+         "EXECUTE FUNCTION public.inventory_movement_record()", update),
         ('"0_inventory_movement_record" AFTER INSERT OR UPDATE OR DELETE ON store.inventory FOR EACH STATEMENT '
-         "EXECUTE FUNCTION public.inventory_movement_record()", "UPDATE store.inventory SET quantity = 7"),
+         "EXECUTE FUNCTION public.inventory_movement_record()", update),
         ('"0_inventory_movement_flush" AFTER INSERT OR UPDATE OR DELETE ON store.inventory FOR EACH ROW '
-         "EXECUTE FUNCTION public.inventory_movement_flush()", "UPDATE store.inventory SET quantity = 7"),
+         "EXECUTE FUNCTION public.inventory_movement_flush()", update),
         ('"0_inventory_movement_begin" AFTER INSERT OR UPDATE OR DELETE ON store.inventory FOR EACH STATEMENT '
-         "EXECUTE FUNCTION public.inventory_movement_begin()", "UPDATE store.inventory SET quantity = 7"),
+         "EXECUTE FUNCTION public.inventory_movement_begin()", update),
         ('"0_inventory_truncate" AFTER TRUNCATE ON store.inventory FOR EACH STATEMENT '
          "EXECUTE FUNCTION public.inventory_truncate_guard()", "TRUNCATE store.inventory"),
         ('"0_inventory_movement_guard" BEFORE INSERT OR UPDATE OR DELETE ON store.inventory_movement FOR EACH ROW '
-         "EXECUTE FUNCTION public.inventory_movement_guard()", f"UPDATE store.inventory SET quantity = 7 WHERE id = "
-             f"'{ONE}'"),
+         "EXECUTE FUNCTION public.inventory_movement_guard()", update),
     ):  # fmt: skip
         table = definition.partition(" ON ")[2].partition(" ")[0]
         own.execute("BEGIN")
