@@ -194,13 +194,13 @@ fn put_stripes_back(spi: &Connection, configured: &Configured, table: &Descripti
             let columns_known = table.id.is_some() && table.quantity.is_some();
             let by_name = if columns_known { None } else { catalog::describe(spi, table.oid, named) };
             let table = by_name.as_ref().unwrap_or(table);
-            if let Err(fault) = allowed().and_then(|()| merge_left(spi, table)) {
-                if companions::have_stripes(spi, table).unwrap_or(true) {
-                    report::warning(
-                        &format!("the stripes of hot items are left as they are: {}", fault.message),
-                        "They hold stock: attach the table again before its quantities are changed.",
-                    );
-                }
+            if let Err(fault) = allowed().and_then(|()| merge_left(spi, table))
+                && companions::have_stripes(spi, table).unwrap_or(true)
+            {
+                report::warning(
+                    &format!("the stripes of hot items are left as they are: {}", fault.message),
+                    "They hold stock: attach the table again before its quantities are changed.",
+                );
             }
         }
     }

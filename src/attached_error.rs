@@ -27,10 +27,10 @@ impl Fault {
     }
 
     /// The same with what helps a superuser, whom the rights of the caller protect like those of the owner.
-    pub fn for_superuser(self: Box<Self>) -> Box<Self> {
-        let hint =
+    pub fn for_superuser(mut self: Box<Self>) -> Box<Self> {
+        self.hint =
             "Call as a role that is no superuser; or make the trigger NOT DEFERRABLE, with code of the table's owner.";
-        Box::new(Self { hint, ..*self })
+        self
     }
 
     /// `55000`: code of another role would run with the rights of the table's owner.
