@@ -118,12 +118,12 @@ impl Fault {
     }
 
     /// `55000`: a key that outlives its transaction would make the calls of others into retries.
-    pub fn key_not_local() -> Box<Self> {
+    pub fn key_not_local(setting: &str, hint: &'static str) -> Box<Self> {
         Self::new(
             "55000",
-            "inventory_ext.idempotency_key was not set in this transaction",
-            json!({"reason": "key_not_local"}),
-            "Set it with SET LOCAL or set_config('inventory_ext.idempotency_key', …, true), in the transaction of the call.",
+            format!("{setting} was not set in this transaction"),
+            json!({"reason": "key_not_local", "setting": setting}),
+            hint,
         )
     }
 

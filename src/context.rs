@@ -8,6 +8,7 @@ use crate::identity;
 use crate::session_key;
 use crate::settings;
 use serde_json::Value;
+use std::ffi::CStr;
 
 /// The longest idempotency key, reference and actor, in bytes: they are kept in indexes or on every movement.
 pub const MAX_TEXT_BYTES: usize = 255;
@@ -38,13 +39,24 @@ impl CallContext {
 }
 
 const REFERENCE: &str = "inventory_ext.reference";
+const KEY: &str = "inventory_ext.idempotency_key";
+const SET_KEY: &str =
+    "Set it with SET LOCAL or set_config('inventory_ext.idempotency_key', …, true), in the transaction of the call.";
+const SET_HEADERS: &str =
+    "Set it with SET LOCAL or set_config('request.headers', …, true), in the transaction of the call.";
+const HEADERS: &CStr = c"request.headers";
 
 /// The key that a setting or a header gives. One that an earlier transaction set may be another customer's, behind a pooler.
 fn key_of_session() -> Outcome<Given> {
     match session_key::value() {
-        Some((_, false)) => Err(Fault::key_not_local()),
-        Some((key, true)) => Ok(Given { name: "inventory_ext.idempotency_key", text: Some(key) }),
-        None => Ok(Given { name: "Idempotency-Key", text: header_key() }),
+        Some((_, false)) => Err(Fault::key_not_local(KEY, SET_KEY)),
+        Some((key, true)) => Ok(Given { name: KEY, text: Some(key) }),
+        None => match header_key() {
+            Some(_) if !session_key::is_set_in_transaction(HEADERS) => {
+                Err(Fault::key_not_local("request.headers", SET_HEADERS))
+            }
+            text => Ok(Given { name: "Idempotency-Key", text }),
+        },
     }
 }
 
@@ -104,7 +116,7 @@ fn header_key() -> Option<String> {
     if !settings::request_headers() {
         return None;
     }
-    json_member(&settings::foreign(c"request.headers")?, "idempotency-key")
+    json_member(&settings::foreign(HEADERS)?, "idempotency-key")
 }
 
 fn json_member(text: &str, member: &str) -> Option<String> {

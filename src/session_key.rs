@@ -126,7 +126,7 @@ pub fn define() {
 unsafe fn committed_values() -> u32 {
     // SAFETY: the entry, where there is one, and its stack live until the setting is defined; such an entry is a text.
     unsafe {
-        let Some(entry) = kept_as_text() else { return 1 };
+        let Some(entry) = entry(NAME) else { return 1 };
         let (text, entry) = (&*entry.cast::<config_string>(), &*entry);
         let mut value = *text.variable;
         let mut set_by = (entry.scontext, entry.source, entry.srole);
@@ -142,19 +142,27 @@ unsafe fn committed_values() -> u32 {
     }
 }
 
+/// Whether a setting has a value that a statement of this transaction has set.
+pub fn is_set_in_transaction(name: &CStr) -> bool {
+    // SAFETY: the entry lives as long as the setting; PostgreSQL stacks the value before, until the transaction ends.
+    entry(name).is_some_and(|entry| unsafe {
+        !(*entry).stack.is_null() && (*entry).source == pg_sys::GucSource::PGC_S_SESSION
+    })
+}
+
 #[cfg(any(feature = "pg14", feature = "pg15"))]
-unsafe fn kept_as_text() -> Option<*mut config_generic> {
+fn entry(name: &CStr) -> Option<*mut config_generic> {
     // SAFETY: PostgreSQL's own list of settings, as long as it says.
     unsafe {
         let count = usize::try_from(pg_sys::GetNumConfigOptions()).unwrap_or(0);
         let all = std::slice::from_raw_parts(pg_sys::get_guc_variables(), count);
-        all.iter().copied().find(|entry| CStr::from_ptr((**entry).name) == NAME)
+        all.iter().copied().find(|entry| CStr::from_ptr((**entry).name) == name)
     }
 }
 
 #[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
-unsafe fn kept_as_text() -> Option<*mut config_generic> {
+fn entry(name: &CStr) -> Option<*mut config_generic> {
     // SAFETY: looks a setting up; one that is not there gives NULL, and no error.
-    let entry = unsafe { pg_sys::find_option(NAME.as_ptr(), false, true, pg_sys::DEBUG5 as i32) };
+    let entry = unsafe { pg_sys::find_option(name.as_ptr(), false, true, pg_sys::DEBUG5 as i32) };
     (!entry.is_null()).then_some(entry)
 }

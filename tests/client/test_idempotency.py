@@ -106,12 +106,17 @@ def test_the_key_may_come_as_a_setting_or_as_a_header(db, conn, function, way):
 
 def test_the_header_counts_only_where_it_is_asked_for(conn):
     """Off by default; what is no header of that name, or no JSON, is no key."""
-    conn.execute("""SET request.headers = '{"idempotency-key": "k"}'""")
-    assert sell(conn, ONE, 1)["new_quantity"] == 9
-    assert sell(conn, ONE, 1)["new_quantity"] == 8
+
+    def sell_with_header():
+        with conn.transaction():
+            conn.execute("""SET LOCAL request.headers = '{"idempotency-key": "k"}'""")
+            return sell(conn, ONE, 1)
+
+    assert sell_with_header()["new_quantity"] == 9
+    assert sell_with_header()["new_quantity"] == 8
     conn.execute("SET inventory_ext.request_headers = on")
-    assert sell(conn, ONE, 1)["new_quantity"] == 7
-    assert sell(conn, ONE, 1) == {**sell(conn, ONE, 1), "replayed": True}
+    assert sell_with_header()["new_quantity"] == 7
+    assert sell_with_header() == {**sell_with_header(), "replayed": True}
     for headers in ("", "{}", "[]", "no json", '{"idempotency-key": ""}', '{"idempotency-key": 5}', '{"other": "k"}'):
         conn.execute("SELECT set_config('request.headers', %s, false)", (headers,))
         assert "replayed" not in sell(conn, ONE, "0.01")
@@ -119,12 +124,16 @@ def test_the_header_counts_only_where_it_is_asked_for(conn):
 
 
 def test_an_argument_goes_before_the_setting_and_the_setting_before_the_header(conn):
-    conn.execute("""SET inventory_ext.request_headers = on; SET request.headers = '{"idempotency-key": "header"}'""")
+    header = """SET LOCAL request.headers = '{"idempotency-key": "header"}'"""
+    conn.execute("SET inventory_ext.request_headers = on")
     with conn.transaction():
+        conn.execute(header)
         conn.execute("SET LOCAL inventory_ext.idempotency_key = 'setting'")
         call(conn, "restock_inventory", p_inventory_id=ONE, p_quantity=1, p_idempotency_key="argument")
         call(conn, "restock_inventory", p_inventory_id=ONE, p_quantity=1)
-    call(conn, "restock_inventory", p_inventory_id=ONE, p_quantity=1)
+    with conn.transaction():
+        conn.execute(header)
+        call(conn, "restock_inventory", p_inventory_id=ONE, p_quantity=1)
     assert [m.key for m in movements(conn) if m.kind == "restock"] == ["argument", "setting", "header"]
 
 

@@ -158,6 +158,31 @@ def test_the_default_of_a_role_does_not_become_local_by_going_back_to_it(db, con
     assert left(conn, ONE) == 100
 
 
+def test_a_header_that_an_earlier_transaction_left_is_no_key(conn, new_session):
+    """A program that sets request.headers for the session leaves its key to the next customer, as with our own setting."""
+    headers, name = """'{"idempotency-key": "k"}'""", "request.headers"
+    session = new_session()
+    session.execute(f"SET inventory_ext.request_headers = on; SET {name} = {headers}")
+    for begin in (
+        "BEGIN",
+        f"BEGIN; SAVEPOINT a; SET LOCAL {name} = {headers}; ROLLBACK TO a",
+        f"BEGIN; SET LOCAL {name} = {headers}; ROLLBACK; BEGIN",
+        f"BEGIN; RESET {name}; ROLLBACK; BEGIN",
+    ):
+        session.execute(begin)
+        assert_not_local(refused_sale(session, ONE, 1))
+        session.execute("ROLLBACK")
+    assert left(conn, ONE) == 100
+    for level, replayed in (("LOCAL", False), ("SESSION", True)):
+        with session.transaction():
+            session.execute(f"SET {level} {name} = {headers}")
+            assert ("replayed" in sell(session, ONE, 1)) == replayed
+    assert_not_local(refused_sale(session, ONE, 1))
+    session.execute(f"RESET {name}")
+    assert "replayed" not in sell(session, ONE, 1)
+    assert left(conn, ONE) == 98
+
+
 CURRENT = [
     "SET LOCAL {n} = '{k}'", "SELECT set_config('{n}', '{k}', true)", "SET {n} = '{k}'",
     "SELECT set_config('{n}', '{k}', false)", "SAVEPOINT a; SET LOCAL {n} = '{k}'; RELEASE a",
