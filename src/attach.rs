@@ -5,11 +5,12 @@
 //! configuration as the owner of the extension.
 
 use crate::answer::spaced;
-use crate::attachment::{self, lock_alone};
+use crate::attachment::{self, USER_SCHEMA, lock_alone, lock_rows};
 use crate::call::require_no_other;
 use crate::catalog::{self, ColumnDescription, Columns, Description, Kind};
 use crate::companions::{self, Companions};
 use crate::configuration::{CATALOG_PATH, Configuration, Configured, configuration, configured, is_subscribed};
+use crate::cursors;
 use crate::encoding;
 use crate::error::{Fault, Outcome};
 use crate::health;
@@ -122,27 +123,42 @@ fn attach(spi: &Connection, options: &Options) -> Outcome<String> {
     if let Some(configured) = configured(spi, &configuration)? {
         return already(spi, options, &configured);
     }
-    let table = lock_table(spi, options)?;
-    suits(&table, options)?;
-    if is_subscribed(spi, &configuration, relation::with_partitions(table.oid)) {
+    let (table, companions) = lock_table(spi, options)?;
+    cursors::leaving_none(table.owner, || attach_locked(spi, options, &configuration, (&table, &companions)))
+}
+
+fn attach_locked(
+    spi: &Connection,
+    options: &Options,
+    configuration: &Configuration,
+    (table, companions): (&Description, &[Oid]),
+) -> Outcome<String> {
+    suits(table, options)?;
+    // Rows are written to them as the owner, whatever the rights of later sales will be.
+    if let Some(objection) =
+        health::objection(&companions.iter().copied().filter_map(relation::facts).collect::<Vec<_>>(), table.owner)
+    {
+        return Err(objection);
+    }
+    if is_subscribed(spi, configuration, relation::with_partitions(table.oid)) {
         return Err(Fault::subscriber(&table.name));
     }
     let objection = health::objection(&health::stock_facts(table.oid), table.owner);
     if let Some(objection) = objection.clone().filter(|_| options.run_as == "owner") {
         return Err(objection);
     }
-    if companions::have_stripes(spi, &table)? {
+    if companions::have_stripes(spi, table)? {
         health::require_writable_by_caller(objection, table.owner)?;
     }
     let (items, check_name) = {
         let _acting = act_as_unfiltered(table.owner, CATALOG_PATH);
-        (check_rows(spi, &table)?, constrain(spi, &table)?)
+        (check_rows(spi, table)?, constrain(spi, table)?)
     };
-    let companions = companions::make(spi, &configuration, &table, options.ledger)?;
-    record(spi, &configuration, (options, &table), &check_name, &companions);
+    let companions = companions::make(spi, configuration, table, options.ledger)?;
+    record(spi, configuration, (options, table), &check_name, &companions);
     watch::announce_change(configuration.oid);
-    warn(&table);
-    Ok(answer(&table, options, items))
+    warn(table);
+    Ok(answer(table, options, items))
 }
 
 fn answer(table: &Description, options: &Options, items: i64) -> String {
@@ -162,7 +178,7 @@ fn detach(spi: &Connection) -> Outcome<()> {
         require_ownership(&table)?;
         // Sales hold a weaker lock until they commit: none of them straddles the detach.
         lock_alone(&[table.oid], pg_sys::AccessExclusiveLock);
-        put_stripes_back(spi, &configured, &table)?;
+        cursors::leaving_none(table.owner, || put_stripes_back(spi, &configured, &table))?;
     }
     let _acting = act_as(configuration.owner, CATALOG_PATH);
     spi.once(&format!("DELETE FROM {}", configuration.relation), &[], &[]);
@@ -179,9 +195,16 @@ fn put_stripes_back(spi: &Connection, configured: &Configured, table: &Descripti
         companions::drop_triggers(spi, table);
         return Ok(());
     }
+    let companions: Vec<Oid> = [configured.request_table, configured.stripe_table, configured.total_table]
+        .into_iter()
+        .chain(configured.movement_table)
+        .collect();
+    // A trigger that is being created is waited for, and then seen.
+    lock_rows(&companions);
     let allowed = || {
-        let objection = health::objection(&health::stock_facts(table.oid), table.owner);
-        health::require_writable_by_caller(objection, table.owner)
+        let mut facts = health::stock_facts(table.oid);
+        facts.extend(companions.iter().copied().filter_map(relation::facts));
+        health::require_writable_by_caller(health::objection(&facts, table.owner), table.owner)
     };
     match attachment::current() {
         Ok(stock) if stock.require_healthy().is_ok() && (stock.striped.is_empty() || allowed().is_ok()) => {
@@ -226,18 +249,18 @@ fn lock_configuration(spi: &Connection, configuration: &Configuration) {
 /// longer change.
 ///
 /// The stock table comes last: who has read the ledger and then sells must not wait for an attach that waits for the ledger.
-fn lock_table(spi: &Connection, options: &Options) -> Outcome<Description> {
+fn lock_table(spi: &Connection, options: &Options) -> Outcome<(Description, Vec<Oid>)> {
     let seen = options.describe(spi)?;
     require_ownership(&seen)?;
     if seen.kind == Kind::Other {
         return Err(unsuitable_kind(&seen));
     }
-    let mut tables = companions::left(spi, &seen);
-    tables.push(seen.oid);
+    let companions = companions::left(spi, &seen);
+    let tables: Vec<Oid> = companions.iter().copied().chain([seen.oid]).collect();
     lock_alone(&tables, pg_sys::AccessExclusiveLock);
     let locked = options.describe(spi)?;
     require_ownership(&locked)?;
-    Ok(locked)
+    Ok((locked, companions))
 }
 
 /// A second attach: the same is a notice, anything else an error.
@@ -279,6 +302,10 @@ fn suits(table: &Description, options: &Options) -> Outcome<()> {
     };
     if table.kind == Kind::Other {
         return Err(unsuitable_kind(table));
+    }
+    if table.schema == USER_SCHEMA {
+        let hint = "Rename the schema: PostgreSQL reads $user in a search_path as the name of the role.";
+        return unsuitable("42602", "the stock table is in a schema named $user", "schema_name", json!({}), hint);
     }
     if table.temporary {
         let hint = "Other sessions cannot see a temporary table; attach a permanent one.";

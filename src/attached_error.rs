@@ -117,6 +117,36 @@ impl Fault {
         )
     }
 
+    /// `55000`: whoever may create a trigger writes its WHEN clause, which runs with the rights of the table's owner.
+    pub fn foreign_condition(table: &str, trigger: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "the WHEN clause of a trigger runs more than comparisons, plain functions and functions of the table's owner",
+            json!({"reason": "foreign_trigger", "table": table, "trigger": trigger, "condition": true}),
+            "Move the condition into the function of the trigger, or drop the trigger.",
+        )
+    }
+
+    /// `55000`: the owner of a partition could have code run with the rights of the table's owner.
+    pub fn foreign_partition(table: &str, owner: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "a partition of the stock table belongs to another role",
+            json!({"reason": "foreign_partition", "table": table, "owner": owner}),
+            "Give the partition to the owner of the table with ALTER TABLE and OWNER TO, or attach with p_run_as => 'caller'.",
+        )
+    }
+
+    /// `55006`: code that runs while the stripes of an item are made or put together calls for that item.
+    pub fn stripes_in_motion(id: &str) -> Box<Self> {
+        Self::new(
+            "55006",
+            "the stripes of the item are being made or put together",
+            json!({"reason": "stripes_in_motion", "inventory_id": id}),
+            "Call the function in a statement of its own, after the one that runs.",
+        )
+    }
+
     /// `55000`: a key that outlives its transaction would make the calls of others into retries.
     pub fn key_not_local(setting: &str, hint: &'static str) -> Box<Self> {
         Self::new(

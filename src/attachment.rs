@@ -6,13 +6,13 @@
 
 #![allow(unsafe_code)]
 
-use crate::catalog::{Catalog, Columns, Description, Kind};
+use crate::catalog::{self, Catalog, Columns, Description, Kind};
 use crate::configuration::{Configured, configuration, configured};
 use crate::encoding;
 use crate::error::{Fault, Outcome};
 use crate::health;
 use crate::identity::{
-    Acting, act_as, act_as_unfiltered, current_role, is_superuser, is_unfiltered, require_sale_rights,
+    Acting, OfTransaction, act_as, act_as_unfiltered, current_role, is_superuser, is_unfiltered, require_sale_rights,
 };
 use crate::quantity::Shape;
 use crate::relation;
@@ -24,7 +24,7 @@ use pgrx::Uuid;
 use pgrx::pg_sys::{self, Oid};
 use serde_json::json;
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::rc::Rc;
 
@@ -81,6 +81,11 @@ pub struct Attachment {
     refusal: Option<Box<Fault>>,
     /// The objection to a trigger that would run with the owner's rights.
     objection: Option<Box<Fault>>,
+    /// Locked with the stock table by each call, until the transaction ends: the ledger, and the companions and partitions on which others
+    /// may create triggers, so that none comes in while the call runs.
+    locked: Vec<Oid>,
+    /// Items with stripes and without a row: their partition is detached.
+    away: HashSet<[u8; 16]>,
     generation: u32,
     /// Kept plans, apart for statements with and without forced row-level security: PostgreSQL does not plan again for that.
     plans: [[OnceCell<Plan>; 2]; KEPT_PLANS],
@@ -209,8 +214,14 @@ impl Attachment {
         if self.striped.is_empty() { None } else { self.striped.get(id.as_bytes()).copied() }
     }
 
+    /// Whether an item has stripes that its row, in a partition which is detached, will come back to.
+    pub fn is_away(&self, id: &Uuid) -> bool {
+        !self.away.is_empty() && self.away.contains(id.as_bytes())
+    }
+
     /// Takes the lock of a statement that writes stripes, until the transaction ends.
     pub fn lock_stripes(&self) {
+        let _owner = OfTransaction::begin();
         // SAFETY: locks a relation that is watched under the lock on the stock table.
         unsafe { pg_sys::LockRelationOid(self.stripes.oid, pg_sys::RowExclusiveLock as i32) };
     }
@@ -281,15 +292,29 @@ thread_local! {
 /// The attached stock table, locked against attach and detach until the transaction ends.
 pub fn current() -> Outcome<Rc<Attachment>> {
     if let Some(cached) = CACHE.with_borrow(Clone::clone) {
-        lock_for_sale(cached.oid);
+        lock_rows(&[cached.oid]);
         if cached.generation == watch::generation() {
-            return Ok(cached);
+            lock_rows(&cached.locked);
+            if cached.generation == watch::generation() {
+                return Ok(cached);
+            }
         }
         unlock(cached.oid, pg_sys::RowExclusiveLock);
     }
     let loaded = Rc::new(connected(load)?);
     CACHE.set(Some(Rc::clone(&loaded)));
     Ok(loaded)
+}
+
+/// Raises 42501 where the rights of the caller decide and do not suffice: before a lock is asked for that others would wait for.
+pub fn require_rights_of_caller() -> Outcome<()> {
+    let stock = current()?;
+    if stock.run_as_caller {
+        stock.require_sale_rights();
+    }
+    // To ask for a stronger lock with this one held could deadlock with another that does the same.
+    stock.locked.iter().chain([&stock.oid]).for_each(|table| unlock(*table, pg_sys::RowExclusiveLock));
+    Ok(())
 }
 
 /// The attached stock table while nobody sells: every sale that runs is waited for, and the next ones wait until the
@@ -314,6 +339,7 @@ pub fn current_alone() -> Outcome<Rc<Attachment>> {
 /// for the stronger one before them in the queue, or each would wait for the other. So the weaker lock comes first, on all of the
 /// tables: it holds up no sale, and once it is granted no such command runs.
 pub fn lock_alone(tables: &[Oid], mode: u32) {
+    let _owner = OfTransaction::begin();
     for mode in [pg_sys::ShareUpdateExclusiveLock, mode] {
         for table in tables {
             // SAFETY: locks an oid; it need not exist.
@@ -355,16 +381,22 @@ fn load(spi: &Connection) -> Outcome<Attachment> {
             relation::hash_of_name(schema, name),
         );
         let generation = watch::generation();
-        lock_for_sale(table);
-        let unchanged = self::configured(spi, &configuration)?.as_ref() == Some(&configured);
-        if unchanged && generation == watch::generation() {
-            return build(spi, &configured, generation);
+        lock_rows(&[table]);
+        if self::configured(spi, &configuration)?.as_ref() == Some(&configured) && generation == watch::generation() {
+            let companions = [request_table, stripe_table, total_table].into_iter().chain(configured.movement_table);
+            let partitions = relation::with_partitions(table).into_iter().filter(|part| *part != table);
+            let mut locked = catalog::open_to_triggers(spi, companions.chain(partitions).collect());
+            locked.extend(configured.movement_table);
+            lock_rows(&locked);
+            if generation == watch::generation() {
+                return build(spi, &configured, (generation, locked));
+            }
         }
         unlock(table, pg_sys::RowExclusiveLock);
     }
 }
 
-fn build(spi: &Connection, configured: &Configured, generation: u32) -> Outcome<Attachment> {
+fn build(spi: &Connection, configured: &Configured, (generation, locked): (u32, Vec<Oid>)) -> Outcome<Attachment> {
     let catalog = Catalog::of(spi);
     let table = describe_attached(&catalog, configured)?;
     let columns = columns(configured, &table)?;
@@ -381,12 +413,21 @@ fn build(spi: &Connection, configured: &Configured, generation: u32) -> Outcome<
     let requests = companion(configured.request_table, Part::Requests)?;
     let stripes = companion(configured.stripe_table, Part::Stripes)?;
     let totals = companion(configured.total_table, Part::Totals)?;
+    if table.schema == USER_SCHEMA {
+        return Err(Fault::broken_attachment(
+            "schema_name",
+            "the schema of the stock table is named $user, which a search_path reads as the name of the role",
+            json!({"table": table.name}),
+            "Rename the schema.",
+        ));
+    }
     let search_path = pinned_path(&table);
-    let striped = striped_items(spi, &stripes, table.owner, &search_path)?;
+    let (striped, away) = striped_items(spi, &stripes, &table, (&columns.id.quoted, &search_path))?;
     let facts = health::stock_facts(table.oid);
     let stock = facts.first().ok_or_else(|| Fault::internal("the stock table is not there"))?;
     let healthy = health::is_the_attached_table(configured, &table.name)
         .and_then(|()| health::ours_in_force(stock, Part::Stock, (movements.is_some(), !striped.is_empty())))
+        .and_then(|()| health::partitions_in_force(&facts[1..], (movements.is_some(), !striped.is_empty())))
         .and(companions_in_force);
     let run_as_caller = configured.run_as == "caller";
     let Resolved { id, quantity, shape } = columns;
@@ -416,28 +457,53 @@ fn build(spi: &Connection, configured: &Configured, generation: u32) -> Outcome<
         oid: table.oid,
         refusal: healthy.err(),
         objection: health::objection(&facts, table.owner),
+        locked,
+        away,
         generation,
         plans: Default::default(),
     })
 }
+
+/// A schema whose name PostgreSQL reads in a search_path, quoted or not, as that of the role.
+pub const USER_SCHEMA: &str = "\"$user\"";
 
 /// The path that is pinned while statements run as the owner of a table: names in its code mean its objects.
 pub fn pinned_path(table: &Description) -> CString {
     encoding::c_text(&format!("{}, pg_temp", table.schema))
 }
 
+/// The striped items, each with the number of its stripes; and those whose row went with a partition.
 fn striped_items(
     spi: &Connection,
     stripes: &Companion,
-    owner: Oid,
-    search_path: &std::ffi::CStr,
-) -> Outcome<HashMap<[u8; 16], i16>> {
-    let _acting = act_as_unfiltered(owner, search_path);
-    let sql = format!("SELECT inventory_id, pg_catalog.max(stripe) FROM {} GROUP BY inventory_id", stripes.name);
+    table: &Description,
+    (id, search_path): (&str, &std::ffi::CStr),
+) -> Outcome<(HashMap<[u8; 16], i16>, HashSet<[u8; 16]>)> {
+    let _acting = act_as_unfiltered(table.owner, search_path);
+    let there = if table.kind == Kind::Partitioned {
+        let (stock, same) = (&table.name, format!("stock.{id} OPERATOR(pg_catalog.=) s.inventory_id"));
+        format!("EXISTS (SELECT FROM {stock} AS stock WHERE {same})")
+    } else {
+        "true".to_owned()
+    };
+    let sql = format!(
+        "SELECT s.inventory_id, pg_catalog.max(s.stripe), {there} FROM ONLY {} AS s GROUP BY s.inventory_id",
+        stripes.name
+    );
     let rows = spi.run(&spi.prepare(&sql, &[]), &[], Sight::Latest);
-    let item = |row| Some((*rows.get::<Uuid>(row, 1)?.as_bytes(), rows.get(row, 2)?));
-    let items = (0..rows.count()).map(|row| item(row).ok_or_else(|| Fault::internal("a stripe has a null")));
-    items.collect()
+    let (mut striped, mut away) = (HashMap::new(), HashSet::new());
+    for row in 0..rows.count() {
+        let (Some(id), Some(count), Some(there)) = (rows.get::<Uuid>(row, 1), rows.get(row, 2), rows.get(row, 3))
+        else {
+            return Err(Fault::internal("a stripe has a null"));
+        };
+        if there {
+            striped.insert(*id.as_bytes(), count);
+        } else {
+            away.insert(*id.as_bytes());
+        }
+    }
+    Ok((striped, away))
 }
 
 /// The two columns, and what the quantity can be.
@@ -470,20 +536,25 @@ fn columns<'a>(configured: &Configured, table: &'a Description) -> Outcome<Resol
     Ok(Resolved { id, quantity, shape })
 }
 
-/// Takes the lock of a sale, and then reads the invalidation messages that came before it.
+/// Takes the locks of a sale, in this order, and then reads the invalidation messages that came before it.
 ///
 /// Taking a lock reads them too, but not where the transaction has the lock already; a schema can be renamed even then.
-fn lock_for_sale(table: Oid) {
-    // SAFETY: locks an oid; it need not exist.
-    unsafe {
-        pg_sys::LockRelationOid(table, pg_sys::RowExclusiveLock as i32);
-        pg_sys::AcceptInvalidationMessages();
+pub fn lock_rows(tables: &[Oid]) {
+    let _owner = OfTransaction::begin();
+    for table in tables {
+        // SAFETY: locks an oid; it need not exist.
+        unsafe { pg_sys::LockRelationOid(*table, pg_sys::RowExclusiveLock as i32) };
+    }
+    if !tables.is_empty() {
+        // SAFETY: calls back into watch.rs, and into PostgreSQL's own caches.
+        unsafe { pg_sys::AcceptInvalidationMessages() };
     }
 }
 
 /// Gives back a lock on what turned out not to be the stock table any more; waiting for another one with it could deadlock
 /// with a session that switches from one to the other.
 fn unlock(table: Oid, mode: u32) {
+    let _owner = OfTransaction::begin();
     // SAFETY: releases a lock taken before; one that the transaction had already stays.
     unsafe { pg_sys::UnlockRelationOid(table, mode as i32) };
 }

@@ -2,15 +2,15 @@
 
 use crate::attachment::{self, Attachment, Intent};
 use crate::context::{CallContext, Given};
+use crate::cursors::Cursors;
 use crate::error::{Fault, Outcome};
 use crate::idempotency::{self, Request};
 use crate::identity::current_role;
 use crate::ledger::{self, Kind, Rows};
-use crate::spi::{self, Connection, connected};
+use crate::spi::{Connection, connected};
 use crate::totals;
 use pgrx::Uuid;
 use std::cell::Cell;
-use std::collections::HashSet;
 
 /// What is called, and as what the ledger records it.
 pub struct Call {
@@ -67,7 +67,7 @@ pub fn on_stock<T>(intent: Intent, act: impl FnOnce(&Connection, &Attachment) ->
     let _running = Running::begin();
     totals::revive(&stock);
     let acting = stock.act(intent)?;
-    let of_caller = (acting.is_some() && caller != stock.owner).then(Cursors::now);
+    let of_caller = (acting.is_some() && caller != stock.owner).then(Cursors::hold);
     let result = connected(|spi| act(spi, &stock))?;
     drop(acting);
     if let Some(of_caller) = of_caller {
@@ -99,27 +99,5 @@ impl Call {
                 }
             }
         })
-    }
-}
-
-/// The cursors that are open, each with its query; hardly ever any.
-struct Cursors(HashSet<[String; 2]>);
-
-impl Cursors {
-    fn now() -> Self {
-        // The portal that runs this very call is no cursor.
-        if spi::portals() <= 1 {
-            return Self(HashSet::new());
-        }
-        let cursors = connected(|spi| {
-            let rows = spi.once("SELECT name, statement FROM pg_catalog.pg_cursors", &[], &[]);
-            (0..rows.count()).filter_map(|row| Some([rows.text(row, 1)?, rows.text(row, 2)?])).collect()
-        });
-        Self(cursors)
-    }
-
-    /// Closes those that are not among these: also one that took the name of another.
-    fn close_others(self) {
-        Self::now().0.difference(&self.0).for_each(|[name, _]| spi::close_cursor(name));
     }
 }

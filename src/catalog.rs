@@ -103,32 +103,84 @@ pub fn describe(spi: &Connection, table: Oid, columns: Columns<'_>) -> Option<De
     Catalog::of(spi).describe(table, columns)
 }
 
-/// Code that the WHEN clause of a trigger runs: each function, the function of each operator, and each type with its own checks; with
-/// the role that owns it.
-pub fn code_of_condition(trigger: Oid) -> Vec<(Oid, Oid)> {
-    let sql = "
-        SELECT code.oid, code.owner
-          FROM pg_catalog.pg_depend AS d
-         CROSS JOIN LATERAL (
-               SELECT p.oid, p.proowner FROM pg_catalog.pg_proc AS p
-                WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid
-                  AND p.oid OPERATOR(pg_catalog.=) d.refobjid
-               UNION ALL
-               SELECT p.oid, p.proowner FROM pg_catalog.pg_operator AS o
-                 JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) o.oprcode
-                WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_operator'::pg_catalog.regclass::pg_catalog.oid
-                  AND o.oid OPERATOR(pg_catalog.=) d.refobjid
-               UNION ALL
-               SELECT t.oid, t.typowner FROM pg_catalog.pg_type AS t
-                WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass::pg_catalog.oid
-                  AND t.oid OPERATOR(pg_catalog.=) d.refobjid) AS code (oid, owner)
-         WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_trigger'::pg_catalog.regclass::pg_catalog.oid
-           AND d.objid OPERATOR(pg_catalog.=) $1";
+/// Nodes of an expression that run no code but that of the functions and operators which they name.
+const PLAIN_NODES: &str = "VAR,CONST,OPEXPR,DISTINCTEXPR,NULLIFEXPR,SCALARARRAYOPEXPR,BOOLEXPR,NULLTEST,BOOLEANTEST,RELABELTYPE,\
+    COERCEVIAIO,COERCETODOMAIN,FUNCEXPR,SQLVALUEFUNCTION,CASE,CASEEXPR,WHEN,CASEWHEN,CASETESTEXPR,COALESCE,COALESCEEXPR,MINMAX,MINMAXEXPR,\
+    ARRAY,ARRAYEXPR";
+/// Functions of PostgreSQL that are not IMMUTABLE, and run no code that their arguments name.
+const PLAIN_FUNCTIONS: &str = "now,transaction_timestamp,statement_timestamp,clock_timestamp,current_setting,pg_trigger_depth,\
+    concat,concat_ws,date_trunc,date_part,extract,to_char,timezone";
+
+/// What the WHEN clause of a trigger runs.
+pub struct Condition {
+    /// Functions that are not PostgreSQL's own.
+    pub functions: Vec<Oid>,
+    /// Whoever may create a trigger writes its condition: it may run plain functions and operators of PostgreSQL's own, and what the
+    /// owner of the table has made; nothing that takes SQL, names or types as arguments.
+    pub plain: bool,
+}
+
+/// Reads the WHEN clause of a trigger on a table of this owner. Dependencies do not tell: PostgreSQL records none on its own
+/// functions, and none on what a constant names.
+pub fn condition(trigger: Oid, owner: Oid) -> Condition {
+    let sql = r"
+        WITH tree AS (
+            SELECT t.tgqual::pg_catalog.text AS nodes FROM pg_catalog.pg_trigger AS t WHERE t.oid OPERATOR(pg_catalog.=) $1
+        ), called AS (
+            SELECT found.part[1] AS field, found.part[2]::pg_catalog.oid AS oid
+              FROM tree CROSS JOIN LATERAL
+                   pg_catalog.regexp_matches(tree.nodes, ':(funcid|opno|resulttype) ([0-9]+)', 'g') AS found (part)
+        ), functions AS (
+            SELECT p.oid, p.proowner, p.pronamespace, p.provolatile, p.proname, c.field
+              FROM called AS c
+              LEFT JOIN pg_catalog.pg_operator AS o
+                ON c.field OPERATOR(pg_catalog.=) 'opno' AND o.oid OPERATOR(pg_catalog.=) c.oid
+              JOIN pg_catalog.pg_proc AS p
+                ON p.oid OPERATOR(pg_catalog.=) CASE c.field WHEN 'funcid' THEN c.oid ELSE o.oprcode::pg_catalog.oid END
+             WHERE c.field OPERATOR(pg_catalog.<>) 'resulttype'
+        )
+        SELECT ARRAY(SELECT f.oid FROM functions AS f WHERE f.oid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid),
+               NOT EXISTS (
+                   SELECT FROM tree CROSS JOIN LATERAL
+                          pg_catalog.regexp_matches(tree.nodes, '(?<!\\)\{([A-Z_]+)', 'g') AS node (name)
+                    WHERE node.name[1] OPERATOR(pg_catalog.<>) ALL (pg_catalog.string_to_array($3, ',')))
+               AND NOT EXISTS (
+                   SELECT FROM functions AS f
+                    WHERE NOT (f.proowner OPERATOR(pg_catalog.=) $2
+                               AND f.oid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid)
+                      AND NOT (f.oid OPERATOR(pg_catalog.<) '16384'::pg_catalog.oid
+                               AND (f.field OPERATOR(pg_catalog.=) 'opno'
+                                    OR f.provolatile OPERATOR(pg_catalog.=) 'i'
+                                    OR f.proname::pg_catalog.text
+                                       OPERATOR(pg_catalog.=) ANY (pg_catalog.string_to_array($4, ',')))))
+               AND NOT EXISTS (
+                   SELECT FROM called AS c JOIN pg_catalog.pg_type AS y ON y.oid OPERATOR(pg_catalog.=) c.oid
+                    WHERE c.field OPERATOR(pg_catalog.=) 'resulttype'
+                      AND NOT (y.oid OPERATOR(pg_catalog.<) '16384'::pg_catalog.oid
+                               AND y.typtype OPERATOR(pg_catalog.=) 'b')
+                      AND NOT (y.typowner OPERATOR(pg_catalog.=) $2 AND y.typtype OPERATOR(pg_catalog.=) 'd'
+                               AND y.oid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid))";
     connected(|spi| {
-        let plan = spi.prepare(sql, &[pg_sys::OIDOID]);
-        let rows = spi.run(&plan, &[Arg::owned(trigger)], Sight::Latest);
-        (0..rows.count()).filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2)?))).collect()
+        let plan = spi.prepare(sql, &[pg_sys::OIDOID, pg_sys::OIDOID, pg_sys::TEXTOID, pg_sys::TEXTOID]);
+        let args = [Arg::owned(trigger), Arg::owned(owner), Arg::text(PLAIN_NODES), Arg::text(PLAIN_FUNCTIONS)];
+        let rows = spi.run(&plan, &args, Sight::Latest);
+        Condition { functions: rows.get(0, 1).unwrap_or_default(), plain: rows.get(0, 2).unwrap_or(false) }
     })
+}
+
+/// Those of these tables on which a role may create triggers that is neither their owner nor a superuser.
+pub fn open_to_triggers(spi: &Connection, tables: Vec<Oid>) -> Vec<Oid> {
+    let sql = "
+        SELECT DISTINCT c.oid
+          FROM pg_catalog.pg_class AS c
+         CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) AS a
+          LEFT JOIN pg_catalog.pg_roles AS r ON r.oid OPERATOR(pg_catalog.=) a.grantee
+         WHERE c.oid OPERATOR(pg_catalog.=) ANY ($1) AND a.privilege_type OPERATOR(pg_catalog.=) 'TRIGGER'
+           AND a.grantee OPERATOR(pg_catalog.<>) c.relowner AND NOT COALESCE(r.rolsuper, false)
+         ORDER BY c.oid";
+    let plan = spi.prepare(sql, &[pg_sys::OIDARRAYOID]);
+    let rows = spi.run(&plan, &[Arg::owned(tables)], Sight::Latest);
+    (0..rows.count()).filter_map(|row| rows.get(row, 1)).collect()
 }
 
 /// The question to the catalog, planned once for several tables: planning it costs some milliseconds, which the first call of

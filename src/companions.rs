@@ -155,6 +155,9 @@ impl Shape {
         if !facts.ordinary {
             return Some("it is no ordinary table".to_owned());
         }
+        if facts.inherits {
+            return Some("it inherits from another table, or another one from it".to_owned());
+        }
         if facts.owner != owner {
             return Some("its owner is not the owner of the stock table".to_owned());
         }

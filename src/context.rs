@@ -7,7 +7,8 @@ use crate::error::{Fault, Outcome};
 use crate::identity;
 use crate::session_key;
 use crate::settings;
-use serde_json::Value;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use std::borrow::Cow;
 use std::ffi::CStr;
 
 /// The longest idempotency key, reference and actor, in bytes: they are kept in indexes or on every movement.
@@ -51,7 +52,7 @@ fn key_of_session() -> Outcome<Given> {
     match session_key::value() {
         Some((_, false)) => Err(Fault::key_not_local(KEY, SET_KEY)),
         Some((key, true)) => Ok(Given { name: KEY, text: Some(key) }),
-        None => match header_key() {
+        None => match header_key()? {
             Some(_) if !session_key::is_set_in_transaction(HEADERS) => {
                 Err(Fault::key_not_local("request.headers", SET_HEADERS))
             }
@@ -100,29 +101,127 @@ fn check(name: &str, text: &str) -> Outcome<()> {
 /// Who acts: the setting, else the `sub` of the JWT, else the role.
 pub fn actor(role: pgrx::pg_sys::Oid) -> Outcome<String> {
     let of_setting = || Some(("inventory_ext.actor", settings::actor()?));
-    let of_claims = || Some(("sub of request.jwt.claims", jwt_subject()?));
-    match of_setting().or_else(of_claims) {
+    let given = match of_setting() {
+        None => jwt_subject()?.map(|subject| ("sub of request.jwt.claims", subject)),
+        of_setting => of_setting,
+    };
+    match given {
         Some((name, actor)) => check(name, &actor).map(|()| actor),
         None => Ok(identity::role_name(role)),
     }
 }
 
-fn jwt_subject() -> Option<String> {
-    json_member(&settings::foreign(c"request.jwt.claims")?, "sub")
+fn jwt_subject() -> Outcome<Option<String>> {
+    json_setting("request.jwt.claims", c"request.jwt.claims", "sub")
 }
 
 /// PostgREST passes header names in lower case.
-fn header_key() -> Option<String> {
+fn header_key() -> Outcome<Option<String>> {
     if !settings::request_headers() {
-        return None;
+        return Ok(None);
     }
-    json_member(&settings::foreign(HEADERS)?, "idempotency-key")
+    json_setting("request.headers", HEADERS, "idempotency-key")
 }
 
+/// The largest JSON of a request that is read, in bytes.
+const MAX_JSON_BYTES: usize = 2_097_152;
+
+fn json_setting(name: &str, setting: &CStr, member: &str) -> Outcome<Option<String>> {
+    match settings::foreign(setting) {
+        Some(text) if text.len() > MAX_JSON_BYTES => Err(Fault::text_length(name, text.len(), MAX_JSON_BYTES)),
+        text => Ok(text.and_then(|text| json_member(&text, member))),
+    }
+}
+
+/// The member of this name of a JSON object, where it is a text. What else there is, is passed over without being kept.
 fn json_member(text: &str, member: &str) -> Option<String> {
-    match serde_json::from_str::<Value>(text).ok()?.get(member)? {
-        Value::String(value) if !value.is_empty() => Some(value.clone()),
-        _ => None,
+    let mut json = serde_json::Deserializer::from_str(text);
+    let found = Member(member).deserialize(&mut json).ok()?;
+    json.end().ok()?;
+    found.filter(|value| !value.is_empty())
+}
+
+/// Looks for a member in an object; the last one of its name counts, as in jsonb.
+struct Member<'m>(&'m str);
+
+impl<'de> DeserializeSeed<'de> for Member<'_> {
+    type Value = Option<String>;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
+        json.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Member<'_> {
+    type Value = Option<String>;
+
+    fn expecting(&self, to: &mut std::fmt::Formatter) -> std::fmt::Result {
+        to.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        while let Some(name) = members.next_key::<Cow<'de, str>>()? {
+            if name == self.0 {
+                found = members.next_value_seed(Text)?;
+            } else {
+                members.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// A text, or anything else, which is none.
+struct Text;
+
+impl<'de> DeserializeSeed<'de> for Text {
+    type Value = Option<String>;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
+        json.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Text {
+    type Value = Option<String>;
+
+    fn expecting(&self, to: &mut std::fmt::Formatter) -> std::fmt::Result {
+        to.write_str("any value")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Some(text.to_owned()))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<Self::Value, A::Error> {
+        while values.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        while members.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(None)
     }
 }
 

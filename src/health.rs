@@ -59,6 +59,18 @@ fn changed(table: &str, problem: &str) -> Box<Fault> {
     )
 }
 
+/// The triggers of ours on the partitions of a stock table, which PostgreSQL made of those of the whole: each can be disabled by itself.
+pub fn partitions_in_force(partitions: &[Facts], (ledger, striped): (bool, bool)) -> Outcome<()> {
+    let wanted = || triggers::expected(Part::Stock, ledger, striped).filter(|trigger| trigger.row);
+    for (facts, trigger) in partitions.iter().flat_map(|facts| wanted().map(move |trigger| (facts, trigger))) {
+        let found = facts.triggers.iter().find(|found| found.name == trigger.name);
+        if !found.is_some_and(|found| found.enabled) {
+            return Err(Fault::trigger_not_in_force(&facts.name, trigger.name, found.is_some()));
+        }
+    }
+    Ok(())
+}
+
 /// The triggers of ours on one table: all there, all enabled.
 pub fn ours_in_force(facts: &Facts, part: Part, (ledger, striped): (bool, bool)) -> Outcome<()> {
     for wanted in triggers::expected(part, ledger, striped) {
@@ -70,9 +82,12 @@ pub fn ours_in_force(facts: &Facts, part: Part, (ledger, striped): (bool, bool))
     Ok(())
 }
 
-/// The first trigger of these tables that must not run with the rights of this owner.
+/// The first of these tables that has another owner, or a trigger that must not run with the rights of this one.
 pub fn objection(tables: &[Facts], owner: Oid) -> Option<Box<Fault>> {
     tables.iter().find_map(|facts| {
+        if facts.owner != owner && !is_superuser(facts.owner) {
+            return Some(Fault::foreign_partition(&facts.name, &role_name(facts.owner)));
+        }
         let of_users = facts.triggers.iter().filter(|trigger| !trigger.internal);
         of_users.clone().for_each(|trigger| watch::add_function(relation::hash_of_function(trigger.function)));
         of_users.into_iter().find_map(|trigger| object_to(&facts.name, trigger, owner))
@@ -83,13 +98,16 @@ fn object_to(table: &str, trigger: &TriggerFacts, owner: Oid) -> Option<Box<Faul
     if trigger.deferrable {
         return Some(Fault::deferrable_trigger(table, &trigger.name));
     }
+    if trigger.condition {
+        let condition = catalog::condition(trigger.oid, owner);
+        condition.functions.iter().for_each(|function| watch::add_function(relation::hash_of_function(*function)));
+        if !condition.plain {
+            return Some(Fault::foreign_condition(table, &trigger.name));
+        }
+    }
     // The function has not been dropped: the trigger would have gone with it.
-    let own = relation::function_owner(trigger.function).map(|owner| (trigger.function, owner));
-    // A grantee who may create a trigger writes its condition, too, and may name a function of PostgreSQL's own.
-    let condition = if trigger.condition { catalog::code_of_condition(trigger.oid) } else { Vec::new() };
-    condition.iter().for_each(|(code, _)| watch::add_function(relation::hash_of_function(*code)));
-    let foreign = own.into_iter().chain(condition).find(|(_, of)| *of != owner && !is_superuser(*of));
-    foreign.map(|(_, of)| Fault::foreign_trigger(table, &trigger.name, &role_name(of)))
+    let foreign = relation::function_owner(trigger.function).filter(|of| *of != owner && !is_superuser(*of));
+    foreign.map(|of| Fault::foreign_trigger(table, &trigger.name, &role_name(of)))
 }
 
 /// Refuses to write rows as the owner under an objection, but for the owner itself, whose deferred trigger runs at the commit of the

@@ -102,9 +102,25 @@ impl<'a> Striped<'a> {
     /// Refused on committed truth without a lock where all stripes together have less in one snapshot; a stripe that is held by
     /// another is never counted as missing.
     pub fn take(&self, requested: Quantity) -> Outcome<Taken<'a>> {
-        let taken = self.find(requested)?;
+        let taken = if self.deepens(requested)? { self.take_alone(requested)? } else { self.find(requested)? };
         if let Taken::Held(held) = &taken {
             self.leaves_few_digits(held, requested)?;
+        }
+        Ok(taken)
+    }
+
+    /// Whether a sale would give the item more decimals than it has: only where the column takes any number of them.
+    fn deepens(&self, requested: Quantity) -> Outcome<bool> {
+        let can = self.stock.shape == Shape::Unbounded && requested.is_finer_than(Quantity::ZERO);
+        Ok(can && requested.is_finer_than(self.total(&self.look()?)?))
+    }
+
+    /// Takes with the item held alone until the transaction ends: goods that come in meanwhile would be checked without its decimals.
+    fn take_alone(&self, requested: Quantity) -> Outcome<Taken<'a>> {
+        self.item().wait(Mode::Exclusive);
+        let (taken, _) = self.find_alone(requested)?;
+        if matches!(taken, Taken::Short(_)) {
+            self.item().release(Mode::Exclusive);
         }
         Ok(taken)
     }
@@ -316,11 +332,11 @@ impl<'a> Striped<'a> {
     }
 
     /// A transaction whose snapshot is older than the stripes: PostgreSQL itself says that it cannot be serialized, because the
-    /// row of the item was written when it was striped.
+    /// row of the item was written when it was striped. Or a trigger that fires while the item is put together.
     fn not_seen(&self) -> Box<Fault> {
         match crate::batch::lock(self.spi, self.stock, vec![self.id]) {
             Ok(rows) if rows.is_empty() => Fault::unknown_item(&self.id.to_string()),
-            Ok(_) => Fault::internal("a striped item has no stripes"),
+            Ok(_) => Fault::stripes_in_motion(&self.id.to_string()),
             Err(fault) => fault,
         }
     }

@@ -5,6 +5,7 @@
 //! back, the key is gone and the rival runs.
 
 use crate::attachment::{self, Attachment, Kept};
+use crate::cursors;
 use crate::error::{Fault, Outcome};
 use crate::failpoint::{self, Place};
 use crate::permit;
@@ -84,6 +85,8 @@ enum Claim {
 }
 
 fn claim(spi: &Connection, stock: &Attachment, request: &Request<'_>) -> Outcome<Claim> {
+    // Until the transaction ends, also where a cursor that runs the call fails.
+    attachment::lock_rows(&[stock.requests.oid]);
     let _acting = stock.act_on_companions();
     let args = [Arg::text(request.key), Arg::text(request.function), Arg::text(request.arguments.as_str())];
     let types = || vec![pg_sys::TEXTOID; 3];
@@ -168,8 +171,8 @@ fn purge(older_than: Option<Interval>) -> Outcome<i64> {
     let older_than = older_than.ok_or_else(|| Fault::null_argument("p_older_than"))?;
     spi::require_writable(c"purge_requests()");
     let stock = attachment::current()?;
-    let _acting = stock.act_on_companions();
-    connected(|spi| {
+    let purge = |spi: &Connection| {
+        let _acting = stock.act_on_companions();
         let interval = [pg_sys::INTERVALOID];
         let valid = spi.once(
             "SELECT $1 OPERATOR(pg_catalog.>=) '0'::pg_catalog.interval",
@@ -185,7 +188,8 @@ fn purge(older_than: Option<Interval>) -> Outcome<i64> {
         );
         let args = [Arg::owned(older_than)];
         Ok(permit::writing(stock.requests.oid, || spi.once(&sql, &interval, &args).count() as i64))
-    })
+    };
+    cursors::leaving_none(stock.owner, || connected(purge))
 }
 
 #[cfg(test)]

@@ -29,6 +29,36 @@ pub struct Acting {
     guc_level: Option<i32>,
 }
 
+/// While it lives, locks belong to the (sub)transaction.
+///
+/// A cursor has a resource owner of its own: where it fails within a savepoint, PostgreSQL gives back the locks that it took, also those
+/// of calls that succeeded before the savepoint.
+pub struct OfTransaction(pg_sys::ResourceOwner);
+
+impl OfTransaction {
+    /// Sets the owner until the result is dropped.
+    pub fn begin() -> Self {
+        // SAFETY: variables of the backend; there is a transaction, for a call runs.
+        unsafe {
+            let before = pg_sys::CurrentResourceOwner;
+            pg_sys::CurrentResourceOwner = pg_sys::CurTransactionResourceOwner;
+            Self(before)
+        }
+    }
+}
+
+impl Drop for OfTransaction {
+    fn drop(&mut self) {
+        // SAFETY: the owner that was in force before; while an error unwinds, PostgreSQL sets another one afterwards.
+        unsafe { pg_sys::CurrentResourceOwner = self.0 };
+    }
+}
+
+/// Whether code of a user runs within a switch that restricts it.
+pub fn is_restricted() -> bool {
+    PINNED.get() > 0 && current().1 & pg_sys::SECURITY_RESTRICTED_OPERATION as i32 != 0
+}
+
 /// Switches to `role`, with `search_path` in force, until the result is dropped. Row-level security that is forced on the owner
 /// holds.
 pub fn act_as(role: pg_sys::Oid, search_path: &CStr) -> Acting {

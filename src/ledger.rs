@@ -19,7 +19,7 @@ use crate::trigger::{Firing, Operation, depth};
 use crate::triggers;
 use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::{Uuid, pg_extern, pg_guard};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 /// What kind of act a movement is.
@@ -89,6 +89,10 @@ thread_local! {
     /// The statements that run on the stock table, each by the subtransaction it began in.
     static STATEMENTS: RefCell<Vec<pg_sys::SubTransactionId>> = const { RefCell::new(Vec::new()) };
     static NOTES: RefCell<Vec<Note>> = const { RefCell::new(Vec::new()) };
+    /// Notes are being written: what a trigger of the ledger sells meanwhile comes after them. PostgreSQL calls that trigger.
+    static FLUSHING: Cell<bool> = const { Cell::new(false) };
+    /// How many notes there are when some are written before the statement ends.
+    static FLUSH_AT: Cell<usize> = const { Cell::new(MAX_NOTES) };
 }
 
 /// So many notes are written without waiting for the end of the statement, to bound the memory of a long COPY.
@@ -234,6 +238,7 @@ fn record(firing: &Firing) -> Outcome<()> {
     }
     let change = Change::read(firing, &table)?;
     let (stamp, ours) = stamp_in_force()?;
+    let change_made_by = change.made_by();
     match change {
         Change::Item { id, stripe, kind, quantities, command } => {
             // A stripe comes and goes within its item: what kind of act that is, the call says.
@@ -247,7 +252,8 @@ fn record(firing: &Firing) -> Outcome<()> {
             note(command, to.0, None, Kind::Opening, [zero(), to.1], stamp);
         }
         Change::Quantity { id, stripe, quantities, command } => {
-            if ours == Some(Rows::One) && open_statements() == 1 && NOTES.with_borrow(Vec::is_empty) {
+            let alone = open_statements() == 1 && NOTES.with_borrow(Vec::is_empty) && !FLUSHING.get();
+            if ours == Some(Rows::One) && alone {
                 // SAFETY: both are quantities of rows that live as long as the firing.
                 let quantities = quantities.map(|datum| unsafe { Arg::raw(datum) });
                 write_one(&stock, id, stripe, quantities, &stamp);
@@ -261,8 +267,11 @@ fn record(firing: &Firing) -> Outcome<()> {
     }
     // A partition that is written to directly has no statement on the stock table, whose end could be waited for.
     let open = open_statements();
-    if open == 0 || (open == 1 && NOTES.with_borrow(Vec::len) >= MAX_NOTES) {
+    if open == 0 {
         flush(&stock);
+    } else if open == 1 && NOTES.with_borrow(Vec::len) >= FLUSH_AT.get() {
+        // Of the statement that runs, and older ones. What was called from it comes after its last row.
+        flush_until(&stock, change_made_by);
     }
     Ok(())
 }
@@ -311,6 +320,12 @@ enum Change {
 }
 
 impl Change {
+    fn made_by(&self) -> u32 {
+        match self {
+            Self::Item { command, .. } | Self::Moved { command, .. } | Self::Quantity { command, .. } => *command,
+        }
+    }
+
     fn read(firing: &Firing, table: &Table<'_>) -> Outcome<Self> {
         let first = firing.first_row();
         let id = first.uuid(table.id)?;
@@ -422,9 +437,41 @@ fn write_one(
     });
 }
 
-/// Writes all notes, in the order of the commands that made the changes: one INSERT for each act.
+/// Ends the writing of notes, also where an error of PostgreSQL unwinds.
+struct Flushing;
+
+impl Drop for Flushing {
+    fn drop(&mut self) {
+        FLUSHING.set(false);
+    }
+}
+
+/// Writes all notes, and those that come meanwhile.
 fn flush(stock: &Attachment) {
-    let mut notes = NOTES.take();
+    if FLUSHING.replace(true) {
+        return;
+    }
+    let _flushing = Flushing;
+    FLUSH_AT.set(MAX_NOTES);
+    while !NOTES.with_borrow(Vec::is_empty) {
+        write_notes(stock, NOTES.take());
+    }
+}
+
+/// Writes the notes of changes that this command or an older one has made.
+fn flush_until(stock: &Attachment, command: u32) {
+    if FLUSHING.replace(true) {
+        return;
+    }
+    let _flushing = Flushing;
+    let (notes, later): (Vec<Note>, Vec<Note>) = NOTES.take().into_iter().partition(|note| note.command <= command);
+    FLUSH_AT.set(later.len() + MAX_NOTES);
+    NOTES.set(later);
+    write_notes(stock, notes);
+}
+
+/// Writes notes in the order of the commands that made the changes: one INSERT for each act.
+fn write_notes(stock: &Attachment, mut notes: Vec<Note>) {
     let Some(Companion { name: movements, oid }) = &stock.movements else { return };
     notes.sort_by_key(|note| note.command);
     for act in notes.chunk_by(|one, next| Rc::ptr_eq(&one.stamp, &next.stamp)) {
@@ -470,6 +517,8 @@ pub fn watch_transactions() {
 unsafe extern "C-unwind" fn transaction_ends(event: pg_sys::XactEvent::Type, _nothing: *mut std::ffi::c_void) {
     use pg_sys::XactEvent::{XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE};
     STATEMENTS.take();
+    FLUSHING.set(false);
+    FLUSH_AT.set(MAX_NOTES);
     if NOTES.with_borrow(Vec::is_empty) {
         return;
     }

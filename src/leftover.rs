@@ -5,7 +5,7 @@
 //! sum, both agree. Anything else is a contradiction that only a person can decide; nothing is changed then.
 
 use crate::attachment::pinned_path;
-use crate::catalog::{ColumnDescription, Description};
+use crate::catalog::{ColumnDescription, Description, Kind};
 use crate::companions::Companion;
 use crate::error::{Fault, Outcome};
 use crate::identity::act_as_unfiltered;
@@ -26,11 +26,14 @@ pub fn merge(spi: &Connection, table: &Description, stripes: &Companion, totals:
         return Err(Fault::internal("the columns of the stock table are unknown"));
     };
     let found = spi.once(&select(table, [id, quantity], stripes, totals), &[], &[]);
-    let (mut ids, mut sums) = (Vec::new(), Vec::new());
+    let (mut ids, mut sums, mut away) = (Vec::new(), Vec::new(), Vec::new());
     for row in 0..found.count() {
         let item: Uuid = found.get(row, 1).ok_or_else(|| Fault::internal("a stripe has no item"))?;
         if found.text(row, 3).is_none() {
-            // The row was deleted while nothing was attached: the item is gone, and its stripes with it.
+            // The row was deleted while nothing was attached: the item is gone, and its stripes with it. A partition may come back.
+            if table.kind == Kind::Partitioned {
+                away.push(item);
+            }
             continue;
         }
         if found.get(row, 5) != Some(true) {
@@ -41,8 +44,9 @@ pub fn merge(spi: &Connection, table: &Description, stripes: &Companion, totals:
     }
     write(spi, table, [id, quantity], (&ids, &sums))?;
     for companion in [stripes, totals] {
-        let sql = format!("DELETE FROM {}", companion.name);
-        permit::writing(companion.oid, || spi.once(&sql, &[], &[]).count());
+        let sql = format!("DELETE FROM {} AS s WHERE s.inventory_id OPERATOR(pg_catalog.<>) ALL ($1)", companion.name);
+        let args = [Arg::owned(away.clone())];
+        permit::writing(companion.oid, || spi.once(&sql, &[pg_sys::UUIDARRAYOID], &args).count());
     }
     Ok(ids)
 }

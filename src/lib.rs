@@ -10,6 +10,7 @@ pub mod catalog;
 pub mod companions;
 pub mod configuration;
 pub mod context;
+pub mod cursors;
 pub mod decrement;
 pub mod drop_guard;
 pub mod encoding;
@@ -37,6 +38,7 @@ pub mod stripes;
 pub mod totals;
 pub mod trigger;
 pub mod triggers;
+pub mod utility;
 pub mod watch;
 
 #[cfg(feature = "pg_test")]
@@ -55,6 +57,7 @@ pub extern "C-unwind" fn _PG_init() {
     settings::define();
     watch::define();
     ledger::watch_transactions();
+    utility::watch_commands();
 }
 
 /// Where `cargo pgrx test` looks for what its server needs.

@@ -119,7 +119,11 @@ pub enum Passage {
 /// Refuses a direct write to what the stripes of an item hold; any other column of its row may be written.
 pub fn lets_through(firing: &Firing, stock: &Attachment) -> Outcome<Passage> {
     let totals = TOTALS.with_borrow(|totals| !totals.is_empty());
-    if firing.operation() == Operation::Insert || (stock.striped.is_empty() && !totals) {
+    if firing.operation() == Operation::Insert {
+        let id = firing.first_row().uuid(&stock.id_name)?;
+        return if stock.is_away(&id) { Err(Fault::striped_item(&id.to_string())) } else { Ok(Passage::Stock) };
+    }
+    if stock.striped.is_empty() && !totals {
         return Ok(Passage::Stock);
     }
     let first = firing.first_row();

@@ -58,6 +58,8 @@ pub struct Facts {
     pub owner: Oid,
     /// An ordinary table.
     pub ordinary: bool,
+    /// It inherits from another table, or another one from it.
+    pub inherits: bool,
     /// Row-level security is on, and forced on the owner.
     pub forced_rls: bool,
     /// Its name, without its schema.
@@ -81,6 +83,7 @@ pub fn facts(table: Oid) -> Option<Facts> {
         let facts = Facts {
             owner: class.relowner,
             ordinary: class.relkind as u8 == pg_sys::RELKIND_RELATION,
+            inherits: class.relispartition || pg_sys::has_superclass(table) || has_children(table),
             forced_rls: class.relrowsecurity && class.relforcerowsecurity,
             name: encoding::from_c(CStr::from_ptr(class.relname.data.as_ptr())),
             triggers: triggers(relation),
@@ -88,6 +91,14 @@ pub fn facts(table: Oid) -> Option<Facts> {
         };
         pg_sys::relation_close(relation, lock);
         Some(facts)
+    }
+}
+
+unsafe fn has_children(table: Oid) -> bool {
+    // SAFETY: gives a list of oids in the current memory context; the flag in pg_class may outlive the children.
+    unsafe {
+        pg_sys::has_subclass(table)
+            && !pg_sys::find_inheritance_children(table, pg_sys::NoLock as pg_sys::LOCKMODE).is_null()
     }
 }
 

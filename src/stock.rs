@@ -161,6 +161,11 @@ fn set_to(
             let held = striped.gather_all(seen)?;
             let new_quantity = striped.change(&held, delta)?;
             striped.spread(held.stripe, new_quantity)?;
+            // A trigger of the owner's may have changed another stripe meanwhile: what is there must be what was counted.
+            let there = striped.total(&striped.lock_all()?)?;
+            if there != counted {
+                return Err(Fault::verification_failed(&id.to_string(), old_quantity, Some(there), delta.negated()));
+            }
             (new_quantity, Some(held.stripe))
         }
         _ => (change_one(spi, stock, &Place::whole(id, old_quantity), delta)?, None),

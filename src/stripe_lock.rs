@@ -9,6 +9,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::identity::OfTransaction;
 use pgrx::Uuid;
 use pgrx::pg_sys::{self, LOCKTAG};
 
@@ -50,12 +51,18 @@ impl Lock {
 
     /// Of whoever keeps the totals of this database up to date.
     pub fn of_keeper() -> Self {
-        Self::new([0, 0], KEEPER_SPACE)
+        Self::new([0, 0], KEEPER_SPACE).of_server()
     }
 
     /// Of whoever starts the keeper.
     pub fn of_launch() -> Self {
-        Self::new([0, 0], LAUNCH_SPACE)
+        Self::new([0, 0], LAUNCH_SPACE).of_server()
+    }
+
+    /// The same apart from the advisory locks of SQL, which code of a user that runs in the keeper could give back.
+    fn of_server(mut self) -> Self {
+        self.0.locktag_lockmethodid = 1;
+        self
     }
 
     fn new([locktag_field2, locktag_field3]: [u32; 2], locktag_field4: u16) -> Self {
@@ -99,6 +106,7 @@ impl Lock {
 
     /// Gives back what `wait` or `take` took.
     pub fn release(&self, mode: Mode) {
+        let _owner = OfTransaction::begin();
         // SAFETY: releases a lock that this transaction took.
         unsafe { pg_sys::LockRelease(&raw const self.0, number(mode), false) };
     }
@@ -110,6 +118,7 @@ impl Lock {
     }
 
     fn acquire(&self, mode: Mode, session: bool, dont_wait: bool) -> bool {
+        let _owner = OfTransaction::begin();
         // SAFETY: the tag is a value; PostgreSQL copies it.
         let result = unsafe { pg_sys::LockAcquire(&raw const self.0, number(mode), session, dont_wait) };
         result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL

@@ -75,7 +75,7 @@ fn stripe(id: Option<Uuid>, stripes: Option<i32>) -> Outcome<String> {
                 if stock.movements.is_none() {
                     guard_stock(spi, stock)?;
                 }
-                cut(spi, stock, id, quantity, count)?;
+                let quantity = cut(spi, stock, id, quantity, count)?;
                 Ok(json!({
                     "success": true, "inventory_id": id.to_string(), "quantity": number(quantity), "stripes": count,
                 }))
@@ -111,6 +111,7 @@ fn alone(
     spi::require_writable(command);
     require_no_other(function)?;
     // Totals are written as the owner, in the caller's session or in the worker.
+    attachment::require_rights_of_caller()?;
     let stock = attachment::current_alone()?;
     stock.require_trusted_code()?;
     // What the calling statement has written is not recorded yet, nor checked against the stripes that there were.
@@ -154,9 +155,10 @@ fn put_together(spi: &Connection, stock: &Attachment, id: Uuid) -> Outcome<Quant
         return batch::readable(&id, shown);
     }
     let total = remove(spi, stock, id)?;
-    show(spi, stock, id, total)?;
+    // From here on the item has its row alone, also for what a trigger of the row does with it.
+    watch::announce_change(stock.stripes.oid);
     record_whole(stock, id, [Quantity::ZERO, total]);
-    Ok(total)
+    show(spi, stock, id, total)
 }
 
 /// Deletes the stripes of an item, and gives their sum.
@@ -180,8 +182,9 @@ fn remove(spi: &Connection, stock: &Attachment, id: Uuid) -> Outcome<Quantity> {
 }
 
 /// Writes the total into the row, and reads it back. It is written also where it is the same, so that PostgreSQL tells a
-/// transaction with an older snapshot that it cannot be serialized.
-fn show(spi: &Connection, stock: &Attachment, id: Uuid, total: Quantity) -> Outcome<()> {
+/// transaction with an older snapshot that it cannot be serialized. Gives what the row has then: a trigger of the owner's may have
+/// changed it again.
+fn show(spi: &Connection, stock: &Attachment, id: Uuid, total: Quantity) -> Outcome<Quantity> {
     let (source, column, quantity) = (stock.source(), &stock.id, &stock.quantity);
     let number = if matches!(stock.shape, Shape::Whole { .. }) { "int8" } else { "numeric" };
     let sql = format!(
@@ -192,14 +195,16 @@ fn show(spi: &Connection, stock: &Attachment, id: Uuid, total: Quantity) -> Outc
     let args = [Arg::owned(id), Arg::text(printed.as_str())];
     let rows = writing_totals([(id, printed.clone())], || spi.once(&sql, &[pg_sys::UUIDOID, pg_sys::TEXTOID], &args));
     let shown = rows.quantity(0, 1, stock.quantity_type).ok();
-    if shown == Some(total) {
-        return Ok(());
+    if shown != Some(total) {
+        return Err(Fault::verification_failed(&id.to_string(), total, shown, Quantity::ZERO));
     }
-    Err(Fault::verification_failed(&id.to_string(), total, shown, Quantity::ZERO))
+    let now = batch::lock(spi, stock, vec![id])?.remove(id.as_bytes());
+    batch::readable(&id, now.ok_or_else(|| Fault::unknown_item(&id.to_string()))?)
 }
 
-fn cut(spi: &Connection, stock: &Attachment, id: Uuid, total: Quantity, count: i16) -> Outcome<()> {
-    show(spi, stock, id, total)?;
+/// Moves what an item has from its row to so many stripes, and says how much that is.
+fn cut(spi: &Connection, stock: &Attachment, id: Uuid, total: Quantity, count: i16) -> Outcome<Quantity> {
+    let total = show(spi, stock, id, total)?;
     record_whole(stock, id, [total, Quantity::ZERO]);
     let _acting = stock.act_on_companions();
     let sql = format!(
@@ -220,7 +225,7 @@ fn cut(spi: &Connection, stock: &Attachment, id: Uuid, total: Quantity, count: i
     // What the table keeps is verified before the row says that it holds nothing itself.
     let kept = holding::sum_in_snapshot(spi, stock, id)?;
     if made == count as usize && kept == Some(total) {
-        return Ok(());
+        return Ok(total);
     }
     Err(Fault::verification_failed(&id.to_string(), total, kept, Quantity::ZERO))
 }
