@@ -472,13 +472,16 @@ pub fn pinned_path(table: &Description) -> CString {
     encoding::c_text(&format!("{}, pg_temp", table.schema))
 }
 
-/// The striped items, each with the number of its stripes; and those whose row went with a partition.
+/// The striped items, each with the number of its stripes.
+type StripeCounts = HashMap<[u8; 16], i16>;
+
+/// The striped items; and those whose row went with a partition.
 fn striped_items(
     spi: &Connection,
     stripes: &Companion,
     table: &Description,
     (id, search_path): (&str, &std::ffi::CStr),
-) -> Outcome<(HashMap<[u8; 16], i16>, HashSet<[u8; 16]>)> {
+) -> Outcome<(StripeCounts, HashSet<[u8; 16]>)> {
     let _acting = act_as_unfiltered(table.owner, search_path);
     let there = if table.kind == Kind::Partitioned {
         let (stock, same) = (&table.name, format!("stock.{id} OPERATOR(pg_catalog.=) s.inventory_id"));

@@ -14,13 +14,21 @@ use crate::spi::{Arg, Connection, Rows};
 use pgrx::{Uuid, pg_sys};
 use serde_json::json;
 
-/// Writes the sum of the stripes into the row of each item, and deletes the stripes. Gives the items. No trigger of ours may stand on
-/// the stock table.
-pub fn merge(spi: &Connection, table: &Description, stripes: &Companion, totals: &Companion) -> Outcome<Vec<Uuid>> {
+/// What became of the stripes that were left.
+#[derive(Default)]
+pub struct Merged {
+    /// Items whose stripes went back into their rows.
+    pub items: Vec<Uuid>,
+    /// Items that keep their stripes, because their row went with a partition, which may come back.
+    pub away: Vec<Uuid>,
+}
+
+/// Writes the sum of the stripes into the row of each item, and deletes the stripes. No trigger of ours may stand on the stock table.
+pub fn merge(spi: &Connection, table: &Description, stripes: &Companion, totals: &Companion) -> Outcome<Merged> {
     let path = pinned_path(table);
     let _acting = act_as_unfiltered(table.owner, &path);
     if spi.once(&format!("SELECT FROM {} LIMIT 1", stripes.name), &[], &[]).count() == 0 {
-        return Ok(Vec::new());
+        return Ok(Merged::default());
     }
     let (Some(id), Some(quantity)) = (&table.id, &table.quantity) else {
         return Err(Fault::internal("the columns of the stock table are unknown"));
@@ -48,7 +56,7 @@ pub fn merge(spi: &Connection, table: &Description, stripes: &Companion, totals:
         let args = [Arg::owned(away.clone())];
         permit::writing(companion.oid, || spi.once(&sql, &[pg_sys::UUIDARRAYOID], &args).count());
     }
-    Ok(ids)
+    Ok(Merged { items: ids, away })
 }
 
 /// Items, the sum of their stripes, what the row shows, what was last written there, whether the sum may be written to the row.

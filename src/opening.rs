@@ -10,18 +10,25 @@ use crate::context::{self, CallContext};
 use crate::error::Outcome;
 use crate::identity::{act_as_unfiltered, current_role};
 use crate::ledger::writing;
+use crate::leftover::Merged;
 use crate::spi::Arg;
-use pgrx::{Uuid, pg_sys};
+use pgrx::pg_sys;
 
-/// Adds the movements that are missing. `merged` are the items whose stripes went back into their rows.
-pub fn record_stock(table: &Description, movements: &Companion, merged: Vec<Uuid>) -> Outcome<()> {
+/// Adds the movements that are missing, after the stripes that were left have been merged.
+pub fn record_stock(table: &Description, movements: &Companion, Merged { items, away }: Merged) -> Outcome<()> {
     let CallContext { reference, .. } = CallContext::of_session()?;
     let actor = context::actor(current_role())?;
     let path = pinned_path(table);
     for sql in statements(table, &movements.name) {
-        let args = [Arg::text(reference.as_deref()), Arg::text(actor.as_str()), Arg::owned(merged.clone())];
+        let args = [
+            Arg::text(reference.as_deref()),
+            Arg::text(actor.as_str()),
+            Arg::owned(items.clone()),
+            Arg::owned(away.clone()),
+        ];
         writing(movements.oid, act_as_unfiltered(table.owner, &path), |spi| {
-            spi.once(&sql, &[pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::UUIDARRAYOID], &args);
+            let ids = pg_sys::UUIDARRAYOID;
+            spi.once(&sql, &[pg_sys::TEXTOID, pg_sys::TEXTOID, ids, ids], &args);
         });
     }
     Ok(())
@@ -44,8 +51,8 @@ fn statements(table: &Description, ledger: &str) -> Vec<String> {
                 COALESCE(last.new_quantity, 0), item.quantity, $1, $2
            FROM (SELECT stock.{id} AS id, stock.{quantity}::pg_catalog.numeric AS quantity FROM {stock} AS stock) AS item
            LEFT JOIN LATERAL ({last}) AS last ON true
-          WHERE COALESCE(last.kind, 'closing') OPERATOR(pg_catalog.=) 'closing'
-             OR last.new_quantity OPERATOR(pg_catalog.<>) item.quantity
+          WHERE $4 IS NOT NULL AND (COALESCE(last.kind, 'closing') OPERATOR(pg_catalog.=) 'closing'
+             OR last.new_quantity OPERATOR(pg_catalog.<>) item.quantity)
           ORDER BY item.id"
     );
     let gone = format!(
@@ -54,6 +61,7 @@ fn statements(table: &Description, ledger: &str) -> Vec<String> {
            FROM (SELECT DISTINCT known.inventory_id AS id FROM {ledger} AS known) AS item
           CROSS JOIN LATERAL ({last}) AS last
           WHERE last.kind OPERATOR(pg_catalog.<>) 'closing' AND $3 IS NOT NULL
+            AND item.id OPERATOR(pg_catalog.<>) ALL ($4)
             AND NOT EXISTS (SELECT FROM {stock} AS stock WHERE stock.{id} OPERATOR(pg_catalog.=) item.id)
           ORDER BY item.id"
     );
@@ -67,7 +75,7 @@ fn statements(table: &Description, ledger: &str) -> Vec<String> {
                                WHERE last.inventory_id OPERATOR(pg_catalog.=) item.id
                                  AND last.stripe OPERATOR(pg_catalog.=) item.stripe
                                ORDER BY last.movement_id DESC LIMIT 1) AS last
-          WHERE last.new_quantity OPERATOR(pg_catalog.<>) 0
+          WHERE last.new_quantity OPERATOR(pg_catalog.<>) 0 AND item.id OPERATOR(pg_catalog.<>) ALL ($4)
           ORDER BY item.id, item.stripe"
     );
     vec![stripes, present, gone]

@@ -23,6 +23,7 @@ pub fn watch_commands() {
     }
 }
 
+#[allow(clippy::too_many_arguments, reason = "PostgreSQL's signature")]
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn run(
     statement: *mut pg_sys::PlannedStmt,
