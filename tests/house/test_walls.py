@@ -13,6 +13,8 @@ from rust_text import ROOT, blank, end_of_braces, places, shipped, sources
 # The only rooms with `unsafe`, and what they need it for. A room that needs it no longer must go from the list.
 UNSAFE_ROOMS = {
     "spi.rs": "calls the server programming interface, whose functions are C",
+    "cursors.rs": "pins the portals of the caller",
+    "utility.rs": "hooks the commands, which are C structs",
     "identity.rs": "switches the role and the search_path by calling C, and asks for privileges",
     "attachment.rs": "locks a relation by calling C",
     "relation.rs": "reads PostgreSQL's caches of relations, functions and names, which are C structs",
