@@ -424,10 +424,12 @@ fn build(spi: &Connection, configured: &Configured, (generation, locked): (u32, 
     let search_path = pinned_path(&table);
     let (striped, away) = striped_items(spi, &stripes, &table, (&columns.id.quoted, &search_path))?;
     let facts = health::stock_facts(table.oid);
-    let stock = facts.first().ok_or_else(|| Fault::internal("the stock table is not there"))?;
+    let (stock, heirs) = facts.split_first().ok_or_else(|| Fault::internal("the stock table is not there"))?;
+    // Tables that inherit from an ordinary one hold nothing of the stock.
+    let partitions = if table.kind == Kind::Partitioned { heirs } else { &[] };
     let healthy = health::is_the_attached_table(configured, &table.name)
         .and_then(|()| health::ours_in_force(stock, Part::Stock, (movements.is_some(), !striped.is_empty())))
-        .and_then(|()| health::partitions_in_force(&facts[1..], (movements.is_some(), !striped.is_empty())))
+        .and_then(|()| health::partitions_in_force(partitions, (movements.is_some(), !striped.is_empty())))
         .and(companions_in_force);
     let run_as_caller = configured.run_as == "caller";
     let Resolved { id, quantity, shape } = columns;

@@ -141,8 +141,12 @@ unsafe fn columns(relation: pg_sys::Relation) -> Vec<ColumnFacts> {
     descriptor.iter().filter(|column| !column.attisdropped).map(read).collect()
 }
 
-/// The table and its partitions, of all levels.
+/// The table and its partitions, of all levels; nothing where there is no such table.
 pub fn with_partitions(table: Oid) -> Vec<Oid> {
+    // SAFETY: looks the table up; a missing one has no kind.
+    if unsafe { pg_sys::get_rel_relkind(table) } == 0 {
+        return Vec::new();
+    }
     // SAFETY: gives a list of oids in the current memory context; no lock is taken.
     unsafe {
         let list = pg_sys::find_all_inheritors(table, pg_sys::NoLock as pg_sys::LOCKMODE, std::ptr::null_mut());
