@@ -51,18 +51,12 @@ impl Lock {
 
     /// Of whoever keeps the totals of this database up to date.
     pub fn of_keeper() -> Self {
-        Self::new([0, 0], KEEPER_SPACE).of_server()
+        Self::new([0, 0], KEEPER_SPACE)
     }
 
     /// Of whoever starts the keeper.
     pub fn of_launch() -> Self {
-        Self::new([0, 0], LAUNCH_SPACE).of_server()
-    }
-
-    /// The same apart from the advisory locks of SQL, which code of a user that runs in the keeper could give back.
-    fn of_server(mut self) -> Self {
-        self.0.locktag_lockmethodid = 1;
-        self
+        Self::new([0, 0], LAUNCH_SPACE)
     }
 
     fn new([locktag_field2, locktag_field3]: [u32; 2], locktag_field4: u16) -> Self {
@@ -111,10 +105,11 @@ impl Lock {
         unsafe { pg_sys::LockRelease(&raw const self.0, number(mode), false) };
     }
 
-    /// Gives back what `take_for_session` took.
-    pub fn release_for_session(&self) {
-        // SAFETY: releases a lock that this session took.
-        unsafe { pg_sys::LockRelease(&raw const self.0, number(Mode::Exclusive), true) };
+    /// Gives back what `take` and `take_for_session` took, however often.
+    pub fn release_wholly(&self) {
+        self.release(Mode::Exclusive);
+        // SAFETY: releases the advisory locks of this session, which is the keeper's: it has no others.
+        unsafe { pg_sys::LockReleaseSession(2) };
     }
 
     fn acquire(&self, mode: Mode, session: bool, dont_wait: bool) -> bool {

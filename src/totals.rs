@@ -227,10 +227,14 @@ fn in_transaction(act: impl FnOnce() -> Look) -> Look {
 }
 
 fn look_at_totals(may_end: bool) -> Look {
+    // Code of the owner can give back the locks of a session, not those of a transaction.
+    if !Lock::of_keeper().take(Mode::Exclusive) {
+        return Look::Over;
+    }
     let Some(stock) = striped_stock() else {
         connected(|spi| failpoint::reached(spi, Place::TotalsOver));
         // Whoever stripes an item before this is given back finds a keeper that is about to end: so it looks once more.
-        Lock::of_keeper().release_for_session();
+        Lock::of_keeper().release_wholly();
         let again = striped_stock().is_some() && Lock::of_keeper().take_for_session();
         return if again { Look::Changed } else { Look::Over };
     };
@@ -239,8 +243,11 @@ fn look_at_totals(may_end: bool) -> Look {
     let look = connected(|spi| bring_up_to_date(spi, &stock));
     if alone && look == Look::Unchanged {
         // Whoever writes stripes from here on waits for this transaction, and then finds no keeper.
-        Lock::of_keeper().release_for_session();
+        Lock::of_keeper().release_wholly();
         return Look::Over;
+    }
+    if look == Look::Changed {
+        Lock::of_keeper().take_for_session();
     }
     look
 }
