@@ -20,7 +20,7 @@ from dev.server import TREES, Server, other_user
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".local" / "results"
-WORKERS = min(os.cpu_count() or 1, 4)
+WORKERS = min(2 * (os.cpu_count() or 1), 8)  # tests wait for locks and workers half of their time
 FEATURES = ["--no-default-features", "--features", "pg18 pg_test"]
 PG_TESTS = "::pg_"  # in the name of every #[pg_test], and of no other test
 
@@ -167,8 +167,8 @@ def isolation(suite):
 
 
 def run_pytest(suite, folder, workers=1):
-    """Each worker has a server of its own; tests of one file stay together."""
-    spread = ["-n", workers, "--dist", "loadfile"] if workers > 1 else []
+    """Each worker has a server of its own."""
+    spread = ["-n", workers, "--dist", "worksteal"] if workers > 1 else []
     command = [sys.executable, "-m", "pytest", *spread, folder]
     suite.run(*command, counts=pytest_counts, env=os.environ | {"PG": suite.pg})
 
