@@ -195,10 +195,7 @@ fn put_stripes_back(spi: &Connection, configured: &Configured, table: &Descripti
         companions::drop_triggers(spi, table);
         return Ok(());
     }
-    let companions: Vec<Oid> = [configured.request_table, configured.stripe_table, configured.total_table]
-        .into_iter()
-        .chain(configured.movement_table)
-        .collect();
+    let companions = configured.companions();
     // A trigger that is being created is waited for, and then seen.
     lock_rows(&companions);
     let allowed = || {

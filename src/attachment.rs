@@ -383,9 +383,9 @@ fn load(spi: &Connection) -> Outcome<Attachment> {
         let generation = watch::generation();
         lock_rows(&[table]);
         if self::configured(spi, &configuration)?.as_ref() == Some(&configured) && generation == watch::generation() {
-            let companions = [request_table, stripe_table, total_table].into_iter().chain(configured.movement_table);
             let partitions = relation::with_partitions(table).into_iter().filter(|part| *part != table);
-            let mut locked = catalog::open_to_triggers(spi, companions.chain(partitions).collect());
+            let mut locked =
+                catalog::open_to_triggers(spi, configured.companions().into_iter().chain(partitions).collect());
             locked.extend(configured.movement_table);
             lock_rows(&locked);
             if generation == watch::generation() {

@@ -2,7 +2,7 @@
 
 use crate::attachment::{self, Attachment, Intent};
 use crate::context::{CallContext, Given};
-use crate::cursors::Cursors;
+use crate::cursors;
 use crate::error::{Fault, Outcome};
 use crate::idempotency::{self, Request};
 use crate::identity::current_role;
@@ -67,13 +67,10 @@ pub fn on_stock<T>(intent: Intent, act: impl FnOnce(&Connection, &Attachment) ->
     let _running = Running::begin();
     totals::revive(&stock);
     let acting = stock.act(intent)?;
-    let of_caller = (acting.is_some() && caller != stock.owner).then(Cursors::hold);
-    let result = connected(|spi| act(spi, &stock))?;
-    drop(acting);
-    if let Some(of_caller) = of_caller {
-        of_caller.close_others();
-    }
-    Ok(result)
+    cursors::guarded(acting.is_some() && caller != stock.owner, || {
+        let _acting = acting;
+        connected(|spi| act(spi, &stock))
+    })
 }
 
 impl Call {

@@ -122,7 +122,7 @@ pub struct Condition {
 
 /// Reads the WHEN clause of a trigger on a table of this owner. Dependencies do not tell: PostgreSQL records none on its own
 /// functions, and none on what a constant names.
-pub fn condition(trigger: Oid, owner: Oid) -> Condition {
+pub fn condition(trigger: Oid, owner: Oid) -> Option<Condition> {
     let sql = r"
         WITH tree AS (
             SELECT t.tgqual::pg_catalog.text AS nodes FROM pg_catalog.pg_trigger AS t WHERE t.oid OPERATOR(pg_catalog.=) $1
@@ -164,7 +164,7 @@ pub fn condition(trigger: Oid, owner: Oid) -> Condition {
         let plan = spi.prepare(sql, &[pg_sys::OIDOID, pg_sys::OIDOID, pg_sys::TEXTOID, pg_sys::TEXTOID]);
         let args = [Arg::owned(trigger), Arg::owned(owner), Arg::text(PLAIN_NODES), Arg::text(PLAIN_FUNCTIONS)];
         let rows = spi.run(&plan, &args, Sight::Latest);
-        Condition { functions: rows.get(0, 1).unwrap_or_default(), plain: rows.get(0, 2).unwrap_or(false) }
+        Some(Condition { functions: rows.get(0, 1)?, plain: rows.get(0, 2)? })
     })
 }
 

@@ -52,6 +52,14 @@ pub struct Configured {
     pub subscribed: bool,
 }
 
+impl Configured {
+    /// The tables that belong to the stock table.
+    pub fn companions(&self) -> Vec<Oid> {
+        let always = [self.request_table, self.stripe_table, self.total_table];
+        always.into_iter().chain(self.movement_table).collect()
+    }
+}
+
 /// The relations that subscriptions of this database write to. A database made from a template may have entries of another.
 const SUBSCRIBED: &str = "\
 SELECT FROM pg_catalog.pg_subscription_rel AS r

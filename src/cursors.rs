@@ -13,14 +13,14 @@ use pgrx::pg_sys::{self, Oid};
 use std::collections::HashSet;
 
 /// The cursors that were open, hardly ever any; pinned until it is dropped.
-pub struct Cursors {
+struct Cursors {
     names: HashSet<String>,
     pinned: Vec<pg_sys::Portal>,
 }
 
 impl Cursors {
     /// Pins the cursors there are.
-    pub fn hold() -> Self {
+    fn hold() -> Self {
         // The portal that runs this very call is no cursor.
         if spi::portals() <= 1 {
             return Self { names: HashSet::new(), pinned: Vec::new() };
@@ -31,7 +31,7 @@ impl Cursors {
     }
 
     /// Closes those that came since.
-    pub fn close_others(self) {
+    fn close_others(self) {
         if spi::portals() > 1 {
             names().difference(&self.names).for_each(|name| spi::close_cursor(name));
         }
@@ -47,7 +47,12 @@ impl Drop for Cursors {
 
 /// Runs what may run code of this owner; where the caller is another role, it leaves no cursor behind.
 pub fn leaving_none<T>(owner: Oid, act: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
-    let of_caller = (current_role() != owner).then(Cursors::hold);
+    guarded(current_role() != owner, act)
+}
+
+/// The same where it is known whether code of another role may run.
+pub fn guarded<T>(of_another: bool, act: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+    let of_caller = of_another.then(Cursors::hold);
     let result = act()?;
     if let Some(of_caller) = of_caller {
         of_caller.close_others();

@@ -99,7 +99,9 @@ fn object_to(table: &str, trigger: &TriggerFacts, owner: Oid) -> Option<Box<Faul
         return Some(Fault::deferrable_trigger(table, &trigger.name));
     }
     if trigger.condition {
-        let condition = catalog::condition(trigger.oid, owner);
+        let Some(condition) = catalog::condition(trigger.oid, owner) else {
+            return Some(Fault::internal("a trigger that was read is not there"));
+        };
         condition.functions.iter().for_each(|function| watch::add_function(relation::hash_of_function(*function)));
         if !condition.plain {
             return Some(Fault::foreign_condition(table, &trigger.name));
