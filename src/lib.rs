@@ -1,45 +1,12 @@
 //! inventory_ext: stock, decided inside PostgreSQL. This file is the contents page.
 
-pub mod answer;
 pub mod attach;
-pub mod attached_error;
-pub mod attachment;
-pub mod batch;
-pub mod call;
-pub mod catalog;
-pub mod companions;
-pub mod configuration;
-pub mod context;
-pub mod cursors;
-pub mod decrement;
-pub mod drop_guard;
-pub mod encoding;
-pub mod error;
-pub mod failpoint;
-pub mod health;
-pub mod holding;
-pub mod idempotency;
-pub mod identity;
-pub mod items;
-pub mod jsonb;
+pub mod core;
 pub mod ledger;
-pub mod leftover;
-pub mod opening;
-pub mod permit;
-pub mod quantity;
-pub mod relation;
-pub mod report;
-pub mod session_key;
-pub mod settings;
-pub mod spi;
+pub mod pg;
 pub mod stock;
-pub mod stripe_lock;
 pub mod stripes;
-pub mod totals;
-pub mod trigger;
-pub mod triggers;
-pub mod utility;
-pub mod watch;
+pub mod table;
 
 #[cfg(feature = "pg_test")]
 mod server_tests;
@@ -54,10 +21,10 @@ pgrx::extension_sql_file!("../sql/rights.sql", name = "rights", requires = ["tri
 /// Called by PostgreSQL once a backend, when the library is loaded.
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
-    settings::define();
-    watch::define();
-    ledger::watch_transactions();
-    utility::watch_commands();
+    pg::settings::define();
+    pg::invalidation::define();
+    ledger::recorder::watch_transactions();
+    pg::utility::watch_commands();
 }
 
 /// Where `cargo pgrx test` looks for what its server needs.

@@ -4,8 +4,8 @@
 
 #[pgrx::pg_schema]
 mod tests {
-    use crate::attachment::{self, Intent};
-    use crate::identity::{act_as, current_role};
+    use crate::pg::role::{act_as, current_role};
+    use crate::table::attachment::{self, Intent};
     use pgrx::prelude::*;
 
     const ITEM: &str = "11111111-1111-4111-8111-111111111111";

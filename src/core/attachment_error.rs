@@ -1,0 +1,225 @@
+//! The errors about the attached table itself: what it is, what has become of it, and what belongs to it.
+//!
+//! The other half of error.rs, under the same rules.
+
+use crate::core::error::Fault;
+use serde_json::{Value, json};
+
+impl Fault {
+    /// `55000`: a trigger function of ours runs in a trigger that attach did not make.
+    pub fn stray_trigger(table: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "a trigger function of inventory_ext runs in a trigger that attach_inventory did not create",
+            json!({"reason": "stray_trigger", "table": table}),
+            "Drop the trigger; attach_inventory creates those that are needed.",
+        )
+    }
+
+    /// `55000`: code that would run at commit, with the rights of the caller, after everything that protects it.
+    pub fn deferrable_trigger(table: &str, trigger: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "the stock table has a deferrable trigger",
+            json!({"reason": "deferrable_trigger", "table": table, "trigger": trigger}),
+            "Create the trigger NOT DEFERRABLE, or detach and attach with p_run_as => 'caller'.",
+        )
+    }
+
+    /// The same with what helps a superuser, whom the rights of the caller protect like those of the owner.
+    pub fn for_superuser(mut self: Box<Self>) -> Box<Self> {
+        self.hint =
+            "Call as a role that is no superuser; or make the trigger NOT DEFERRABLE, with code of the table's owner.";
+        self
+    }
+
+    /// `55000`: code of another role would run with the rights of the table's owner.
+    pub fn foreign_trigger(table: &str, trigger: &str, function_owner: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "a trigger of the stock table runs a function of another role",
+            json!({
+                "reason": "foreign_trigger", "table": table, "trigger": trigger, "function_owner": function_owner,
+            }),
+            "Drop the trigger, give its function to the owner of the table, or attach with p_run_as => 'caller'.",
+        )
+    }
+
+    /// `55000`: the attached table lacks a trigger of ours, or it is disabled.
+    pub fn trigger_not_in_force(table: &str, trigger: &str, exists: bool) -> Box<Self> {
+        if exists {
+            return Self::new(
+                "55000",
+                "a trigger of the attached table is disabled",
+                json!({"reason": "trigger_disabled", "table": table, "trigger": trigger}),
+                "Enable it with ALTER TABLE … ENABLE TRIGGER; then compare the stock with the ledger.",
+            );
+        }
+        Self::new(
+            "55000",
+            "a trigger of the attached table is missing",
+            json!({"reason": "trigger_missing", "table": table, "trigger": trigger}),
+            "Call detach_inventory, then attach_inventory again: it creates the trigger, and no stock is lost.",
+        )
+    }
+
+    /// `55000`: the table is a copy that a subscription keeps.
+    pub fn subscriber(table: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "the stock table belongs to a subscription",
+            json!({"reason": "subscriber", "table": table}),
+            "Call the function on the publisher; after a switch-over, drop the subscription first.",
+        )
+    }
+
+    /// `55000`: another table has the name of the one that was attached.
+    pub fn stock_table_swapped(table: &str, attached_as: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "another table now has the name of the attached table",
+            json!({"reason": "stock_table_swapped", "table": table, "attached_as": attached_as}),
+            "Rename the tables back; or make sure that the quantities of the new table are right, call detach_inventory, then attach_inventory.",
+        )
+    }
+
+    /// `55000`: stripes are left, and the row is neither their sum nor the total that was last written.
+    pub fn stripes_differ(inventory_id: &str, facts: Value) -> Box<Self> {
+        let mut detail = json!({"reason": "stripes_differ", "inventory_id": inventory_id});
+        if let (Value::Object(detail), Value::Object(facts)) = (&mut detail, facts) {
+            detail.extend(facts);
+        }
+        Self::new(
+            "55000",
+            "the row of an item differs from the stripes that are left of it",
+            detail,
+            "Set the quantity of the row to the figure under stripes (with the triggers of the table disabled, if it has any of inventory_ext), attach the table, then call adjust_inventory with what is really there.",
+        )
+    }
+
+    /// `55006`: the attachment would change under a call that is running.
+    pub fn call_running(function: &str) -> Box<Self> {
+        Self::new(
+            "55006",
+            "an inventory function is still running in this session",
+            json!({"reason": "call_running", "function": function}),
+            "Call the function outside of triggers and expressions that an inventory function runs.",
+        )
+    }
+
+    /// `55006`: the statement that calls writes the stock table itself, and its triggers have not fired.
+    pub fn write_running(function: &str) -> Box<Self> {
+        Self::new(
+            "55006",
+            "the stock table has been written, and its triggers have not fired yet",
+            json!({"reason": "write_running", "function": function}),
+            "Call the function in a statement of its own, after the one that writes the stock table.",
+        )
+    }
+
+    /// `55000`: whoever may create a trigger writes its WHEN clause, which runs with the rights of the table's owner.
+    pub fn foreign_condition(table: &str, trigger: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "the WHEN clause of a trigger runs more than comparisons, plain functions and functions of the table's owner",
+            json!({"reason": "foreign_trigger", "table": table, "trigger": trigger, "condition": true}),
+            "Move the condition into the function of the trigger, or drop the trigger.",
+        )
+    }
+
+    /// `55000`: the owner of a partition could have code run with the rights of the table's owner.
+    pub fn foreign_partition(table: &str, owner: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "a partition of the stock table belongs to another role",
+            json!({"reason": "foreign_partition", "table": table, "owner": owner}),
+            "Give the partition to the owner of the table with ALTER TABLE and OWNER TO, or attach with p_run_as => 'caller'.",
+        )
+    }
+
+    /// `55006`: code that runs while the stripes of an item are made or put together calls for that item.
+    pub fn stripes_in_motion(id: &str) -> Box<Self> {
+        Self::new(
+            "55006",
+            "the stripes of the item are being made or put together",
+            json!({"reason": "stripes_in_motion", "inventory_id": id}),
+            "Call the function in a statement of its own, after the one that runs.",
+        )
+    }
+
+    /// `55000`: a key that outlives its transaction would make the calls of others into retries.
+    pub fn key_not_local(setting: &str, hint: &'static str) -> Box<Self> {
+        Self::new(
+            "55000",
+            format!("{setting} was not set in this transaction"),
+            json!({"reason": "key_not_local", "setting": setting}),
+            hint,
+        )
+    }
+
+    /// `55000`: a ledger, or what belongs to it, would be dropped from an attached table.
+    pub fn companion_of_attached(object: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "a table that belongs to an attached stock table cannot be dropped",
+            json!({"reason": "companion_of_attached", "object": object}),
+            "Call detach_inventory first.",
+        )
+    }
+
+    /// `55000`: a direct write to the idempotency keys.
+    pub fn requests_protected(operation: &str, table: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "idempotency keys are written by the inventory functions alone",
+            json!({"reason": "requests_protected", "operation": operation, "table": table}),
+            "Call purge_requests to forget old keys.",
+        )
+    }
+
+    /// `55000`: no stock table is attached.
+    pub fn not_attached() -> Box<Self> {
+        Self::new(
+            "55000",
+            "no stock table is attached",
+            json!({"reason": "not_attached"}),
+            "Call attach_inventory with your stock table first.",
+        )
+    }
+
+    /// `55000`: the attached table is no longer what was attached.
+    pub fn broken_attachment(reason: &str, message: &str, facts: Value, hint: &'static str) -> Box<Self> {
+        Self::with_reason("55000", message, reason, facts, hint)
+    }
+
+    /// `55000`: attach was asked for while another table, or the same with other options, is attached.
+    pub fn already_attached(table: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "a stock table is already attached",
+            json!({"reason": "already_attached", "table": table}),
+            "Call detach_inventory first.",
+        )
+    }
+
+    /// An attach refused for what the table is: the SQLSTATE names the kind of mismatch.
+    pub fn unsuitable(
+        sqlstate: &'static str,
+        message: &str,
+        reason: &str,
+        facts: Value,
+        hint: &'static str,
+    ) -> Box<Self> {
+        Self::with_reason(sqlstate, message, reason, facts, hint)
+    }
+
+    /// `42501`: not the owner of the stock table.
+    pub fn not_owner(table: &str) -> Box<Self> {
+        Self::new(
+            "42501",
+            "must be owner of the stock table",
+            json!({"reason": "not_owner", "table": table}),
+            "Let the owner of the table, or a superuser, call this.",
+        )
+    }
+}

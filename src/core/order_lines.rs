@@ -1,0 +1,223 @@
+//! p_items: the lines of an order, read and checked element by element.
+//!
+//! Touches no database. Lines on one item are summed; the order in which items are first named is kept.
+
+use crate::core::error::{Fault, Outcome};
+use crate::core::quantity::{Quantity, Unfit};
+use pgrx::Uuid;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+
+/// One item of an order, with all that the order asks of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Line {
+    /// The item.
+    pub id: Uuid,
+    /// The sum of its lines.
+    pub quantity: Quantity,
+    /// The first element that names it, counted from 0.
+    pub element: usize,
+}
+
+/// The lines as they are passed, read one at a time.
+pub trait Items {
+    /// The size of all of it.
+    fn bytes(&self) -> usize;
+    /// How many elements the array has; of what is no array, what it is.
+    fn elements(&self) -> Result<usize, &'static str>;
+    /// The element with this number, counted from 0.
+    fn element(&self, element: usize) -> Element;
+    /// The element as JSON text; None where it is too large to be shown.
+    fn printed(&self, element: usize) -> Option<String>;
+}
+
+/// One element.
+pub enum Element {
+    /// An object, and whether it has other members than the two.
+    Object {
+        /// inventory_id.
+        id: Member,
+        /// quantity.
+        quantity: Member,
+        /// It has other members, too.
+        others: bool,
+    },
+    /// Anything else.
+    NotAnObject,
+}
+
+/// A member of an object.
+pub enum Member {
+    /// There is none.
+    Absent,
+    /// JSON null.
+    Null,
+    /// A JSON string.
+    Text(String),
+    /// A JSON number, as PostgreSQL prints it.
+    Number(String),
+    /// Neither of these.
+    Other,
+}
+
+/// A line needs about 100 bytes. What is beyond so much for each line allowed is refused before it is read.
+const LINE_BYTES: usize = 512;
+
+/// Reads an order. `max_lines` counts elements, before they are summed.
+pub fn read(items: &impl Items, max_lines: usize) -> Outcome<Vec<Line>> {
+    let count = items.elements().map_err(|found| {
+        let facts = json!({"argument": "p_items", "type": found});
+        Fault::malformed_items("p_items must be an array of lines", "not_an_array", facts)
+    })?;
+    if count == 0 {
+        let facts = json!({"argument": "p_items"});
+        return Err(Fault::malformed_items("p_items has no lines", "no_lines", facts));
+    }
+    if count > max_lines {
+        return Err(Fault::too_many_lines(count, max_lines));
+    }
+    let max_bytes = LINE_BYTES * max_lines.max(8);
+    if items.bytes() > max_bytes {
+        return Err(Fault::items_too_large(items.bytes(), max_bytes));
+    }
+    let mut places = HashMap::with_capacity(count);
+    let mut lines: Vec<Line> = Vec::with_capacity(count);
+    for element in 0..count {
+        let line = read_line(items, element)?;
+        let place = *places.entry(*line.id.as_bytes()).or_insert(lines.len());
+        match lines.get_mut(place) {
+            None => lines.push(line),
+            Some(first) => {
+                first.quantity = first.quantity.plus(line.quantity).ok_or_else(|| too_long(items, element))?;
+            }
+        }
+    }
+    Ok(lines)
+}
+
+fn read_line(items: &impl Items, element: usize) -> Outcome<Line> {
+    let wrong = |reason: &str| Err(wrong(items, element, reason));
+    let Element::Object { id, quantity, others } = items.element(element) else { return wrong("not_an_object") };
+    if others {
+        return wrong("unknown_key");
+    }
+    let id = match id {
+        Member::Text(text) => parse_uuid(&text),
+        Member::Absent | Member::Null => return wrong("no_inventory_id"),
+        Member::Number(_) | Member::Other => None,
+    };
+    let Some(id) = id else { return wrong("not_a_uuid") };
+    let quantity = match quantity {
+        Member::Number(number) => number,
+        Member::Text(text) => text,
+        Member::Absent | Member::Null => return wrong("no_quantity"),
+        Member::Other => return wrong("not_a_number"),
+    };
+    match quantity.parse::<Quantity>() {
+        Ok(quantity) if quantity.is_positive() => Ok(Line { id, quantity, element }),
+        Ok(_) => wrong("not_positive"),
+        Err(Unfit::NotFinite) => wrong("not_finite"),
+        Err(Unfit::TooManyDigits) => Err(too_long(items, element)),
+        Err(Unfit::Malformed) => wrong("not_a_number"),
+    }
+}
+
+fn wrong(items: &impl Items, element: usize, reason: &str) -> Box<Fault> {
+    Fault::malformed_items("p_items has a line that cannot be read", reason, facts(items, element))
+}
+
+fn too_long(items: &impl Items, element: usize) -> Box<Fault> {
+    Fault::too_many_item_digits(facts(items, element))
+}
+
+/// The facts about an element. A long one is not repeated in full.
+fn facts(items: &impl Items, element: usize) -> Value {
+    let text = items.printed(element);
+    let line = match &text {
+        // serde_json reads an object with its own name for numbers as a number.
+        Some(text) if text.len() <= 200 && !text.contains("$serde_json") => {
+            serde_json::from_str(text).unwrap_or_else(|_| json!(text))
+        }
+        Some(text) => json!(text.chars().take(200).collect::<String>()),
+        None => Value::Null,
+    };
+    json!({"argument": "p_items", "element": element, "line": line})
+}
+
+/// The canonical spelling: 32 hexadecimal digits, with hyphens after the 8th, 12th, 16th and 20th, or none.
+fn parse_uuid(text: &str) -> Option<Uuid> {
+    let bytes = text.as_bytes();
+    let hyphenated = bytes.len() == 36 && [8, 13, 18, 23].iter().all(|&place| bytes[place] == b'-');
+    if !hyphenated && bytes.len() != 32 {
+        return None;
+    }
+    let mut digits = bytes.iter().enumerate().filter(|&(place, _)| !hyphenated || ![8, 13, 18, 23].contains(&place));
+    let mut next = || digits.next().and_then(|(_, &digit)| char::from(digit).to_digit(16));
+    let mut id = [0_u8; 16];
+    for byte in &mut id {
+        *byte = u8::try_from(next()? * 16 + next()?).ok()?;
+    }
+    Some(Uuid::from_bytes(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Items as serde reads them; how PostgreSQL's are read is tested over SQL.
+    struct Parsed(Vec<Value>);
+
+    impl Items for Parsed {
+        fn bytes(&self) -> usize {
+            0
+        }
+
+        fn elements(&self) -> Result<usize, &'static str> {
+            Ok(self.0.len())
+        }
+
+        fn element(&self, element: usize) -> Element {
+            let member = |name: &str| match self.0[element].get(name) {
+                Some(Value::String(text)) => Member::Text(text.clone()),
+                Some(Value::Number(number)) => Member::Number(number.to_string()),
+                Some(_) => Member::Other,
+                None => Member::Absent,
+            };
+            Element::Object { id: member("inventory_id"), quantity: member("quantity"), others: false }
+        }
+
+        fn printed(&self, element: usize) -> Option<String> {
+            Some(self.0[element].to_string())
+        }
+    }
+
+    const A: &str = "aaaaaaaa-0000-4000-8000-000000000001";
+    const B: &str = "bbbbbbbb-0000-4000-8000-000000000002";
+
+    #[test]
+    fn lines_on_one_item_are_summed_in_the_order_first_named() {
+        let text = format!(
+            r#"[{{"inventory_id": "{B}", "quantity": 1.50}}, {{"inventory_id": "{A}", "quantity": "2"}},
+                {{"inventory_id": "{}", "quantity": 0.25}}]"#,
+            B.to_uppercase().replace('-', "")
+        );
+        let parsed = Parsed(serde_json::from_str(&text).unwrap_or_default());
+        let lines = read(&parsed, 10).unwrap_or_default();
+        let told: Vec<_> = lines.iter().map(|l| (l.id.to_string(), l.quantity.to_string(), l.element)).collect();
+        assert_eq!(told, [(B.to_owned(), "1.75".to_owned(), 0), (A.to_owned(), "2".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn a_uuid_is_hyphenated_right_or_not_at_all() {
+        assert!(parse_uuid(A).is_some());
+        for text in [
+            "",
+            "aaaaaaaa",
+            "aaaaaaaa-0000-4000-8000-00000000000g",
+            "aaaaaaaa0-000-4000-8000-000000000001",
+            "ääaaaaaa-0000-4000-8000-0000000001",
+        ] {
+            assert!(parse_uuid(text).is_none(), "{text}");
+        }
+    }
+}

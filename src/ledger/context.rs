@@ -1,0 +1,239 @@
+//! The call context: what a change of stock belongs to, whose retry it is, and who acts.
+//!
+//! An argument goes before a setting, a setting before what PostgREST passes of the request. Nothing here decides
+//! anything about stock; the ledger and the errors carry it.
+
+use crate::core::error::{Fault, Outcome};
+use crate::pg::role;
+use crate::pg::session_key;
+use crate::pg::settings;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use std::borrow::Cow;
+use std::ffi::CStr;
+
+/// The longest idempotency key, reference and actor, in bytes: they are kept in indexes or on every movement.
+pub const MAX_TEXT_BYTES: usize = 255;
+
+/// What is known about one call besides its main arguments.
+#[derive(Clone, Debug, Default)]
+pub struct CallContext {
+    /// What the change belongs to, such as an order number.
+    pub reference: Option<String>,
+    /// Names the call for its retries.
+    pub key: Option<String>,
+}
+
+impl CallContext {
+    /// Reads the context of a call; arguments that are not given fall back to settings, the key also to the header.
+    pub fn read(reference: Given, key: Given) -> Outcome<Self> {
+        let reference = reference.or(REFERENCE, settings::reference).checked()?;
+        let traced = |fault: Box<Fault>| fault.traced(reference.as_deref());
+        let key = if key.text.is_some() { key } else { key_of_session().map_err(traced)? };
+        let key = key.checked().map_err(traced)?;
+        Ok(Self { reference, key })
+    }
+
+    /// The context of what is no call: a direct write, an attach, a detach.
+    pub fn of_session() -> Outcome<Self> {
+        Ok(Self { reference: Given::nothing().or(REFERENCE, settings::reference).checked()?, key: None })
+    }
+}
+
+const REFERENCE: &str = "inventory_ext.reference";
+const KEY: &str = "inventory_ext.idempotency_key";
+const SET_KEY: &str =
+    "Set it with SET LOCAL or set_config('inventory_ext.idempotency_key', …, true), in the transaction of the call.";
+const SET_HEADERS: &str =
+    "Set it with SET LOCAL or set_config('request.headers', …, true), in the transaction of the call.";
+const HEADERS: &CStr = c"request.headers";
+
+/// The key that a setting or a header gives. One that an earlier transaction set may be another customer's, behind a pooler.
+fn key_of_session() -> Outcome<Given> {
+    match session_key::value() {
+        Some((_, false)) => Err(Fault::key_not_local(KEY, SET_KEY)),
+        Some((key, true)) => Ok(Given { name: KEY, text: Some(key) }),
+        None => match header_key()? {
+            Some(_) if !session_key::is_set_in_transaction(HEADERS) => {
+                Err(Fault::key_not_local("request.headers", SET_HEADERS))
+            }
+            text => Ok(Given { name: "Idempotency-Key", text }),
+        },
+    }
+}
+
+/// A text of the context, and what it was given as.
+pub struct Given {
+    name: &'static str,
+    text: Option<String>,
+}
+
+impl Given {
+    /// An argument of a function.
+    pub fn argument(name: &'static str, text: Option<String>) -> Self {
+        Self { name, text }
+    }
+
+    /// Not an argument of the function.
+    pub fn nothing() -> Self {
+        Self { name: "", text: None }
+    }
+
+    fn or(self, name: &'static str, other: impl FnOnce() -> Option<String>) -> Self {
+        if self.text.is_some() { self } else { Self { name, text: other() } }
+    }
+
+    fn checked(self) -> Outcome<Option<String>> {
+        match &self.text {
+            Some(text) => check(self.name, text).map(|()| self.text),
+            None => Ok(None),
+        }
+    }
+}
+
+/// A text that is kept must be short, and one that PostgreSQL can store and dump.
+fn check(name: &str, text: &str) -> Outcome<()> {
+    if text.is_empty() || text.len() > MAX_TEXT_BYTES {
+        return Err(Fault::text_length(name, text.len(), MAX_TEXT_BYTES));
+    }
+    if text.contains('\0') { Err(Fault::nul_in_text(name)) } else { Ok(()) }
+}
+
+/// Who acts: the setting, else the `sub` of the JWT, else the role.
+pub fn actor(role: pgrx::pg_sys::Oid) -> Outcome<String> {
+    let of_setting = || Some(("inventory_ext.actor", settings::actor()?));
+    let given = match of_setting() {
+        None => jwt_subject()?.map(|subject| ("sub of request.jwt.claims", subject)),
+        of_setting => of_setting,
+    };
+    match given {
+        Some((name, actor)) => check(name, &actor).map(|()| actor),
+        None => Ok(role::role_name(role)),
+    }
+}
+
+fn jwt_subject() -> Outcome<Option<String>> {
+    json_setting("request.jwt.claims", c"request.jwt.claims", "sub")
+}
+
+/// PostgREST passes header names in lower case.
+fn header_key() -> Outcome<Option<String>> {
+    if !settings::request_headers() {
+        return Ok(None);
+    }
+    json_setting("request.headers", HEADERS, "idempotency-key")
+}
+
+/// The largest JSON of a request that is read, in bytes.
+const MAX_JSON_BYTES: usize = 2_097_152;
+
+fn json_setting(name: &str, setting: &CStr, member: &str) -> Outcome<Option<String>> {
+    match settings::foreign(setting) {
+        Some(text) if text.len() > MAX_JSON_BYTES => Err(Fault::text_length(name, text.len(), MAX_JSON_BYTES)),
+        text => Ok(text.and_then(|text| json_member(&text, member))),
+    }
+}
+
+/// The member of this name of a JSON object, where it is a text. What else there is, is passed over without being kept.
+fn json_member(text: &str, member: &str) -> Option<String> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    let found = Member(member).deserialize(&mut json).ok()?;
+    json.end().ok()?;
+    found.filter(|value| !value.is_empty())
+}
+
+/// Looks for a member in an object; the last one of its name counts, as in jsonb.
+struct Member<'m>(&'m str);
+
+impl<'de> DeserializeSeed<'de> for Member<'_> {
+    type Value = Option<String>;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
+        json.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Member<'_> {
+    type Value = Option<String>;
+
+    fn expecting(&self, to: &mut std::fmt::Formatter) -> std::fmt::Result {
+        to.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        while let Some(name) = members.next_key::<Cow<'de, str>>()? {
+            if name == self.0 {
+                found = members.next_value_seed(Text)?;
+            } else {
+                members.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// A text, or anything else, which is none.
+struct Text;
+
+impl<'de> DeserializeSeed<'de> for Text {
+    type Value = Option<String>;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
+        json.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Text {
+    type Value = Option<String>;
+
+    fn expecting(&self, to: &mut std::fmt::Formatter) -> std::fmt::Result {
+        to.write_str("any value")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Some(text.to_owned()))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<Self::Value, A::Error> {
+        while values.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        while members.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::json_member;
+
+    #[test]
+    fn a_member_is_found_only_where_it_is_a_text() {
+        assert_eq!(json_member(r#"{"sub": "anna", "n": 1}"#, "sub").as_deref(), Some("anna"));
+        for other in [r#"{"sub": ""}"#, r#"{"sub": 5}"#, r#"{"sub": null}"#, "{}", "[]", "not json"] {
+            assert_eq!(json_member(other, "sub"), None, "{other}");
+        }
+    }
+}

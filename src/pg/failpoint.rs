@@ -1,0 +1,40 @@
+//! Places where a test can stop a backend and kill it. Compiled out of every release: without the feature `failpoints`
+//! [`reached`] is empty.
+//!
+//! A backend whose setting `inventory_ext.failpoint` names the place waits there for an advisory lock that the test holds, so
+//! the test sees it wait, and kills it between two statements of our own.
+
+/// The places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The idempotency key is inserted.
+    KeyClaimed,
+    /// The items are locked.
+    Locked,
+    /// The stock is written, and so are its movements.
+    Written,
+    /// The answer is kept under its key.
+    AnswerKept,
+    /// The totals worker found nothing striped and is about to end.
+    TotalsOver,
+}
+
+#[cfg(not(feature = "failpoints"))]
+/// Does nothing in a release.
+#[inline(always)]
+pub fn reached(_: &crate::pg::spi::Connection, _: Place) {}
+
+#[cfg(feature = "failpoints")]
+/// Waits where the setting names the place.
+pub fn reached(spi: &crate::pg::spi::Connection, place: Place) {
+    let name = match place {
+        Place::KeyClaimed => "key_claimed",
+        Place::Locked => "locked",
+        Place::Written => "written",
+        Place::AnswerKept => "answer_kept",
+        Place::TotalsOver => "totals_over",
+    };
+    if crate::pg::settings::failpoint().as_deref() == Some(name) {
+        spi.once("SELECT pg_catalog.pg_advisory_xact_lock(4711)", &[], &[]);
+    }
+}

@@ -1,0 +1,223 @@
+//! Facts about relations that PostgreSQL's own caches have at hand: triggers, columns, owner, partitions.
+//!
+//! Read whenever the attachment is looked up, so without SQL. Every function names a table by oid and takes the weakest lock for
+//! the time it reads; a table that is gone gives None or nothing.
+
+#![allow(unsafe_code)]
+
+use crate::pg::encoding;
+use pgrx::pg_sys::{self, Oid};
+use std::ffi::{CStr, CString};
+
+/// One trigger of a table.
+pub struct TriggerFacts {
+    /// The trigger itself.
+    pub oid: Oid,
+    /// Its name.
+    pub name: String,
+    /// The function it runs.
+    pub function: Oid,
+    /// It has a WHEN clause, an expression that its creator wrote.
+    pub condition: bool,
+    /// Fires for ordinary sessions: enabled for the origin, or always.
+    pub enabled: bool,
+    /// May be deferred to the end of the transaction.
+    pub deferrable: bool,
+    /// Made by PostgreSQL for a constraint.
+    pub internal: bool,
+}
+
+/// One column of a table.
+pub struct ColumnFacts {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    pub type_oid: Oid,
+    /// What the type is restricted to; -1 for nothing.
+    pub modifier: i32,
+    /// Declared NOT NULL.
+    pub not_null: bool,
+    /// Where its values come from.
+    pub source: Source,
+}
+
+/// Where the values of a column come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// From whoever writes the row.
+    Writer,
+    /// From a sequence of its own.
+    Identity,
+    /// From an expression.
+    Expression,
+}
+
+/// What is read of one table at once.
+pub struct Facts {
+    /// The table's owner.
+    pub owner: Oid,
+    /// An ordinary table.
+    pub ordinary: bool,
+    /// It inherits from another table, or another one from it.
+    pub inherits: bool,
+    /// Row-level security is on, and forced on the owner.
+    pub forced_rls: bool,
+    /// Its name, without its schema.
+    pub name: String,
+    /// Its triggers.
+    pub triggers: Vec<TriggerFacts>,
+    /// Its columns.
+    pub columns: Vec<ColumnFacts>,
+}
+
+/// Reads a table; None where there is no such table.
+pub fn facts(table: Oid) -> Option<Facts> {
+    let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    // SAFETY: opens a relation if it is there, reads it while it is open, and closes it; what is read is copied.
+    unsafe {
+        let relation = pg_sys::try_relation_open(table, lock);
+        if relation.is_null() {
+            return None;
+        }
+        let class = &*(*relation).rd_rel;
+        let facts = Facts {
+            owner: class.relowner,
+            ordinary: class.relkind as u8 == pg_sys::RELKIND_RELATION,
+            inherits: class.relispartition || pg_sys::has_superclass(table) || has_children(table),
+            forced_rls: class.relrowsecurity && class.relforcerowsecurity,
+            name: encoding::from_c(CStr::from_ptr(class.relname.data.as_ptr())),
+            triggers: triggers(relation),
+            columns: columns(relation),
+        };
+        pg_sys::relation_close(relation, lock);
+        Some(facts)
+    }
+}
+
+unsafe fn has_children(table: Oid) -> bool {
+    // SAFETY: gives a list of oids in the current memory context; the flag in pg_class may outlive the children.
+    unsafe {
+        pg_sys::has_subclass(table)
+            && !pg_sys::find_inheritance_children(table, pg_sys::NoLock as pg_sys::LOCKMODE).is_null()
+    }
+}
+
+unsafe fn triggers(relation: pg_sys::Relation) -> Vec<TriggerFacts> {
+    // SAFETY: the relation is open; its list of triggers has as many as it says.
+    unsafe {
+        let list = (*relation).trigdesc;
+        if list.is_null() {
+            return Vec::new();
+        }
+        let triggers = std::slice::from_raw_parts((*list).triggers, (*list).numtriggers as usize);
+        let read = |trigger: &pg_sys::Trigger| TriggerFacts {
+            name: encoding::from_c(CStr::from_ptr(trigger.tgname)),
+            oid: trigger.tgoid,
+            function: trigger.tgfoid,
+            condition: !trigger.tgqual.is_null(),
+            enabled: matches!(trigger.tgenabled as u8, b'O' | b'A'),
+            deferrable: trigger.tgdeferrable,
+            internal: trigger.tgisinternal,
+        };
+        triggers.iter().map(read).collect()
+    }
+}
+
+unsafe fn columns(relation: pg_sys::Relation) -> Vec<ColumnFacts> {
+    // SAFETY: the relation is open, and its descriptor with it.
+    let descriptor = unsafe { pgrx::PgTupleDesc::from_pg_unchecked((*relation).rd_att) };
+    let read = |column: &pg_sys::FormData_pg_attribute| ColumnFacts {
+        // SAFETY: a name is NUL-terminated.
+        name: encoding::from_c(unsafe { CStr::from_ptr(column.attname.data.as_ptr()) }),
+        type_oid: column.atttypid,
+        modifier: column.atttypmod,
+        not_null: column.attnotnull,
+        source: match (column.attidentity as u8, column.attgenerated as u8) {
+            (0, 0) => Source::Writer,
+            (_, 0) => Source::Identity,
+            _ => Source::Expression,
+        },
+    };
+    descriptor.iter().filter(|column| !column.attisdropped).map(read).collect()
+}
+
+/// The table and its partitions, of all levels; nothing where there is no such table.
+pub fn with_partitions(table: Oid) -> Vec<Oid> {
+    // SAFETY: looks the table up; a missing one has no kind.
+    if unsafe { pg_sys::get_rel_relkind(table) } == 0 {
+        return Vec::new();
+    }
+    // SAFETY: gives a list of oids in the current memory context; no lock is taken.
+    unsafe {
+        let list = pg_sys::find_all_inheritors(table, pg_sys::NoLock as pg_sys::LOCKMODE, std::ptr::null_mut());
+        let count = if list.is_null() { 0 } else { (*list).length };
+        (0..count).map(|place| pg_sys::list_nth_oid(list, place)).collect()
+    }
+}
+
+/// Whether triggers of this table, or of a partition of it, are still to fire for what the transaction has written.
+pub fn has_pending_triggers(table: Oid) -> bool {
+    // SAFETY: looks through the queue of trigger events of the transaction.
+    with_partitions(table).into_iter().any(|table| unsafe { pg_sys::AfterTriggerPendingOnRel(table) })
+}
+
+/// The owner of a function; None where there is no such function.
+pub fn function_owner(function: Oid) -> Option<Oid> {
+    let cache = pg_sys::SysCacheIdentifier::PROCOID as i32;
+    // SAFETY: looks a function up, reads its row and gives the row back.
+    unsafe {
+        let row = pg_sys::SearchSysCache1(cache, function.into());
+        if row.is_null() {
+            return None;
+        }
+        let owner = (*pgrx::pg_sys::heap_tuple_get_struct::<pg_sys::FormData_pg_proc>(row)).proowner;
+        pg_sys::ReleaseSysCache(row);
+        Some(owner)
+    }
+}
+
+/// The table that has this name in this schema now, where it is a table.
+pub fn table_named(schema: &str, name: &str) -> Option<Oid> {
+    let [schema, name] = [schema, name].map(encoding::c_text);
+    // SAFETY: looks names up; a missing one gives an invalid oid.
+    unsafe {
+        let namespace = pg_sys::get_namespace_oid(schema.as_ptr(), true);
+        let found = if namespace == pg_sys::InvalidOid {
+            pg_sys::InvalidOid
+        } else {
+            pg_sys::get_relname_relid(name.as_ptr(), namespace)
+        };
+        let kind = pg_sys::get_rel_relkind(found) as u8;
+        (found != pg_sys::InvalidOid && matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE))
+            .then_some(found)
+    }
+}
+
+/// The hash under which PostgreSQL announces that a table of this name in this schema came, went or changed; None where there is
+/// no such schema.
+pub fn hash_of_name(schema: &str, name: &str) -> Option<u32> {
+    let [schema, name] = [schema, name].map(encoding::c_text);
+    // SAFETY: looks a schema up and hashes a name that is padded to the length of a name.
+    unsafe {
+        let namespace = pg_sys::get_namespace_oid(schema.as_ptr(), true);
+        let mut padded: pg_sys::NameData = std::mem::zeroed();
+        pg_sys::namestrcpy(&raw mut padded, name.as_ptr());
+        let cache = pg_sys::SysCacheIdentifier::RELNAMENSP as i32;
+        let key = pg_sys::Datum::from(&raw mut padded);
+        (namespace != pg_sys::InvalidOid).then(|| {
+            pg_sys::GetSysCacheHashValue(cache, key, namespace.into(), pg_sys::Datum::null(), pg_sys::Datum::null())
+        })
+    }
+}
+
+/// The hash under which PostgreSQL announces a change of a function.
+pub fn hash_of_function(function: Oid) -> u32 {
+    let (cache, none) = (pg_sys::SysCacheIdentifier::PROCOID as i32, pg_sys::Datum::null());
+    // SAFETY: hashes an oid.
+    unsafe { pg_sys::GetSysCacheHashValue(cache, function.into(), none, none, none) }
+}
+
+/// The name of a table for an error of PostgreSQL itself.
+pub fn c_name(name: &str) -> CString {
+    encoding::c_text(name)
+}

@@ -1,0 +1,192 @@
+//! Every setting, with why its default is its default. The prefix `inventory_ext` is reserved.
+//!
+//! Anyone may set these but max_batch_lines, which relaxes a check and so is the superuser's.
+
+#![allow(unsafe_code)]
+
+use crate::pg::encoding;
+use crate::pg::session_key;
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::prelude::*;
+use std::ffi::{CStr, CString};
+
+/// How errors of our own class are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
+pub enum ErrorStyle {
+    /// SQLSTATE class IV, with the figures in the message.
+    #[name = c"sqlstate"]
+    Sqlstate,
+    /// SQLSTATE `PTnnn`, which PostgREST answers as HTTP status nnn; the message is a constant.
+    #[name = c"postgrest"]
+    Postgrest,
+}
+
+/// How strongly a sale locks its row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
+pub enum RowLock {
+    /// `FOR NO KEY UPDATE` where a foreign key points at the stock table, else `FOR UPDATE`.
+    #[name = c"auto"]
+    Auto,
+    /// Always `FOR UPDATE`.
+    #[name = c"update"]
+    Update,
+    /// Always `FOR NO KEY UPDATE`.
+    #[name = c"no_key_update"]
+    NoKeyUpdate,
+}
+
+// sqlstate: SQL users branch on SQLSTATE; only behind PostgREST is an HTTP status worth more, and there
+// it is set once, with ALTER ROLE authenticator SET.
+static ERROR_STYLE: GucSetting<ErrorStyle> = GucSetting::<ErrorStyle>::new(ErrorStyle::Sqlstate);
+
+// auto: FOR UPDATE waits for the FOR KEY SHARE of a foreign key check. Two sales that each insert an order line and then
+// deduct the same item would deadlock, so a table that is referenced gets the weaker lock.
+static ROW_LOCK: GucSetting<RowLock> = GucSetting::<RowLock>::new(RowLock::Auto);
+
+// Unset: most calls have none, and an empty text is read as none, because SET LOCAL leaves one behind.
+static REFERENCE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+static ACTOR: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
+// off: a header is the client's word, and a proxy that repeats one would make two sales into one.
+static REQUEST_HEADERS: GucSetting<bool> = GucSetting::<bool>::new(false);
+
+// 10,000: an order of a wholesaler; its locks are held until commit, so more should be several orders.
+static MAX_BATCH_LINES: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+
+// Unset: no place stops anybody.
+#[cfg(feature = "failpoints")]
+static FAILPOINT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
+/// The place where a test wants the backend to stop.
+#[cfg(feature = "failpoints")]
+pub fn failpoint() -> Option<String> {
+    text(&FAILPOINT)
+}
+
+/// The error style in force.
+pub fn error_style() -> ErrorStyle {
+    ERROR_STYLE.get()
+}
+
+/// The row lock asked for.
+pub fn row_lock() -> RowLock {
+    ROW_LOCK.get()
+}
+
+/// The reference of the call, where one is set.
+pub fn reference() -> Option<String> {
+    text(&REFERENCE)
+}
+
+/// Who acts, where it is set.
+pub fn actor() -> Option<String> {
+    text(&ACTOR)
+}
+
+/// Whether the `Idempotency-Key` header counts.
+pub fn request_headers() -> bool {
+    REQUEST_HEADERS.get()
+}
+
+/// The most elements of one p_items.
+pub fn max_batch_lines() -> usize {
+    usize::try_from(MAX_BATCH_LINES.get()).unwrap_or(0)
+}
+
+fn text(setting: &GucSetting<Option<CString>>) -> Option<String> {
+    setting.get().map(|text| encoding::from_c(&text)).filter(|text| !text.is_empty())
+}
+
+/// A setting of another program that holds JSON, such as PostgREST's `request.headers`; None where it is not set or empty.
+pub fn foreign(name: &CStr) -> Option<String> {
+    // SAFETY: the name is a C string; a missing setting gives NULL; the text is copied before any setting can change.
+    unsafe {
+        let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
+        (!value.is_null()).then(|| encoding::json_from_c(CStr::from_ptr(value)))
+    }
+    .filter(|text| !text.is_empty())
+}
+
+/// Makes the settings known to the server; called once a backend.
+pub fn define() {
+    let none = GucFlags::default();
+    GucRegistry::define_enum_guc(
+        c"inventory_ext.error_style",
+        c"How inventory errors are told.",
+        c"sqlstate: SQLSTATE class IV, figures in the message. postgrest: SQLSTATE PTnnn, which PostgREST turns into HTTP status nnn, and a constant message.",
+        &ERROR_STYLE,
+        GucContext::Userset,
+        none,
+    );
+    GucRegistry::define_enum_guc(
+        c"inventory_ext.row_lock",
+        c"How strongly a sale locks the row of its item.",
+        c"auto: FOR NO KEY UPDATE where a foreign key points at the stock table, else FOR UPDATE. update, no_key_update: always that.",
+        &ROW_LOCK,
+        GucContext::Userset,
+        none,
+    );
+    define_call_context();
+    GucRegistry::define_int_guc(
+        c"inventory_ext.max_batch_lines",
+        c"The most lines of one order.",
+        c"More are refused, before anything is locked.",
+        &MAX_BATCH_LINES,
+        1,
+        1_000_000,
+        GucContext::Suset,
+        none,
+    );
+    #[cfg(feature = "failpoints")]
+    GucRegistry::define_string_guc(
+        c"inventory_ext.failpoint",
+        c"Where a test stops this backend.",
+        c"Only in builds with the feature failpoints.",
+        &FAILPOINT,
+        GucContext::Suset,
+        none,
+    );
+    reserve_prefix();
+}
+
+/// What a caller who cannot pass more arguments says about a call, with SET LOCAL.
+fn define_call_context() {
+    let texts = [
+        (
+            c"inventory_ext.reference",
+            c"What the movements of the transaction belong to, such as an order number.",
+            c"Used where a function is not given p_reference.",
+            &REFERENCE,
+        ),
+        (
+            c"inventory_ext.actor",
+            c"Who changes the stock, as the ledger names him.",
+            c"Unset: the sub of request.jwt.claims, else the calling role.",
+            &ACTOR,
+        ),
+    ];
+    for (name, short, long, setting) in texts {
+        GucRegistry::define_string_guc(name, short, long, setting, GucContext::Userset, GucFlags::default());
+    }
+    session_key::define();
+    GucRegistry::define_bool_guc(
+        c"inventory_ext.request_headers",
+        c"Whether the Idempotency-Key header of a PostgREST request is the idempotency key of the call.",
+        c"Read from request.headers; a key given in another way goes before it.",
+        &REQUEST_HEADERS,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+}
+
+#[cfg(not(feature = "pg14"))]
+fn reserve_prefix() {
+    // SAFETY: a C string constant; PostgreSQL copies it. Called from _PG_init after the settings are defined.
+    unsafe { pg_sys::MarkGUCPrefixReserved(c"inventory_ext".as_ptr()) }
+}
+
+#[cfg(feature = "pg14")]
+fn reserve_prefix() {
+    // SAFETY: a C string constant; PostgreSQL 14 only warns about unknown settings of the prefix.
+    unsafe { pg_sys::EmitWarningsOnPlaceholders(c"inventory_ext".as_ptr()) }
+}

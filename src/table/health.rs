@@ -1,0 +1,129 @@
+//! Whether the configuration row still describes an attachment that may be sold from.
+//!
+//! Called when the attachment is looked up, under the lock on the stock table, and again after every change that PostgreSQL
+//! announces. Checked: no subscription owns the tables, no other table took the name, our triggers are in force, companions have our
+//! columns and the owner of the stock table, and no trigger runs code of another role, or at commit, with the owner's rights.
+
+use crate::attach::companions::Shape;
+use crate::core::error::{Fault, Outcome};
+use crate::pg::invalidation;
+use crate::pg::relation::{self, Facts, TriggerFacts};
+use crate::pg::role::{current_role, is_superuser, role_name};
+use crate::table::attachment::Part;
+use crate::table::catalog;
+use crate::table::configuration::Configured;
+use crate::table::triggers;
+use pgrx::pg_sys::Oid;
+use serde_json::json;
+
+/// Refuses a copy that a subscription keeps, and a table whose name another one has taken.
+pub fn is_the_attached_table(configured: &Configured, name: &str) -> Outcome<()> {
+    if configured.subscribed {
+        return Err(Fault::subscriber(name));
+    }
+    let [schema, table] = &configured.attached_as;
+    match relation::table_named(schema, table) {
+        Some(found) if found != configured.table => Err(Fault::stock_table_swapped(name, &format!("{schema}.{table}"))),
+        _ => Ok(()),
+    }
+}
+
+/// A companion, with its columns and its owner as they must be, and no trigger that must not run with the owner's rights.
+pub fn companion(table: Oid, part: Part, owner: Oid) -> Outcome<Facts> {
+    let shape = Shape::of(part);
+    let facts = relation::facts(table).ok_or_else(|| dropped(shape.reason_dropped, table))?;
+    if let Some(problem) = shape.problem(&facts, owner) {
+        return Err(changed(&facts.name, &problem));
+    }
+    match objection(std::slice::from_ref(&facts), owner) {
+        Some(objection) => Err(objection),
+        None => Ok(facts),
+    }
+}
+
+fn dropped(reason: &'static str, table: Oid) -> Box<Fault> {
+    Fault::broken_attachment(
+        reason,
+        "a table that belongs to the stock table was dropped",
+        json!({"oid": table.to_u32()}),
+        "Call detach_inventory, then attach_inventory again: what is missing is made anew.",
+    )
+}
+
+fn changed(table: &str, problem: &str) -> Box<Fault> {
+    Fault::broken_attachment(
+        "companion_changed",
+        "a table that belongs to the stock table has other columns or another owner than it was created with",
+        json!({"table": table, "problem": problem}),
+        "Change the column or the owner back with ALTER TABLE.",
+    )
+}
+
+/// The triggers of ours on the partitions of a stock table, which PostgreSQL made of those of the whole: each can be disabled by itself.
+pub fn partitions_in_force(partitions: &[Facts], (ledger, striped): (bool, bool)) -> Outcome<()> {
+    let wanted = || triggers::expected(Part::Stock, ledger, striped).filter(|trigger| trigger.row);
+    for (facts, trigger) in partitions.iter().flat_map(|facts| wanted().map(move |trigger| (facts, trigger))) {
+        let found = facts.triggers.iter().find(|found| found.name == trigger.name);
+        if !found.is_some_and(|found| found.enabled) {
+            return Err(Fault::trigger_not_in_force(&facts.name, trigger.name, found.is_some()));
+        }
+    }
+    Ok(())
+}
+
+/// The triggers of ours on one table: all there, all enabled.
+pub fn ours_in_force(facts: &Facts, part: Part, (ledger, striped): (bool, bool)) -> Outcome<()> {
+    for wanted in triggers::expected(part, ledger, striped) {
+        let found = facts.triggers.iter().find(|trigger| trigger.name == wanted.name);
+        if !found.is_some_and(|trigger| trigger.enabled) {
+            return Err(Fault::trigger_not_in_force(&facts.name, wanted.name, found.is_some()));
+        }
+    }
+    Ok(())
+}
+
+/// The first of these tables that has another owner, or a trigger that must not run with the rights of this one.
+pub fn objection(tables: &[Facts], owner: Oid) -> Option<Box<Fault>> {
+    tables.iter().find_map(|facts| {
+        if facts.owner != owner && !is_superuser(facts.owner) {
+            return Some(Fault::foreign_partition(&facts.name, &role_name(facts.owner)));
+        }
+        let of_users = facts.triggers.iter().filter(|trigger| !trigger.internal);
+        of_users.clone().for_each(|trigger| invalidation::add_function(relation::hash_of_function(trigger.function)));
+        of_users.into_iter().find_map(|trigger| object_to(&facts.name, trigger, owner))
+    })
+}
+
+fn object_to(table: &str, trigger: &TriggerFacts, owner: Oid) -> Option<Box<Fault>> {
+    if trigger.deferrable {
+        return Some(Fault::deferrable_trigger(table, &trigger.name));
+    }
+    if trigger.condition {
+        let Some(condition) = catalog::condition(trigger.oid, owner) else {
+            return Some(Fault::internal("a trigger that was read is not there"));
+        };
+        condition
+            .functions
+            .iter()
+            .for_each(|function| invalidation::add_function(relation::hash_of_function(*function)));
+        if !condition.plain {
+            return Some(Fault::foreign_condition(table, &trigger.name));
+        }
+    }
+    // The function has not been dropped: the trigger would have gone with it.
+    let foreign = relation::function_owner(trigger.function).filter(|of| *of != owner && !is_superuser(*of));
+    foreign.map(|of| Fault::foreign_trigger(table, &trigger.name, &role_name(of)))
+}
+
+/// Refuses to write rows as the owner under an objection, but for the owner itself, whose deferred trigger runs at the commit of the
+/// owner's own transaction.
+pub fn require_writable_by_caller(objection: Option<Box<Fault>>, owner: Oid) -> Outcome<()> {
+    objection.filter(|fault| fault.reason() != "deferrable_trigger" || current_role() != owner).map_or(Ok(()), Err)
+}
+
+/// The stock table and its partitions, as they are now.
+pub fn stock_facts(table: Oid) -> Vec<Facts> {
+    let tables = relation::with_partitions(table);
+    invalidation::add_relations(&tables);
+    tables.into_iter().filter_map(relation::facts).collect()
+}
