@@ -2,28 +2,33 @@
 -- $1 table, $2 id column, $3 quantity column, $4 the CHECK that names both columns, or NULL where they go by name.
 -- Every name and operator is qualified: the caller's search_path must not matter.
 SELECT c.oid,
-       c.relkind::pg_catalog.text,
-       c.relpersistence::pg_catalog.text,
+       c.relkind::pg_catalog.text AS kind,
+       c.relpersistence::pg_catalog.text AS persistence,
        EXISTS (SELECT FROM pg_catalog.pg_inherits AS h
-                WHERE h.inhparent OPERATOR(pg_catalog.=) c.oid AND c.relkind OPERATOR(pg_catalog.=) 'r'),
-       c.relowner,
-       pg_catalog.pg_has_role(c.relowner, 'USAGE'),
-       pg_catalog.quote_ident(n.nspname),
-       pg_catalog.format('%I.%I', n.nspname, c.relname),
+                WHERE h.inhparent OPERATOR(pg_catalog.=) c.oid AND c.relkind OPERATOR(pg_catalog.=) 'r')
+           AS has_children,
+       c.relowner AS owner,
+       pg_catalog.pg_has_role(c.relowner, 'USAGE') AS owned,
+       pg_catalog.quote_ident(n.nspname) AS schema,
+       pg_catalog.format('%I.%I', n.nspname, c.relname) AS name,
        EXISTS (SELECT FROM pg_catalog.pg_index AS x
                 WHERE x.indrelid OPERATOR(pg_catalog.=) c.oid AND x.indisunique AND x.indisvalid AND x.indimmediate
                   AND x.indpred IS NULL AND x.indexprs IS NULL
-                  AND x.indnkeyatts OPERATOR(pg_catalog.=) 1 AND x.indkey[0] OPERATOR(pg_catalog.=) i.attnum),
+                  AND x.indnkeyatts OPERATOR(pg_catalog.=) 1 AND x.indkey[0] OPERATOR(pg_catalog.=) i.attnum)
+           AS unique_index,
        EXISTS (SELECT FROM pg_catalog.pg_index AS x
                 WHERE x.indrelid OPERATOR(pg_catalog.=) c.oid
-                  AND q.attnum OPERATOR(pg_catalog.=) ANY (x.indkey::pg_catalog.int2[])),
+                  AND q.attnum OPERATOR(pg_catalog.=) ANY (x.indkey::pg_catalog.int2[])) AS quantity_indexed,
        EXISTS (SELECT FROM pg_catalog.pg_constraint AS f
-                WHERE f.confrelid OPERATOR(pg_catalog.=) c.oid AND f.contype OPERATOR(pg_catalog.=) 'f'),
-       c.relname::pg_catalog.text,
-       i.attnum, i.attname::pg_catalog.text, pg_catalog.quote_ident(i.attname), i.atttypid, i.attnotnull,
-       i.attgenerated OPERATOR(pg_catalog.<>) '', i.atttypmod,
-       q.attnum, q.attname::pg_catalog.text, pg_catalog.quote_ident(q.attname), q.atttypid, q.attnotnull,
-       q.attgenerated OPERATOR(pg_catalog.<>) '', q.atttypmod
+                WHERE f.confrelid OPERATOR(pg_catalog.=) c.oid AND f.contype OPERATOR(pg_catalog.=) 'f')
+           AS referenced,
+       c.relname::pg_catalog.text AS bare_name,
+       i.attnum AS id_number, i.attname::pg_catalog.text AS id_name,
+       pg_catalog.quote_ident(i.attname) AS id_quoted, i.atttypid AS id_type, i.attnotnull AS id_not_null,
+       i.attgenerated OPERATOR(pg_catalog.<>) '' AS id_generated, i.atttypmod AS id_modifier,
+       q.attnum AS quantity_number, q.attname::pg_catalog.text AS quantity_name,
+       pg_catalog.quote_ident(q.attname) AS quantity_quoted, q.atttypid AS quantity_type, q.attnotnull AS quantity_not_null,
+       q.attgenerated OPERATOR(pg_catalog.<>) '' AS quantity_generated, q.atttypmod AS quantity_modifier
   FROM pg_catalog.pg_class AS c
   JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
   LEFT JOIN pg_catalog.pg_constraint AS mark

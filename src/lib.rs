@@ -1,9 +1,14 @@
-//! inventory_ext: stock, decided inside PostgreSQL. This file is the contents page.
+//! inventory_ext: stock, decided inside PostgreSQL.
+//!
+//! The layers, each of which imports only from those before it, and what the entry points in `pg` call in the others.
+//! docs/internals.md draws them.
 
+pub mod api;
 pub mod attach;
 pub mod core;
 pub mod ledger;
 pub mod pg;
+pub mod statements;
 pub mod stock;
 pub mod stripes;
 pub mod table;
@@ -22,9 +27,11 @@ pgrx::extension_sql_file!("../sql/rights.sql", name = "rights", requires = ["tri
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     pg::settings::define();
-    pg::invalidation::define();
-    ledger::recorder::watch_transactions();
-    pg::utility::watch_commands();
+    pg::invalidation::register();
+    pg::utility::register();
+    pg::trigger::register(api::triggers::handlers());
+    pg::transaction::register(ledger::buffer::at_end());
+    pg::worker::register(stripes::totals::work());
 }
 
 /// Where `cargo pgrx test` looks for what its server needs.

@@ -5,7 +5,8 @@
 #[pgrx::pg_schema]
 mod tests {
     use crate::pg::role::{act_as, current_role};
-    use crate::table::attachment::{self, Intent};
+    use crate::table::attachment::Intent;
+    use crate::table::cache;
     use pgrx::prelude::*;
 
     const ITEM: &str = "11111111-1111-4111-8111-111111111111";
@@ -46,31 +47,31 @@ mod tests {
     #[pg_test]
     fn the_cached_attachment_is_one_until_the_table_changes() {
         attach("1");
-        let (first, second) = (attachment::current().unwrap(), attachment::current().unwrap());
+        let (first, second) = (cache::current().unwrap(), cache::current().unwrap());
         assert!(std::rc::Rc::ptr_eq(&first, &second));
         Spi::run("ALTER TABLE shop RENAME COLUMN quantity TO on_hand").expect("renamed");
-        let renamed = attachment::current().unwrap();
+        let renamed = cache::current().unwrap();
         assert!(!std::rc::Rc::ptr_eq(&first, &renamed));
-        assert_eq!((first.quantity.as_str(), renamed.quantity.as_str()), ("quantity", "on_hand"));
+        assert_eq!((first.names.quantity.as_str(), renamed.names.quantity.as_str()), ("quantity", "on_hand"));
     }
 
     #[pg_test]
     fn a_new_foreign_key_is_noticed() {
         attach("1");
-        assert!(!attachment::current().unwrap().referenced);
+        assert!(!cache::current().unwrap().referenced);
         Spi::run("CREATE TABLE order_line (item uuid REFERENCES shop)").expect("created");
-        assert!(attachment::current().unwrap().referenced);
+        assert!(cache::current().unwrap().referenced);
         Spi::run("DROP TABLE order_line").expect("dropped");
-        assert!(!attachment::current().unwrap().referenced);
+        assert!(!cache::current().unwrap().referenced);
     }
 
     #[pg_test]
     fn the_path_is_pinned_whatever_the_table_has() {
         attach("1");
-        assert_eq!(attachment::current().unwrap().search_path.as_c_str(), c"public, pg_temp");
+        assert_eq!(cache::current().unwrap().search_path.as_c_str(), c"public, pg_temp");
         Spi::run("SET search_path = pg_catalog").expect("set");
         {
-            let stock = attachment::current().unwrap();
+            let stock = cache::current().unwrap();
             let acting = stock.act(Intent::Change);
             assert!(acting.is_ok());
             assert_eq!(text("SHOW search_path").as_deref(), Some("public, pg_temp"));

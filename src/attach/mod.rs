@@ -1,7 +1,11 @@
-//! Attach and detach: checks, constraint, companions, triggers, opening movements.
+//! Attach and detach: checks, constraint, companions, triggers, opening movements, stripes that were left.
 
-pub mod attach;
-pub mod companions;
+pub mod attach_table;
+mod checks;
+mod companions;
+mod constraint;
+pub mod detach_table;
 pub mod drop_guard;
-pub mod leftover;
-pub mod opening;
+mod leftover;
+mod opening;
+pub mod triggers;

@@ -1,8 +1,9 @@
-//! The JSON answers, written with every digit.
+//! JSON results, with every digit.
 //!
-//! Pure Rust. Keys stand in the order of the contract, a colon and a comma are followed by a space, and quantities are
-//! JSON numbers with the digits PostgreSQL prints: nothing passes through a floating-point number.
+//! Keys have the order of the contract, a space follows each colon and comma, and quantities are JSON numbers with the
+//! digits that PostgreSQL prints: no number becomes a floating-point number.
 
+use crate::core::item_id::ItemId;
 use crate::core::quantity::Quantity;
 use serde_json::Value;
 use serde_json::ser::{Formatter, Serializer};
@@ -10,27 +11,27 @@ use std::io;
 
 /// One finished deduction.
 pub struct Deduction<'a> {
-    /// The item, as PostgreSQL prints a uuid.
-    pub inventory_id: &'a str,
+    /// The item.
+    pub inventory_id: &'a ItemId,
     /// Stock before.
     pub old_quantity: Quantity,
     /// Stock after, as the table holds it.
     pub new_quantity: Quantity,
-    /// What was asked for and taken.
+    /// The quantity requested and taken.
     pub deducted: Quantity,
-    /// The stripe it was taken from, whose quantities the others are then.
+    /// The stripe of a striped item; the quantities are those of the stripe then.
     pub stripe: Option<i16>,
 }
 
 impl Deduction<'_> {
-    /// The five keys of the contract, and the stripe where there is one. Nothing here needs escaping: a uuid and three numbers.
+    /// The five keys of the contract, and the stripe where there is one.
     pub fn to_json(&self) -> String {
         let Self { inventory_id, old_quantity, new_quantity, deducted, stripe } = self;
         let mut json = String::with_capacity(200);
-        json.push_str(r#"{"success": true, "inventory_id": ""#);
-        json.push_str(inventory_id);
+        json.push_str(r#"{"success": true, "inventory_id": "#);
+        inventory_id.push_json(&mut json);
         for (key, quantity) in [
-            (r#"", "old_quantity": "#, old_quantity),
+            (r#", "old_quantity": "#, old_quantity),
             (r#", "new_quantity": "#, new_quantity),
             (r#", "deducted": "#, deducted),
         ] {
@@ -43,24 +44,17 @@ impl Deduction<'_> {
     }
 }
 
-/// The key that an answer about a striped item has more, after a comma.
+/// The additional key of a result about a striped item, after a comma.
 pub fn stripe_key(stripe: Option<i16>) -> String {
     stripe.map_or_else(String::new, |stripe| format!(r#", "stripe": {stripe}"#))
 }
 
-/// A uuid as PostgreSQL prints it. The formatter of pgrx goes digit by digit, which is 3 % of a sale.
-pub fn uuid_text(bytes: &[u8; 16]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = String::with_capacity(36);
-    for (place, byte) in bytes.iter().enumerate() {
-        if matches!(place, 4 | 6 | 8 | 10) {
-            text.push('-');
-        }
-        for nibble in [byte >> 4, byte & 15] {
-            text.push(char::from(DIGITS[usize::from(nibble)]));
-        }
+/// Adds the stripe to a result about a striped item.
+pub fn with_stripe(mut result: Value, stripe: Option<i16>) -> Value {
+    if let Some(stripe) = stripe {
+        result["stripe"] = Value::from(stripe);
     }
-    text
+    result
 }
 
 /// A quantity as an exact JSON number.
@@ -107,26 +101,23 @@ mod tests {
     #[test]
     fn a_deduction_has_the_five_keys_in_order_with_every_digit() {
         let quantity = |text: &str| text.parse::<Quantity>().unwrap_or(Quantity::ZERO);
-        let answer = Deduction {
-            inventory_id: "11111111-1111-4111-8111-111111111111",
+        let deduction = Deduction {
+            inventory_id: &ItemId::Uuid([0x11; 16]),
             old_quantity: quantity("1234567890123456789012345.50"),
             new_quantity: quantity("1234567890123456789012344.50"),
             deducted: quantity("1"),
             stripe: None,
         };
-        let text = answer.to_json();
+        let text = deduction.to_json();
         assert_eq!(
             text,
-            r#"{"success": true, "inventory_id": "11111111-1111-4111-8111-111111111111", "old_quantity": 1234567890123456789012345.50, "new_quantity": 1234567890123456789012344.50, "deducted": 1}"#
+            concat!(
+                r#"{"success": true, "inventory_id": "11111111-1111-1111-1111-111111111111", "#,
+                r#""old_quantity": 1234567890123456789012345.50, "new_quantity": 1234567890123456789012344.50, "#,
+                r#""deducted": 1}"#
+            )
         );
         assert_eq!(serde_json::from_str::<Value>(&text).map(|v| spaced(&v)).unwrap_or_default(), text);
-    }
-
-    #[test]
-    fn a_uuid_is_lower_case_with_hyphens() {
-        let bytes = std::array::from_fn(|place| 0x0F + 0x0F * place as u8);
-        assert_eq!(uuid_text(&bytes), "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0");
-        assert_eq!(uuid_text(&[0; 16]), "00000000-0000-0000-0000-000000000000");
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! Pure Rust, tested without a server: quantities, items, order lines, JSON, errors.
+//! Pure Rust without PostgreSQL, tested without a server: quantities, items, order lines, JSON, errors.
 
-pub mod attachment_error;
 pub mod error;
+pub mod item_id;
 pub mod json;
+pub mod movement;
 pub mod order_lines;
+pub mod part;
 pub mod quantity;

@@ -1,29 +1,29 @@
-//! p_items: the lines of an order, read and checked element by element.
+//! The lines of an order in p_items, read and checked element by element.
 //!
-//! Touches no database. Lines on one item are summed; the order in which items are first named is kept.
+//! Lines on one item are summed; items keep the order in which they are first named.
 
-use crate::core::error::{Fault, Outcome};
+use crate::core::error::{Error, Result};
+use crate::core::item_id::ItemId;
 use crate::core::quantity::{Quantity, Unfit};
-use pgrx::Uuid;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
-/// One item of an order, with all that the order asks of it.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// One item of an order, with the sum of its lines.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Line {
     /// The item.
-    pub id: Uuid,
+    pub id: ItemId,
     /// The sum of its lines.
     pub quantity: Quantity,
     /// The first element that names it, counted from 0.
     pub element: usize,
 }
 
-/// The lines as they are passed, read one at a time.
+/// The elements of p_items, read one at a time.
 pub trait Items {
-    /// The size of all of it.
+    /// The size of the argument in bytes.
     fn bytes(&self) -> usize;
-    /// How many elements the array has; of what is no array, what it is.
+    /// The number of elements; the JSON type of an argument that is no array.
     fn elements(&self) -> Result<usize, &'static str>;
     /// The element with this number, counted from 0.
     fn element(&self, element: usize) -> Element;
@@ -60,49 +60,49 @@ pub enum Member {
     Other,
 }
 
-/// A line needs about 100 bytes. What is beyond so much for each line allowed is refused before it is read.
+/// A line needs about 100 bytes. A larger argument than this for each line allowed is rejected before it is read.
 const LINE_BYTES: usize = 512;
 
 /// Reads an order. `max_lines` counts elements, before they are summed.
-pub fn read(items: &impl Items, max_lines: usize) -> Outcome<Vec<Line>> {
+pub fn read(items: &impl Items, max_lines: usize) -> Result<Vec<Line>> {
     let count = items.elements().map_err(|found| {
         let facts = json!({"argument": "p_items", "type": found});
-        Fault::malformed_items("p_items must be an array of lines", "not_an_array", facts)
+        Error::malformed_items("p_items must be an array of lines", "not_an_array", facts)
     })?;
     if count == 0 {
         let facts = json!({"argument": "p_items"});
-        return Err(Fault::malformed_items("p_items has no lines", "no_lines", facts));
+        return Err(Error::malformed_items("p_items has no lines", "no_lines", facts));
     }
     if count > max_lines {
-        return Err(Fault::too_many_lines(count, max_lines));
+        return Err(Error::too_many_lines(count, max_lines));
     }
     let max_bytes = LINE_BYTES * max_lines.max(8);
     if items.bytes() > max_bytes {
-        return Err(Fault::items_too_large(items.bytes(), max_bytes));
+        return Err(Error::items_too_large(items.bytes(), max_bytes));
     }
     let mut places = HashMap::with_capacity(count);
     let mut lines: Vec<Line> = Vec::with_capacity(count);
     for element in 0..count {
         let line = read_line(items, element)?;
-        let place = *places.entry(*line.id.as_bytes()).or_insert(lines.len());
+        let place = *places.entry(line.id.clone()).or_insert(lines.len());
         match lines.get_mut(place) {
             None => lines.push(line),
             Some(first) => {
-                first.quantity = first.quantity.plus(line.quantity).ok_or_else(|| too_long(items, element))?;
+                first.quantity = first.quantity.checked_add(line.quantity).ok_or_else(|| too_long(items, element))?;
             }
         }
     }
     Ok(lines)
 }
 
-fn read_line(items: &impl Items, element: usize) -> Outcome<Line> {
+fn read_line(items: &impl Items, element: usize) -> Result<Line> {
     let wrong = |reason: &str| Err(wrong(items, element, reason));
     let Element::Object { id, quantity, others } = items.element(element) else { return wrong("not_an_object") };
     if others {
         return wrong("unknown_key");
     }
     let id = match id {
-        Member::Text(text) => parse_uuid(&text),
+        Member::Text(text) => ItemId::parse_uuid(&text),
         Member::Absent | Member::Null => return wrong("no_inventory_id"),
         Member::Number(_) | Member::Other => None,
     };
@@ -122,12 +122,12 @@ fn read_line(items: &impl Items, element: usize) -> Outcome<Line> {
     }
 }
 
-fn wrong(items: &impl Items, element: usize, reason: &str) -> Box<Fault> {
-    Fault::malformed_items("p_items has a line that cannot be read", reason, facts(items, element))
+fn wrong(items: &impl Items, element: usize, reason: &str) -> Box<Error> {
+    Error::malformed_items("p_items has a line that cannot be read", reason, facts(items, element))
 }
 
-fn too_long(items: &impl Items, element: usize) -> Box<Fault> {
-    Fault::too_many_item_digits(facts(items, element))
+fn too_long(items: &impl Items, element: usize) -> Box<Error> {
+    Error::too_many_item_digits(facts(items, element))
 }
 
 /// The facts about an element. A long one is not repeated in full.
@@ -142,22 +142,6 @@ fn facts(items: &impl Items, element: usize) -> Value {
         None => Value::Null,
     };
     json!({"argument": "p_items", "element": element, "line": line})
-}
-
-/// The canonical spelling: 32 hexadecimal digits, with hyphens after the 8th, 12th, 16th and 20th, or none.
-fn parse_uuid(text: &str) -> Option<Uuid> {
-    let bytes = text.as_bytes();
-    let hyphenated = bytes.len() == 36 && [8, 13, 18, 23].iter().all(|&place| bytes[place] == b'-');
-    if !hyphenated && bytes.len() != 32 {
-        return None;
-    }
-    let mut digits = bytes.iter().enumerate().filter(|&(place, _)| !hyphenated || ![8, 13, 18, 23].contains(&place));
-    let mut next = || digits.next().and_then(|(_, &digit)| char::from(digit).to_digit(16));
-    let mut id = [0_u8; 16];
-    for byte in &mut id {
-        *byte = u8::try_from(next()? * 16 + next()?).ok()?;
-    }
-    Some(Uuid::from_bytes(id))
 }
 
 #[cfg(test)]
@@ -202,22 +186,8 @@ mod tests {
             B.to_uppercase().replace('-', "")
         );
         let parsed = Parsed(serde_json::from_str(&text).unwrap_or_default());
-        let lines = read(&parsed, 10).unwrap_or_default();
-        let told: Vec<_> = lines.iter().map(|l| (l.id.to_string(), l.quantity.to_string(), l.element)).collect();
-        assert_eq!(told, [(B.to_owned(), "1.75".to_owned(), 0), (A.to_owned(), "2".to_owned(), 1)]);
-    }
-
-    #[test]
-    fn a_uuid_is_hyphenated_right_or_not_at_all() {
-        assert!(parse_uuid(A).is_some());
-        for text in [
-            "",
-            "aaaaaaaa",
-            "aaaaaaaa-0000-4000-8000-00000000000g",
-            "aaaaaaaa0-000-4000-8000-000000000001",
-            "ääaaaaaa-0000-4000-8000-0000000001",
-        ] {
-            assert!(parse_uuid(text).is_none(), "{text}");
-        }
+        let lines = super::read(&parsed, 10).unwrap_or_default();
+        let read: Vec<_> = lines.iter().map(|l| (l.id.to_string(), l.quantity.to_string(), l.element)).collect();
+        assert_eq!(read, [(B.to_owned(), "1.75".to_owned(), 0), (A.to_owned(), "2".to_owned(), 1)]);
     }
 }

@@ -1,7 +1,6 @@
 //! Quantity: an exact, finite number of units of stock.
 //!
-//! Pure Rust, so that its rules are tested without a server. A quantity keeps at most 28 digits, what does not fit is
-//! refused by name and nothing is ever rounded. It prints with the digits it was read with: `11.50` stays `11.50`.
+//! A quantity keeps at most 28 digits. A number with more is refused by name; nothing is ever rounded. It prints with the digits it was read with: `11.50` stays `11.50`.
 
 use rust_decimal::Decimal;
 use std::fmt;
@@ -27,7 +26,7 @@ pub enum Unfit {
 
 /// What a quantity column can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
+pub enum Capacity {
     /// `numeric` without precision: bounded by [`MAX_DIGITS`] alone.
     Unbounded,
     /// `numeric(precision, scale)`; the scale may be negative since PostgreSQL 15.
@@ -38,7 +37,7 @@ pub enum Shape {
         scale: i32,
     },
     /// smallint, integer or bigint.
-    Whole {
+    Integer {
         /// The greatest value of the type.
         max: i64,
     },
@@ -73,7 +72,7 @@ impl FromStr for Quantity {
         if whole_digits + decimals.trim_end_matches('0').len() > MAX_DIGITS {
             return Err(Unfit::TooManyDigits);
         }
-        // Zeros at the end are no digits: those that do not fit are given up.
+        // Zeros at the end are no digits: those that do not fit are dropped.
         let surplus = (whole_digits + decimals.len()).saturating_sub(MAX_DIGITS);
         Decimal::from_str_exact(&text[..text.len() - surplus]).map(Self).map_err(|_| Unfit::Malformed)
     }
@@ -100,22 +99,8 @@ impl Quantity {
         self > Self::ZERO
     }
 
-    /// True where `self - taken` is exactly `left`.
-    ///
-    /// Whole numbers at one scale are compared, because a decimal subtraction may round a result of more than 28
-    /// digits. Where the numbers do not fit even so, `left` would have more digits than a quantity has: false.
-    pub fn less(self, taken: Self, left: Self) -> bool {
-        let parts = [self.0.normalize(), taken.0.normalize(), left.0.normalize()];
-        let scale = parts.iter().map(Decimal::scale).max().unwrap_or(0);
-        let at_scale = |d: &Decimal| 10_i128.checked_pow(scale - d.scale())?.checked_mul(d.mantissa());
-        match parts.each_ref().map(at_scale) {
-            [Some(before), Some(taken), Some(after)] => before.checked_sub(taken) == Some(after),
-            _ => false,
-        }
-    }
-
-    /// The exact sum; None where it has more digits than a quantity keeps. Trailing zeros are given up before it is refused.
-    pub fn plus(self, other: Self) -> Option<Self> {
+    /// The exact sum; None where it has more digits than a quantity keeps, trailing zeros not counted.
+    pub fn checked_add(self, other: Self) -> Option<Self> {
         self.sum_at_scale(other).or_else(|| self.canonical().sum_at_scale(other.canonical()))
     }
 
@@ -129,12 +114,17 @@ impl Quantity {
         Decimal::try_from_i128_with_scale(sum, scale).ok().map(Self)
     }
 
-    /// The same number of units the other way: what is taken.
+    /// The exact difference; None where it has more digits than a quantity keeps, trailing zeros not counted.
+    pub fn checked_sub(self, other: Self) -> Option<Self> {
+        self.checked_add(other.negated())
+    }
+
+    /// The same number of units with the other sign.
     pub fn negated(self) -> Self {
         Self(-self.0)
     }
 
-    /// Cut into `parts`, as even as full units allow; what is no full unit goes to the first.
+    /// Divides the quantity into `parts` as even as full units allow; the fraction of a unit goes to the first part.
     pub fn shares(self, parts: i16) -> Vec<Self> {
         let parts = i128::from(parts.max(1));
         let unit = 10_i128.pow(self.0.scale());
@@ -168,19 +158,19 @@ impl Quantity {
         (normal.scale() == 0).then(|| i64::try_from(normal.mantissa()).ok()).flatten()
     }
 
-    /// Checks that a column of this shape can hold the quantity without rounding it.
-    pub fn fits(self, shape: Shape) -> Result<(), Misfit> {
-        let (decimals_kept, limit) = match shape {
-            Shape::Unbounded => return Ok(()),
-            Shape::Whole { max } => (0, Some(max)),
-            Shape::Fixed { scale, .. } => (scale, None),
+    /// Checks that a column of this capacity can hold the quantity without rounding it.
+    pub fn fits(self, capacity: Capacity) -> Result<(), Misfit> {
+        let (decimals_kept, limit) = match capacity {
+            Capacity::Unbounded => return Ok(()),
+            Capacity::Integer { max } => (0, Some(max)),
+            Capacity::Fixed { scale, .. } => (scale, None),
         };
         if self.decimals() > decimals_kept {
             return Err(Misfit::Decimals { kept: decimals_kept });
         }
-        let too_great = match (shape, limit) {
+        let too_great = match (capacity, limit) {
             (_, Some(max)) => self.0.abs() > Decimal::from(max),
-            (Shape::Fixed { precision, scale }, _) => self.whole_digits() > precision - scale,
+            (Capacity::Fixed { precision, scale }, _) => self.whole_digits() > precision - scale,
             _ => false,
         };
         if too_great { Err(Misfit::Magnitude) } else { Ok(()) }
@@ -189,7 +179,7 @@ impl Quantity {
     /// Decimals needed, without trailing zeros: 2 for 0.50 is 1; -2 for 300.
     fn decimals(self) -> i32 {
         let normal = self.0.normalize();
-        let mut decimals = i32::try_from(normal.scale()).unwrap_or(i32::MAX);
+        let mut decimals = normal.scale() as i32;
         let mut mantissa = normal.mantissa();
         while decimals <= 0 && mantissa != 0 && mantissa % 10 == 0 {
             mantissa /= 10;
@@ -214,7 +204,7 @@ fn without_zeros(printed: &str) -> &str {
     if printed.contains('.') { printed.trim_end_matches('0').trim_end_matches('.') } else { printed }
 }
 
-/// 1.0 and 1.00 are the same quantity; what has too many digits for one is compared as it is printed.
+/// Whether two printed numbers differ: 1.0 and 1.00 do not. Numbers of too many digits are compared as texts.
 pub fn differ(one: &str, other: &str) -> bool {
     match (one.parse::<Quantity>(), other.parse::<Quantity>()) {
         (Ok(one), Ok(other)) => one != other,

@@ -1,91 +1,162 @@
-//! Which statements may write what the guards protect: our own, and no other.
+//! Attribution: one stack of the calls that run and of our own writes within them.
 //!
-//! The ledger, the keys, the stripes and the total in the row of a striped item are written by statements of ours. Each takes a
-//! permit first: for one table, for so many statements, at one depth of triggers. The guard on the table uses it up; what a
-//! trigger or an expression of a user writes meanwhile finds none. A total is permitted item by item, with the quantity that is
-//! written.
+//! A trigger of ours asks it two questions. Which act does a change belong to: a change at the trigger depth of the innermost
+//! act is one of ours, any other is a direct write. May a statement write a protected table: only under a permit, which is for
+//! one table, for so many statements, at one trigger depth, and which the guard of the table uses up. Statements that a user's
+//! trigger or expression runs meanwhile are at another depth and find no permit. A total is permitted item by item, with the
+//! quantity that is written.
 
-use crate::core::error::{Fault, Outcome};
+use crate::core::item_id::ItemId;
+use crate::core::movement::MovementKind;
 use crate::core::quantity::differ;
-use crate::pg::trigger::{Firing, Operation, depth};
-use crate::table::attachment::Attachment;
-use crate::table::triggers;
-use pgrx::Uuid;
-use pgrx::pg_sys::Oid;
+use crate::pg::Oid;
+use crate::pg::trigger::depth;
 use std::cell::RefCell;
+use std::rc::Rc;
 
-struct Permit {
-    table: Oid,
-    /// Of the triggers that the statement fires.
-    depth: i32,
-    statements: u32,
+/// What the movements of one act have in common.
+pub struct Act {
+    /// The kind of the movements.
+    pub kind: MovementKind,
+    /// The role that acts.
+    pub role: Oid,
+    /// The reference of the call.
+    pub reference: Option<String>,
+    /// Its idempotency key.
+    pub key: Option<String>,
+    /// The actor in the ledger.
+    pub actor: String,
 }
 
-struct Total {
-    id: Uuid,
-    quantity: String,
+/// How many rows an act changes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// One, whose movement is written at once.
+    OneRow,
+    /// Any number.
+    ManyRows,
+}
+
+struct Frame {
+    /// The trigger depth of the statements in it.
     depth: i32,
+    scope: Scope,
+}
+
+enum Scope {
+    /// A call of a public function.
+    Call,
+    /// Changes are recorded as this act.
+    Act(Rc<Act>, Extent),
+    /// Statements of ours write a protected table.
+    Statements { table: Oid, remaining: u32 },
+    /// A statement of ours writes these totals into the rows of their items.
+    Totals(Vec<(ItemId, String)>),
 }
 
 thread_local! {
-    /// A guard is called by PostgreSQL and cannot be passed the permit, so it is state of the backend.
-    static PERMITS: RefCell<Vec<Permit>> = const { RefCell::new(Vec::new()) };
-    static TOTALS: RefCell<Vec<Total>> = const { RefCell::new(Vec::new()) };
+    /// PostgreSQL calls triggers without an argument of ours: the stack is state of the backend.
+    static STACK: RefCell<Vec<Frame>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Takes back what was permitted, used or not, also where an error of PostgreSQL unwinds.
+/// Removes a frame, also where an error of PostgreSQL unwinds.
 struct Until(usize);
 
 impl Drop for Until {
     fn drop(&mut self) {
-        PERMITS.with_borrow_mut(|permits| permits.truncate(self.0));
+        STACK.with_borrow_mut(|stack| stack.truncate(self.0));
     }
+}
+
+fn within<T>(scope: Scope, act: impl FnOnce() -> T) -> T {
+    let frame = Frame { depth: depth() + 1, scope };
+    let _until = STACK.with_borrow_mut(|stack| {
+        stack.push(frame);
+        Until(stack.len() - 1)
+    });
+    act()
+}
+
+/// Runs a call of a public function.
+pub fn calling<T>(act: impl FnOnce() -> T) -> T {
+    within(Scope::Call, act)
+}
+
+/// Whether a call runs: a trigger or an expression of a user may call again.
+pub fn is_calling() -> bool {
+    STACK.with_borrow(|stack| stack.iter().any(|frame| matches!(frame.scope, Scope::Call)))
+}
+
+/// Runs statements whose changes are recorded as an act.
+pub fn acting<T>(act: Act, extent: Extent, run: impl FnOnce() -> T) -> T {
+    within(Scope::Act(Rc::new(act), extent), run)
+}
+
+/// Runs statements whose changes belong to the act that runs, and are recorded as another kind.
+pub fn acting_as<T>(kind: MovementKind, run: impl FnOnce() -> T) -> T {
+    let innermost = STACK.with_borrow(|stack| {
+        stack.iter().rev().find_map(|frame| match &frame.scope {
+            Scope::Act(act, _) => Some((Rc::clone(act), frame.depth)),
+            _ => None,
+        })
+    });
+    let Some((outer, depth)) = innermost else { return run() };
+    let Act { role, reference, key, actor, .. } = outer.as_ref();
+    let act = Act { kind, role: *role, reference: reference.clone(), key: key.clone(), actor: actor.clone() };
+    let frame = Frame { depth, scope: Scope::Act(Rc::new(act), Extent::ManyRows) };
+    let _until = STACK.with_borrow_mut(|stack| {
+        stack.push(frame);
+        Until(stack.len() - 1)
+    });
+    run()
+}
+
+/// The innermost act.
+pub fn act() -> Option<Rc<Act>> {
+    innermost_act(|_| true).map(|(act, _)| act)
+}
+
+/// The innermost act, where the change that fires a trigger is one of its own.
+pub fn act_of_change() -> Option<(Rc<Act>, Extent)> {
+    let depth = depth();
+    innermost_act(|frame| frame.depth == depth)
+}
+
+fn innermost_act(is_ours: impl FnOnce(&Frame) -> bool) -> Option<(Rc<Act>, Extent)> {
+    STACK.with_borrow(|stack| {
+        let frame = stack.iter().rfind(|frame| matches!(frame.scope, Scope::Act(..)))?;
+        match &frame.scope {
+            Scope::Act(act, extent) if is_ours(frame) => Some((Rc::clone(act), *extent)),
+            _ => None,
+        }
+    })
 }
 
 /// Runs a statement of ours that writes a protected table once.
 pub fn writing<T>(table: Oid, write: impl FnOnce() -> T) -> T {
-    writing_as(table, 1, write)
+    within(Scope::Statements { table, remaining: 1 }, write)
 }
 
 /// Runs an INSERT … ON CONFLICT DO UPDATE of ours, which a guard sees as an INSERT and an UPDATE.
 pub fn upserting<T>(table: Oid, write: impl FnOnce() -> T) -> T {
-    writing_as(table, 2, write)
-}
-
-fn writing_as<T>(table: Oid, statements: u32, write: impl FnOnce() -> T) -> T {
-    let permit = Permit { table, depth: depth() + 1, statements };
-    let _until = PERMITS.with_borrow_mut(|permits| {
-        permits.push(permit);
-        Until(permits.len() - 1)
-    });
-    write()
+    within(Scope::Statements { table, remaining: 2 }, write)
 }
 
 /// Runs a statement of ours that writes the totals of striped items into their rows. It is no movement of stock.
-pub fn writing_totals<T>(totals: impl IntoIterator<Item = (Uuid, String)>, write: impl FnOnce() -> T) -> T {
-    struct Until(usize);
-    impl Drop for Until {
-        fn drop(&mut self) {
-            TOTALS.with_borrow_mut(|totals| totals.truncate(self.0));
-        }
-    }
-    let depth = depth() + 1;
-    let _until = TOTALS.with_borrow_mut(|permitted| {
-        let before = permitted.len();
-        permitted.extend(totals.into_iter().map(|(id, quantity)| Total { id, quantity, depth }));
-        Until(before)
-    });
-    write()
+pub fn writing_totals<T>(totals: Vec<(ItemId, String)>, write: impl FnOnce() -> T) -> T {
+    within(Scope::Totals(totals), write)
 }
 
-/// Whether the statement that fires a guard is one of ours. Uses the permit up.
-fn is_permitted(firing: &Firing) -> bool {
-    let (table, depth) = (firing.table(), depth());
-    PERMITS.with_borrow_mut(|permits| {
-        let permit = permits.last_mut().filter(|permit| permit.table == table && permit.depth == depth);
+/// Whether the statement that fires a guard on a table is one of ours. Uses the permit up.
+pub fn use_permit(of_table: Oid) -> bool {
+    let at_depth = depth();
+    STACK.with_borrow_mut(|stack| {
+        let permit = stack.iter_mut().rfind(|frame| matches!(frame.scope, Scope::Statements { .. }));
         match permit {
-            Some(permit) if permit.statements > 0 => {
-                permit.statements -= 1;
+            Some(Frame { depth, scope: Scope::Statements { table, remaining } })
+                if *table == of_table && *depth == at_depth && *remaining > 0 =>
+            {
+                *remaining -= 1;
                 true
             }
             _ => false,
@@ -93,72 +164,21 @@ fn is_permitted(firing: &Firing) -> bool {
     })
 }
 
-/// Decides for a guard on the ledger, the keys, the stripes or the totals; `refusal` words the error.
-///
-/// Guards stay on the companions of a detached table, so this takes no lock and asks for no attachment: without a permit every
-/// write is refused, and only our own code takes one.
-pub fn check(function: &str, firing: &Firing, refusal: fn(&str, &str) -> Box<Fault>) -> Outcome<()> {
-    if !triggers::guards(function, firing)? {
-        return Err(Fault::stray_trigger(&firing.table_name()));
-    }
-    if firing.operation() != Operation::Truncate && is_permitted(firing) {
-        return Ok(());
-    }
-    Err(refusal(firing.operation().name(), &firing.table_name()))
+/// Whether a statement of ours that writes totals runs.
+pub fn is_writing_totals() -> bool {
+    STACK.with_borrow(|stack| stack.iter().any(|frame| matches!(frame.scope, Scope::Totals(_))))
 }
 
-/// What a write to a row of the stock table is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Passage {
-    /// A change of stock.
-    Stock,
-    /// A total brought up to date.
-    Total,
-}
-
-/// Refuses a direct write to what the stripes of an item hold; any other column of its row may be written.
-pub fn lets_through(firing: &Firing, stock: &Attachment) -> Outcome<Passage> {
-    let totals = TOTALS.with_borrow(|totals| !totals.is_empty());
-    if firing.operation() == Operation::Insert {
-        let id = firing.first_row().uuid(&stock.id_name)?;
-        return if stock.is_away(&id) { Err(Fault::striped_item(&id.to_string())) } else { Ok(Passage::Stock) };
-    }
-    if stock.striped.is_empty() && !totals {
-        return Ok(Passage::Stock);
-    }
-    let first = firing.first_row();
-    let id = first.uuid(&stock.id_name)?;
-    if firing.operation() == Operation::Update {
-        let updated = firing.updated_row();
-        let [old_quantity, new_quantity] =
-            [&first, &updated].map(|row| row.printed(&stock.quantity_name, stock.quantity_type));
-        let (old_quantity, new_quantity) = (old_quantity?, new_quantity?);
-        if updated.uuid(&stock.id_name)? == id {
-            if is_total(id, &new_quantity) {
-                return Ok(Passage::Total);
+/// Whether this very total is being written by a statement of ours. Uses it up.
+pub fn use_total(id: &ItemId, quantity: &str) -> bool {
+    let at_depth = depth();
+    STACK.with_borrow_mut(|stack| {
+        stack.iter_mut().any(|frame| match &mut frame.scope {
+            Scope::Totals(totals) if frame.depth == at_depth => {
+                let found = totals.iter().position(|(item, total)| item == id && !differ(total, quantity));
+                found.map(|place| totals.swap_remove(place)).is_some()
             }
-            if !differ(&old_quantity, &new_quantity) {
-                return Ok(Passage::Stock);
-            }
-        }
-    }
-    if stock.stripes_of(&id).is_none() { Ok(Passage::Stock) } else { Err(Fault::striped_item(&id.to_string())) }
-}
-
-/// Whether this very total is being written now. Uses it up.
-fn is_total(id: Uuid, quantity: &str) -> bool {
-    let depth = depth();
-    TOTALS.with_borrow_mut(|totals| {
-        let found = totals
-            .iter_mut()
-            .find(|total| total.depth == depth && total.id == id && !differ(&total.quantity, quantity));
-        // Later entries keep their places: they are taken back by number.
-        found.map(|total| total.depth = 0).is_some()
+            _ => false,
+        })
     })
-}
-
-/// Decides for the row trigger of a stock table without a ledger.
-pub fn check_row(firing: &Firing) -> Outcome<()> {
-    let (stock, _) = triggers::verified("inventory_stripe_guard", firing)?;
-    lets_through(firing, &stock).map(|_| ())
 }

@@ -1,9 +1,10 @@
-//! The call context: what a change of stock belongs to, whose retry it is, and who acts.
+//! The call context: the reference of a change of stock, the key for its retries, and the actor.
 //!
-//! An argument goes before a setting, a setting before what PostgREST passes of the request. Nothing here decides
-//! anything about stock; the ledger and the errors carry it.
+//! An argument takes precedence over a setting, a setting over the headers and claims that PostgREST passes. The context
+//! decides nothing about stock; the ledger and the errors carry it.
 
-use crate::core::error::{Fault, Outcome};
+use crate::core::error::{Error, Result};
+use crate::pg::Oid;
 use crate::pg::role;
 use crate::pg::session_key;
 use crate::pg::settings;
@@ -14,10 +15,10 @@ use std::ffi::CStr;
 /// The longest idempotency key, reference and actor, in bytes: they are kept in indexes or on every movement.
 pub const MAX_TEXT_BYTES: usize = 255;
 
-/// What is known about one call besides its main arguments.
+/// The context of one call.
 #[derive(Clone, Debug, Default)]
 pub struct CallContext {
-    /// What the change belongs to, such as an order number.
+    /// Identifies the order, delivery or other document of the change.
     pub reference: Option<String>,
     /// Names the call for its retries.
     pub key: Option<String>,
@@ -25,17 +26,17 @@ pub struct CallContext {
 
 impl CallContext {
     /// Reads the context of a call; arguments that are not given fall back to settings, the key also to the header.
-    pub fn read(reference: Given, key: Given) -> Outcome<Self> {
+    pub fn read(reference: ContextText, key: ContextText) -> Result<Self> {
         let reference = reference.or(REFERENCE, settings::reference).checked()?;
-        let traced = |fault: Box<Fault>| fault.traced(reference.as_deref());
+        let traced = |error: Box<Error>| error.traced(reference.as_deref());
         let key = if key.text.is_some() { key } else { key_of_session().map_err(traced)? };
         let key = key.checked().map_err(traced)?;
         Ok(Self { reference, key })
     }
 
-    /// The context of what is no call: a direct write, an attach, a detach.
-    pub fn of_session() -> Outcome<Self> {
-        Ok(Self { reference: Given::nothing().or(REFERENCE, settings::reference).checked()?, key: None })
+    /// The context of a direct write, an attach or a detach.
+    pub fn of_session() -> Result<Self> {
+        Ok(Self { reference: ContextText::nothing().or(REFERENCE, settings::reference).checked()?, key: None })
     }
 }
 
@@ -47,27 +48,27 @@ const SET_HEADERS: &str =
     "Set it with SET LOCAL or set_config('request.headers', …, true), in the transaction of the call.";
 const HEADERS: &CStr = c"request.headers";
 
-/// The key that a setting or a header gives. One that an earlier transaction set may be another customer's, behind a pooler.
-fn key_of_session() -> Outcome<Given> {
+/// The key in a setting or a header. One that an earlier transaction set may be another customer's, behind a pooler.
+fn key_of_session() -> Result<ContextText> {
     match session_key::value() {
-        Some((_, false)) => Err(Fault::key_not_local(KEY, SET_KEY)),
-        Some((key, true)) => Ok(Given { name: KEY, text: Some(key) }),
+        Some((_, false)) => Err(Error::key_not_local(KEY, SET_KEY)),
+        Some((key, true)) => Ok(ContextText { name: KEY, text: Some(key) }),
         None => match header_key()? {
             Some(_) if !session_key::is_set_in_transaction(HEADERS) => {
-                Err(Fault::key_not_local("request.headers", SET_HEADERS))
+                Err(Error::key_not_local("request.headers", SET_HEADERS))
             }
-            text => Ok(Given { name: "Idempotency-Key", text }),
+            text => Ok(ContextText { name: "Idempotency-Key", text }),
         },
     }
 }
 
-/// A text of the context, and what it was given as.
-pub struct Given {
+/// A text of the context, and the name of the argument or setting that it comes from.
+pub struct ContextText {
     name: &'static str,
     text: Option<String>,
 }
 
-impl Given {
+impl ContextText {
     /// An argument of a function.
     pub fn argument(name: &'static str, text: Option<String>) -> Self {
         Self { name, text }
@@ -82,7 +83,7 @@ impl Given {
         if self.text.is_some() { self } else { Self { name, text: other() } }
     }
 
-    fn checked(self) -> Outcome<Option<String>> {
+    fn checked(self) -> Result<Option<String>> {
         match &self.text {
             Some(text) => check(self.name, text).map(|()| self.text),
             None => Ok(None),
@@ -91,15 +92,15 @@ impl Given {
 }
 
 /// A text that is kept must be short, and one that PostgreSQL can store and dump.
-fn check(name: &str, text: &str) -> Outcome<()> {
+fn check(name: &str, text: &str) -> Result<()> {
     if text.is_empty() || text.len() > MAX_TEXT_BYTES {
-        return Err(Fault::text_length(name, text.len(), MAX_TEXT_BYTES));
+        return Err(Error::text_length(name, text.len(), MAX_TEXT_BYTES));
     }
-    if text.contains('\0') { Err(Fault::nul_in_text(name)) } else { Ok(()) }
+    if text.contains('\0') { Err(Error::nul_in_text(name)) } else { Ok(()) }
 }
 
 /// Who acts: the setting, else the `sub` of the JWT, else the role.
-pub fn actor(role: pgrx::pg_sys::Oid) -> Outcome<String> {
+pub fn actor(role: Oid) -> Result<String> {
     let of_setting = || Some(("inventory_ext.actor", settings::actor()?));
     let given = match of_setting() {
         None => jwt_subject()?.map(|subject| ("sub of request.jwt.claims", subject)),
@@ -111,12 +112,12 @@ pub fn actor(role: pgrx::pg_sys::Oid) -> Outcome<String> {
     }
 }
 
-fn jwt_subject() -> Outcome<Option<String>> {
+fn jwt_subject() -> Result<Option<String>> {
     json_setting("request.jwt.claims", c"request.jwt.claims", "sub")
 }
 
 /// PostgREST passes header names in lower case.
-fn header_key() -> Outcome<Option<String>> {
+fn header_key() -> Result<Option<String>> {
     if !settings::request_headers() {
         return Ok(None);
     }
@@ -126,9 +127,9 @@ fn header_key() -> Outcome<Option<String>> {
 /// The largest JSON of a request that is read, in bytes.
 const MAX_JSON_BYTES: usize = 2_097_152;
 
-fn json_setting(name: &str, setting: &CStr, member: &str) -> Outcome<Option<String>> {
+fn json_setting(name: &str, setting: &CStr, member: &str) -> Result<Option<String>> {
     match settings::foreign(setting) {
-        Some(text) if text.len() > MAX_JSON_BYTES => Err(Fault::text_length(name, text.len(), MAX_JSON_BYTES)),
+        Some(text) if text.len() > MAX_JSON_BYTES => Err(Error::text_length(name, text.len(), MAX_JSON_BYTES)),
         text => Ok(text.and_then(|text| json_member(&text, member))),
     }
 }

@@ -1,6 +1,8 @@
-//! The ledger: who changes stock, what is recorded, idempotency keys.
+//! The ledger: who changes stock and on whose behalf, the movements that are recorded, and idempotency keys.
 
 pub mod attribution;
+pub mod buffer;
 pub mod context;
 pub mod recorder;
 pub mod requests;
+pub mod writer;

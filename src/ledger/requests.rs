@@ -1,17 +1,18 @@
-//! Idempotency keys: a retried request is answered, not run again.
+//! Idempotency keys: a retried request returns the first result and is not run again.
 //!
-//! Lock order: the key comes first, before any item. It is inserted before anything else is done; a rival with the same key
-//! waits there until this transaction ends. If it commits, the rival reads the answer in a new statement; if it rolls
-//! back, the key is gone and the rival runs.
+//! Lock order: the key comes first, before any item. It is inserted before anything else is done; another session with the same
+//! key waits there until this transaction ends. If it commits, the other reads the result in a new statement; if it rolls
+//! back, the key is gone and the other runs.
 
-use crate::core::error::{Fault, Outcome};
+use crate::core::error::{Error, Result};
+use crate::core::item_id::ItemId;
 use crate::ledger::attribution;
+use crate::pg::args::{Arg, Interval};
 use crate::pg::failpoint::{self, Place};
-use crate::pg::spi::{self, Arg, Connection, Sight, connected};
-use crate::table::attachment::{self, Attachment, Kept};
-use crate::table::cursors;
-use pgrx::datum::Interval;
-use pgrx::{Uuid, pg_extern, pg_sys};
+use crate::pg::lock::lock_for_writing;
+use crate::pg::spi::{Connection, connected};
+use crate::statements::{Statement, requests};
+use crate::table::attachment::Attachment;
 use std::collections::HashSet;
 
 /// A call as its retries must repeat it.
@@ -23,173 +24,117 @@ pub struct Request<'a> {
     /// All arguments that decide what is done, in one canonical text.
     pub arguments: String,
     /// The items that the call names.
-    pub items: &'a [Uuid],
+    pub items: &'a [ItemId],
     /// The call fails where one of them is unknown.
     pub needs_all: bool,
 }
 
-/// A key that is deleted between the two statements of a claim is free; so often that is tried.
+/// A key that is deleted between the two statements of a claim is free; the claim is tried so often.
 const CLAIMS: usize = 100;
 
-/// Runs `act` unless the key was used before; then gives the first result again, marked as replayed.
+/// Runs `act` unless the key was used before; then returns the first result again, marked as replayed.
 ///
-/// The caller's rights, and what row-level security hides from it, are checked before anything about the key is said.
+/// The caller's rights, and row-level security, are checked before anything about the key is reported.
 pub fn once(
     spi: &Connection,
     stock: &Attachment,
     request: &Request<'_>,
-    act: impl FnOnce() -> Outcome<String>,
-) -> Outcome<String> {
+    act: impl FnOnce() -> Result<String>,
+) -> Result<String> {
     stock.require_sale_rights();
-    let hidden = hidden_items(spi, stock, request.items, Kept::Visible);
+    let hidden = hidden_items(spi, stock, request.items, Statement::VisibleItems)?;
     if let Some(id) = hidden.first().filter(|_| request.needs_all) {
-        // The call fails in its own words, whatever the key stands for, and waits for nobody who uses it.
+        // The call fails in its own words, whatever the key stands for, and waits for no other user of the key.
         act()?;
-        return Err(Fault::unknown_item(&id.to_string()));
+        return Err(Error::unknown_item(id));
     }
     match claim(spi, stock, request)? {
         Claim::Ours => {}
-        Claim::Taken(Ok(answer)) => {
-            // Now that the key is not waited for any more, rows may be locked: policies for UPDATE count, too.
-            let hidden = hidden_items(spi, stock, request.items, Kept::Changeable);
-            let told = hidden.iter().find(|id| tells_of(&answer, id));
-            return told.map_or(Ok(answer.clone()), |id| Err(Fault::unknown_item(&id.to_string())));
+        Claim::Taken(result) => {
+            // No other session holds the key any more, so rows may be locked: policies for UPDATE count, too.
+            let hidden = hidden_items(spi, stock, request.items, Statement::ChangeableItems)?;
+            let shown = hidden.iter().find(|id| shows_quantity(&result, id));
+            return shown.map_or(Ok(result.clone()), |id| Err(Error::unknown_item(id)));
         }
-        Claim::Taken(refused) => return refused,
     }
-    failpoint::reached(spi, Place::KeyClaimed);
-    let answer = act()?;
+    failpoint::reached(Place::KeyClaimed);
+    let result = act()?;
     let _acting = stock.act_on_companions();
-    let plan = stock.plan(spi, Kept::KeepAnswer, || {
-        let sql = format!(
-            "UPDATE {} SET answer = $2::pg_catalog.json WHERE idempotency_key OPERATOR(pg_catalog.=) $1",
-            stock.requests.name
-        );
-        (sql, vec![pg_sys::TEXTOID, pg_sys::TEXTOID])
-    });
-    let args = [Arg::text(request.key), Arg::text(answer.as_str())];
-    let kept = attribution::writing(stock.requests.oid, || spi.run(plan, &args, Sight::Isolation).count());
-    if kept != 1 {
-        return Err(Fault::key_not_kept(request.key));
+    let args = [Arg::text(request.key), Arg::text(result.as_str())];
+    let keep = || stock.run(spi, Statement::KeepResult, &args).count();
+    if attribution::writing(stock.companions.requests, keep) != 1 {
+        return Err(Error::key_not_kept(request.key));
     }
-    failpoint::reached(spi, Place::AnswerKept);
-    Ok(answer)
+    failpoint::reached(Place::AnswerKept);
+    Ok(result)
 }
 
-/// What claiming a key gave.
+/// The result of claiming a key.
 enum Claim {
     /// The key is ours now.
     Ours,
-    /// It was used before: the first result again, or an error.
-    Taken(Outcome<String>),
+    /// It was used before, for this request: the first result.
+    Taken(String),
 }
 
-fn claim(spi: &Connection, stock: &Attachment, request: &Request<'_>) -> Outcome<Claim> {
+fn claim(spi: &Connection, stock: &Attachment, request: &Request<'_>) -> Result<Claim> {
     // Until the transaction ends, also where a cursor that runs the call fails.
-    attachment::lock_rows(&[stock.requests.oid]);
+    lock_for_writing(&[stock.companions.requests]);
     let _acting = stock.act_on_companions();
     let args = [Arg::text(request.key), Arg::text(request.function), Arg::text(request.arguments.as_str())];
-    let types = || vec![pg_sys::TEXTOID; 3];
     for _ in 0..CLAIMS {
-        let plan = stock.plan(spi, Kept::ClaimKey, || {
-            let sql = format!(
-                "INSERT INTO {} (idempotency_key, function_name, arguments_hash)
-                 VALUES ($1, $2, pg_catalog.sha256(pg_catalog.convert_to($3, 'UTF8')))
-                 ON CONFLICT (idempotency_key) DO NOTHING",
-                stock.requests.name
-            );
-            (sql, types())
-        });
-        if attribution::writing(stock.requests.oid, || spi.run(plan, &args, Sight::Isolation).count()) == 1 {
+        let insert = || stock.run(spi, Statement::ClaimKey, &args).count();
+        if attribution::writing(stock.companions.requests, insert) == 1 {
             return Ok(Claim::Ours);
         }
-        let plan = stock.plan(spi, Kept::ReadKey, || {
-            let sql = format!(
-                "SELECT function_name, function_name OPERATOR(pg_catalog.=) $2
-                        AND arguments_hash OPERATOR(pg_catalog.=) pg_catalog.sha256(pg_catalog.convert_to($3, 'UTF8')),
-                        json::pg_catalog.text
-                   FROM {} WHERE idempotency_key OPERATOR(pg_catalog.=) $1",
-                stock.requests.name
-            );
-            (sql, types())
-        });
-        let found = spi.run(plan, &args, Sight::Isolation);
-        let taken = match (found.text(0, 1), found.get::<bool>(0, 2), found.text(0, 3)) {
-            // Gone between the two statements: purged, so it is free.
-            (None, ..) => continue,
-            (Some(_), Some(true), Some(answer)) => Ok(replayed(&answer)),
-            (Some(_), Some(true), None) => Err(Fault::key_in_use(request.key)),
-            (Some(function), ..) => Err(Fault::key_reused(request.key, &function)),
+        let found = stock.run(spi, Statement::ReadKey, &args);
+        // Gone between the two statements: purged, so it is free.
+        let Some(function) = found.text(0, c"function_name") else { continue };
+        return match (found.get(0, c"same"), found.text(0, c"answer")) {
+            (Some(true), Some(result)) => Ok(Claim::Taken(replayed(&result))),
+            (Some(true), None) => Err(Error::key_in_use(request.key)),
+            _ => Err(Error::key_reused(request.key, &function)),
         };
-        return Ok(Claim::Taken(taken));
     }
-    Err(Fault::key_not_kept(request.key))
+    Err(Error::key_not_kept(request.key))
 }
 
-/// Those of these items that row-level security hides from the role in force, or that do not exist; none where it hides nothing.
-fn hidden_items(spi: &Connection, stock: &Attachment, items: &[Uuid], kept: Kept) -> Vec<Uuid> {
+/// Those of these items that row-level security hides from the role in force, or that do not exist; none where it hides no row.
+fn hidden_items(spi: &Connection, stock: &Attachment, items: &[ItemId], permitted: Statement) -> Result<Vec<ItemId>> {
     if !stock.run_as_caller && !stock.forced_rls {
-        return Vec::new();
+        return Ok(Vec::new());
     }
-    let plan = stock.plan(spi, kept, || {
-        let (source, id) = (stock.source(), &stock.id);
-        let lock = if matches!(kept, Kept::Changeable) { "FOR KEY SHARE" } else { "" };
-        let sql = format!("SELECT stock.{id} FROM {source} WHERE stock.{id} OPERATOR(pg_catalog.=) ANY ($1) {lock}");
-        (sql, vec![pg_sys::UUIDARRAYOID])
-    });
-    let rows = spi.run(plan, &[Arg::owned(items.to_vec())], Sight::Isolation);
-    let visible: HashSet<[u8; 16]> =
-        (0..rows.count()).filter_map(|row| rows.get::<Uuid>(row, 1)).map(|id| *id.as_bytes()).collect();
-    items.iter().filter(|id| !visible.contains(id.as_bytes())).copied().collect()
+    let rows = stock.run(spi, permitted, &[Arg::items(items)]);
+    let visible = (0..rows.count()).map(|row| rows.item(row, c"id")).collect::<Result<HashSet<_>>>()?;
+    Ok(items.iter().filter(|id| !visible.contains(id)).cloned().collect())
 }
 
-/// Whether a result has quantities of an item. One that was unknown then is named without.
-fn tells_of(answer: &str, id: &Uuid) -> bool {
+/// Whether a result shows quantities of an item. One that was unknown then is named without.
+fn shows_quantity(result: &str, id: &ItemId) -> bool {
     ["old_quantity", "available", "stored"]
         .iter()
-        .any(|fact| answer.contains(&format!(r#""inventory_id": "{id}", "{fact}""#)))
+        .any(|fact| result.contains(&format!(r#""inventory_id": {}, "{fact}""#, id.to_json())))
 }
 
-/// The first answer with one key more.
-fn replayed(answer: &str) -> String {
-    match answer.trim_end().strip_suffix('}') {
+/// The first result with one key more.
+fn replayed(result: &str) -> String {
+    match result.trim_end().strip_suffix('}') {
         Some(open) => format!(r#"{open}, "replayed": true}}"#),
-        None => answer.to_owned(),
+        None => result.to_owned(),
     }
 }
 
-/// Forgets idempotency keys that are older than an interval.
-///
-/// A forgotten key is free: a retry of its request would run again. p_older_than: zero or more, counted back from now.
-/// Answers how many keys were forgotten. Errors: 22004 NULL, 22023 negative, 55000 no stock table attached.
-#[pg_extern(sql = false)]
-pub fn purge_requests(p_older_than: Option<Interval>) -> i64 {
-    purge(p_older_than).unwrap_or_else(|fault| fault.raise())
-}
-
-fn purge(older_than: Option<Interval>) -> Outcome<i64> {
-    let older_than = older_than.ok_or_else(|| Fault::null_argument("p_older_than"))?;
-    spi::require_writable(c"purge_requests()");
-    let stock = attachment::current()?;
-    let purge = |spi: &Connection| {
+/// Deletes the keys that are older than an interval, and returns their number.
+pub fn purge(stock: &Attachment, older_than: Interval) -> Result<i64> {
+    connected(|spi| {
         let _acting = stock.act_on_companions();
-        let interval = [pg_sys::INTERVALOID];
-        let valid = spi.once(
-            "SELECT $1 OPERATOR(pg_catalog.>=) '0'::pg_catalog.interval",
-            &interval,
-            &[Arg::owned(older_than)],
-        );
-        if valid.get(0, 1) != Some(true) {
-            return Err(Fault::negative_interval("p_older_than"));
-        }
-        let sql = format!(
-            "DELETE FROM {} WHERE created_at OPERATOR(pg_catalog.<) (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) $1)",
-            stock.requests.name
-        );
         let args = [Arg::owned(older_than)];
-        Ok(attribution::writing(stock.requests.oid, || spi.once(&sql, &interval, &args).count() as i64))
-    };
-    cursors::leaving_none(stock.owner, || connected(purge))
+        if !spi.once(&requests::is_not_negative(), &args).required::<bool>(0, c"valid")? {
+            return Err(Error::negative_interval("p_older_than"));
+        }
+        let delete = || spi.once(&requests::purge(&stock.names), &args).count() as i64;
+        Ok(attribution::writing(stock.companions.requests, delete))
+    })
 }
 
 #[cfg(test)]
@@ -197,7 +142,7 @@ mod tests {
     use super::replayed;
 
     #[test]
-    fn a_replay_is_the_first_answer_and_one_key() {
+    fn a_replay_is_the_first_result_and_one_key() {
         assert_eq!(replayed(r#"{"success": true}"#), r#"{"success": true, "replayed": true}"#);
     }
 }

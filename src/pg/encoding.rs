@@ -3,8 +3,6 @@
 //! A character that the other side cannot hold becomes an escape, `\u0141` on the way in and `\xFC` on the way out: a sale must not
 //! fail for the name of who makes it.
 
-#![allow(unsafe_code)]
-
 use pgrx::pg_sys;
 use std::ffi::{CStr, CString};
 use std::fmt::Write;

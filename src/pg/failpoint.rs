@@ -1,8 +1,8 @@
 //! Places where a test can stop a backend and kill it. Compiled out of every release: without the feature `failpoints`
 //! [`reached`] is empty.
 //!
-//! A backend whose setting `inventory_ext.failpoint` names the place waits there for an advisory lock that the test holds, so
-//! the test sees it wait, and kills it between two statements of our own.
+//! A backend whose setting `inventory_ext.failpoint` names the place waits there for an advisory lock that the test holds: the
+//! test sees it wait, and kills it between two statements of our own.
 
 /// The places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub enum Place {
     Locked,
     /// The stock is written, and so are its movements.
     Written,
-    /// The answer is kept under its key.
+    /// The result is kept under its key.
     AnswerKept,
     /// The totals worker found nothing striped and is about to end.
     TotalsOver,
@@ -22,11 +22,11 @@ pub enum Place {
 #[cfg(not(feature = "failpoints"))]
 /// Does nothing in a release.
 #[inline(always)]
-pub fn reached(_: &crate::pg::spi::Connection, _: Place) {}
+pub fn reached(_: Place) {}
 
 #[cfg(feature = "failpoints")]
 /// Waits where the setting names the place.
-pub fn reached(spi: &crate::pg::spi::Connection, place: Place) {
+pub fn reached(place: Place) {
     let name = match place {
         Place::KeyClaimed => "key_claimed",
         Place::Locked => "locked",
@@ -35,6 +35,8 @@ pub fn reached(spi: &crate::pg::spi::Connection, place: Place) {
         Place::TotalsOver => "totals_over",
     };
     if crate::pg::settings::failpoint().as_deref() == Some(name) {
-        spi.once("SELECT pg_catalog.pg_advisory_xact_lock(4711)", &[], &[]);
+        let key = pgrx::IntoDatum::into_datum(4711_i64);
+        // SAFETY: takes one bigint and returns void.
+        unsafe { pgrx::direct_function_call::<()>(pgrx::pg_sys::pg_advisory_xact_lock_int8, &[key]) };
     }
 }

@@ -1,10 +1,9 @@
-//! Says when the cached attachment may be out of date, from PostgreSQL's own invalidation messages.
+//! Invalidation: when the cached attachment may be out of date, from PostgreSQL's own invalidation messages.
 //!
 //! Watched are the relations that the attachment consists of, the name that the stock table had when it was attached, the
 //! functions of its triggers, schemas, roles and subscriptions. A message only raises a counter; the cache compares it.
 
-#![allow(unsafe_code)]
-
+use crate::pg::transaction::next_command;
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::cell::{Cell, RefCell};
 
@@ -48,11 +47,11 @@ pub fn announce_change(relation: Oid) {
     // SAFETY: queues an invalidation message for an existing relation.
     unsafe { pg_sys::CacheInvalidateRelcacheByRelid(relation) };
     // This session reads its own messages at the end of a command: a second call of the same statement must know.
-    crate::pg::spi::next_command();
+    next_command();
 }
 
 /// Registers for the messages; called once a backend.
-pub fn define() {
+pub fn register() {
     use pg_sys::SysCacheIdentifier::{AUTHOID, NAMESPACEOID, PROCOID, RELNAMENSP, SUBSCRIPTIONRELMAP};
     // SAFETY: the callbacks are of the library, which is never unloaded; they touch only state of ours.
     unsafe {

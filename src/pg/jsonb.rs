@@ -3,8 +3,6 @@
 //! Its size and the number of its elements are known before anything is converted, and no more than one scalar is converted at a
 //! time: a short jsonb can print as a very long text.
 
-#![allow(unsafe_code)]
-
 use crate::core::order_lines::{Element, Items, Member};
 use crate::pg::encoding;
 use pgrx::pg_sys::{self, Datum, JsonbContainer, JsonbValue, Oid, jbvType};

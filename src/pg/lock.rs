@@ -1,32 +1,126 @@
-//! Locks on striped items and on single stripes, which can be tried and given back.
+//! Locks on tables, and locks of our own on striped items, single stripes and the totals worker.
 //!
-//! A sale shares the lock of the item and holds that of one stripe alone; what needs all stripes of an item holds the lock of the
-//! item alone, so that no call takes a lock for each of 256 stripes. A row lock cannot be given back before the transaction ends, and PostgreSQL keeps one even on a row that it then skips
-//! because it no longer meets the condition: a sale that looked for a stripe with enough would go on holding those that had
-//! too little, in no order, until two such sales wait for each other. So a stripe is locked here first, then its row; nobody
-//! ever waits for the row. They are advisory locks in a space of their own (pg_locks shows a third number from 3 on, which
-//! SQL functions cannot ask for), held until the transaction ends.
+//! Lock order of stripes: a sale shares the lock of the item and holds that of one stripe alone; a call that needs all stripes
+//! holds the lock of the item alone, so that no call takes a lock for each of 256 stripes. A row lock cannot be released before
+//! the transaction ends, and PostgreSQL keeps one even on a row that it then skips because it no longer meets the condition: a
+//! sale that looked for a stripe with enough would keep those that had too little, in no order, until two such sales wait for
+//! each other. So a stripe is locked here first, then its row; no session waits for the row. These are advisory locks in a
+//! space of their own (pg_locks shows a third number from 3 on, which SQL functions cannot use), held until the transaction
+//! ends. All locks belong to the transaction, see [`OfTransaction`].
 
-#![allow(unsafe_code)]
+use crate::core::item_id::ItemId;
+use pgrx::pg_sys::{self, LOCKTAG, Oid};
 
-use crate::pg::role::OfTransaction;
-use pgrx::Uuid;
-use pgrx::pg_sys::{self, LOCKTAG};
+/// While it lives, locks belong to the (sub)transaction.
+///
+/// A cursor has a resource owner of its own: where it fails within a savepoint, PostgreSQL releases the locks that it took,
+/// also those of calls that succeeded before the savepoint.
+struct OfTransaction(pg_sys::ResourceOwner);
 
-/// The lock that comes before all stripes of an item: goods come in one after the other.
+impl OfTransaction {
+    fn begin() -> Self {
+        // SAFETY: variables of the backend; there is a transaction, for a call runs.
+        unsafe {
+            let before = pg_sys::CurrentResourceOwner;
+            pg_sys::CurrentResourceOwner = pg_sys::CurTransactionResourceOwner;
+            Self(before)
+        }
+    }
+}
+
+impl Drop for OfTransaction {
+    fn drop(&mut self) {
+        // SAFETY: the owner that was in force before; while an error unwinds, PostgreSQL sets another one afterwards.
+        unsafe { pg_sys::CurrentResourceOwner = self.0 };
+    }
+}
+
+/// The modes in which tables are locked.
+#[derive(Clone, Copy)]
+pub enum TableLock {
+    /// As a statement that writes rows.
+    RowExclusive,
+    /// As CREATE INDEX CONCURRENTLY and VACUUM.
+    ShareUpdateExclusive,
+    /// Against all writers, beside others of the kind.
+    Share,
+    /// Against all writers, alone.
+    ShareRowExclusive,
+    /// As ALTER TABLE.
+    AccessExclusive,
+}
+
+impl TableLock {
+    fn mode(self) -> pg_sys::LOCKMODE {
+        (match self {
+            Self::RowExclusive => pg_sys::RowExclusiveLock,
+            Self::ShareUpdateExclusive => pg_sys::ShareUpdateExclusiveLock,
+            Self::Share => pg_sys::ShareLock,
+            Self::ShareRowExclusive => pg_sys::ShareRowExclusiveLock,
+            Self::AccessExclusive => pg_sys::AccessExclusiveLock,
+        }) as pg_sys::LOCKMODE
+    }
+}
+
+/// Locks a table, which need not exist, until the transaction ends.
+pub fn lock_table(table: Oid, lock: TableLock) {
+    let _owner = OfTransaction::begin();
+    // SAFETY: locks an oid.
+    unsafe { pg_sys::LockRelationOid(table, lock.mode()) };
+}
+
+/// The same where the lock is free; returns whether it was.
+pub fn try_lock_table(table: Oid, lock: TableLock) -> bool {
+    let _owner = OfTransaction::begin();
+    // SAFETY: locks an oid.
+    unsafe { pg_sys::ConditionalLockRelationOid(table, lock.mode()) }
+}
+
+/// Releases a lock of this transaction on a table; one that was taken before that stays.
+pub fn unlock_table(table: Oid, lock: TableLock) {
+    let _owner = OfTransaction::begin();
+    // SAFETY: releases a lock taken before.
+    unsafe { pg_sys::UnlockRelationOid(table, lock.mode()) };
+}
+
+/// Takes the locks of a statement that writes rows, in this order, and then reads the invalidation messages that came before.
+///
+/// Taking a lock reads them too, but not where the transaction has the lock already; a schema can be renamed even then.
+pub fn lock_for_writing(tables: &[Oid]) {
+    tables.iter().for_each(|table| lock_table(*table, TableLock::RowExclusive));
+    if !tables.is_empty() {
+        // SAFETY: calls back into pg::invalidation, and into PostgreSQL's own caches.
+        unsafe { pg_sys::AcceptInvalidationMessages() };
+    }
+}
+
+/// Locks tables against their writers, in this order.
+///
+/// CREATE INDEX CONCURRENTLY holds the weaker of the two locks while it waits for old transactions; they must not find a
+/// request for the stronger one before them in the queue, or each would wait for the other. So the weaker lock comes first, on
+/// all of the tables: it holds up no sale, and once it is granted no such command runs.
+pub fn lock_alone(tables: &[Oid], lock: TableLock) {
+    for lock in [TableLock::ShareUpdateExclusive, lock] {
+        tables.iter().for_each(|table| lock_table(*table, lock));
+    }
+}
+
+/// The lock that comes before all stripes of an item: one restock at a time.
 pub const GATE: i16 = 0;
 
 /// SQL functions use 1 and 2.
 const FIRST_SPACE: u16 = 3;
 /// After the gate and 256 stripes.
 const ITEM: i16 = 257;
-const KEEPER_SPACE: u16 = u16::MAX;
+const WORKER_SPACE: u16 = u16::MAX;
 const LAUNCH_SPACE: u16 = u16::MAX - 1;
+/// The lock method of locks that are released one by one.
+const USER_LOCKS: u16 = 2;
 
-/// One lock.
+/// One lock of our own.
 pub struct Lock(LOCKTAG);
 
-/// How strong a lock is.
+/// The mode of a lock of our own.
 #[derive(Clone, Copy)]
 pub enum Mode {
     /// Beside others of the kind.
@@ -36,25 +130,23 @@ pub enum Mode {
 }
 
 impl Lock {
-    /// Of one stripe of an item, or of its gate. Two items share a lock where their 64 bits agree; they would only wait for
-    /// each other.
-    pub fn of_stripe(id: &Uuid, stripe: i16) -> Self {
-        let bytes = id.as_bytes();
-        let word = |at: usize| u32::from_be_bytes(std::array::from_fn(|place| bytes[at + place]));
-        Self::new([word(0) ^ word(8), word(4) ^ word(12)], FIRST_SPACE + stripe.unsigned_abs())
+    /// Of one stripe of an item, or of its gate. Two items share a lock where their 64 bits agree; they only wait for each
+    /// other.
+    pub fn of_stripe(id: &ItemId, stripe: i16) -> Self {
+        Self::new(id.lock_words(), FIRST_SPACE + stripe.unsigned_abs())
     }
 
     /// Of a striped item as a whole.
-    pub fn of_item(id: &Uuid) -> Self {
+    pub fn of_item(id: &ItemId) -> Self {
         Self::of_stripe(id, ITEM)
     }
 
-    /// Of whoever keeps the totals of this database up to date.
-    pub fn of_keeper() -> Self {
-        Self::new([0, 0], KEEPER_SPACE)
+    /// Of the totals worker of this database.
+    pub fn of_worker() -> Self {
+        Self::new([0, 0], WORKER_SPACE)
     }
 
-    /// Of whoever starts the keeper.
+    /// Of the session that starts the totals worker.
     pub fn of_launch() -> Self {
         Self::new([0, 0], LAUNCH_SPACE)
     }
@@ -67,7 +159,7 @@ impl Lock {
             locktag_field3,
             locktag_field4,
             locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
-            locktag_lockmethodid: 2,
+            locktag_lockmethodid: USER_LOCKS as u8,
         })
     }
 
@@ -76,12 +168,12 @@ impl Lock {
         self.acquire(mode, false, false);
     }
 
-    /// Takes the lock where it is free, until the transaction ends.
+    /// Takes the lock until the transaction ends, where it is free.
     pub fn take(&self, mode: Mode) -> bool {
         self.acquire(mode, false, true)
     }
 
-    /// Takes the lock where it is free, until this process ends.
+    /// Takes the lock until this process ends, where it is free.
     pub fn take_for_session(&self) -> bool {
         self.acquire(Mode::Exclusive, true, true)
     }
@@ -98,18 +190,18 @@ impl Lock {
         }
     }
 
-    /// Gives back what `wait` or `take` took.
+    /// Releases a lock that `wait` or `take` took.
     pub fn release(&self, mode: Mode) {
         let _owner = OfTransaction::begin();
         // SAFETY: releases a lock that this transaction took.
         unsafe { pg_sys::LockRelease(&raw const self.0, number(mode), false) };
     }
 
-    /// Gives back what `take` and `take_for_session` took, however often.
+    /// Releases all that `take` and `take_for_session` took; for the totals worker.
     pub fn release_wholly(&self) {
         self.release(Mode::Exclusive);
-        // SAFETY: releases the advisory locks of this session, which is the keeper's: it has no others.
-        unsafe { pg_sys::LockReleaseSession(2) };
+        // SAFETY: releases the advisory locks of this session: the totals worker has no others.
+        unsafe { pg_sys::LockReleaseSession(USER_LOCKS) };
     }
 
     fn acquire(&self, mode: Mode, session: bool, dont_wait: bool) -> bool {
@@ -122,7 +214,7 @@ impl Lock {
 
 fn number(mode: Mode) -> pg_sys::LOCKMODE {
     match mode {
-        Mode::Share => pg_sys::ShareLock as pg_sys::LOCKMODE,
+        Mode::Share => TableLock::Share.mode(),
         Mode::Exclusive => pg_sys::ExclusiveLock as pg_sys::LOCKMODE,
     }
 }

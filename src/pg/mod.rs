@@ -1,15 +1,24 @@
-//! PostgreSQL: the only folder with `unsafe`, SPI and pg_sys calls.
+//! PostgreSQL: the only folder with `unsafe`, SPI and pg_sys. The entry points of triggers, callbacks and the worker lie here.
 
+#![allow(unsafe_code)]
+
+pub mod args;
 pub mod encoding;
 pub mod failpoint;
 pub mod invalidation;
 pub mod jsonb;
 pub mod lock;
+pub mod portal;
 pub mod relation;
 pub mod report;
 pub mod role;
 pub mod session_key;
 pub mod settings;
 pub mod spi;
+pub mod transaction;
 pub mod trigger;
+pub mod types;
 pub mod utility;
+pub mod worker;
+
+pub use pgrx::pg_sys::Oid;

@@ -3,8 +3,6 @@
 //! Read whenever the attachment is looked up, so without SQL. Every function names a table by oid and takes the weakest lock for
 //! the time it reads; a table that is gone gives None or nothing.
 
-#![allow(unsafe_code)]
-
 use crate::pg::encoding;
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::{CStr, CString};

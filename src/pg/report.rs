@@ -1,49 +1,54 @@
-//! Hands errors and notices to PostgreSQL.
+//! Reports errors and notices to PostgreSQL.
 //!
-//! This module may be unsafe: a SQLSTATE of our own class has no safe road through pgrx. `raise` unwinds to PostgreSQL's handler;
-//! `answered` jumps there, and may only be called by the outermost function.
+//! pgrx has no safe function for a SQLSTATE of our own class. `raise` unwinds to PostgreSQL's handler; `finish` jumps there,
+//! and may only be called by the outermost function.
 
-#![allow(unsafe_code)]
-
-use crate::core::error::{Fault, Outcome};
+use crate::core::error::{Error, Result};
 use crate::core::json::spaced;
 use crate::pg::encoding::{c_text, to_server};
+use crate::pg::settings::{self, ErrorStyle};
 use pgrx::PgLogLevel;
 use pgrx::pg_sys;
 use serde_json::Value;
 use std::ffi::CString;
 
-impl Fault {
-    /// Raises the error; PostgreSQL aborts the statement. Everything between here and PostgreSQL is unwound.
+impl Error {
+    /// Raises the error; PostgreSQL aborts the statement. All frames between here and PostgreSQL are unwound.
     pub fn raise(self) -> ! {
-        self.report(PgLogLevel::ERROR as i32);
+        let (sqlstate, message) = self.in_style();
+        let detail = spaced(&Value::Object(self.detail));
+        report(PgLogLevel::ERROR as i32, sqlstate, &message, Some(&detail), Some(self.hint));
         unreachable!("an error report of level ERROR does not return")
     }
 
-    /// The report, with texts that PostgreSQL frees with the memory of the failed call; of the fault itself nothing is left.
-    fn into_error_data(self) -> pg_sys::ErrorData {
-        let sqlerrcode = packed(self.sqlstate);
-        let told = spaced(&Value::Object(self.detail));
-        let [message, detail, hint] = [self.message.as_str(), &told, self.hint].map(palloced);
-        pg_sys::ErrorData { elevel: PgLogLevel::ERROR as i32, sqlerrcode, message, detail, hint, ..Default::default() }
+    /// SQLSTATE and MESSAGE in the error style in force.
+    fn in_style(&self) -> (&'static str, String) {
+        match (settings::error_style(), self.code.postgrest) {
+            (ErrorStyle::Postgrest, Some([sqlstate, constant])) => (sqlstate, constant.to_owned()),
+            _ => (self.code.sqlstate, self.message.clone()),
+        }
     }
 
-    fn report(self, elevel: i32) {
+    /// The report, with texts that PostgreSQL frees with the memory of the failed call; the error itself is dropped.
+    fn into_error_data(self) -> pg_sys::ErrorData {
+        let (sqlstate, message) = self.in_style();
         let detail = spaced(&Value::Object(self.detail));
-        report(elevel, self.sqlstate, &self.message, Some(&detail), Some(self.hint));
+        let [message, detail, hint] = [message.as_str(), &detail, self.hint].map(palloced);
+        let (elevel, sqlerrcode) = (PgLogLevel::ERROR as i32, packed(sqlstate));
+        pg_sys::ErrorData { elevel, sqlerrcode, message, detail, hint, ..Default::default() }
     }
 }
 
-/// The answer of a public function, as PostgreSQL takes it; or its error.
+/// The result of a public function, in the encoding of the database; or its error.
 ///
-/// To be called last, by the function that PostgreSQL called, with nothing left to be dropped: PostgreSQL jumps from here to
-/// where it handles errors, as from a C function. An unwinding to the same place costs more than the refused call itself.
-pub fn answered(outcome: Outcome<String>) -> Vec<u8> {
-    let report = match outcome {
-        Ok(answer) => return to_server(&answer),
-        Err(fault) => fault.into_error_data(),
+/// To be called last, by the function that PostgreSQL called, with no value left to be dropped: PostgreSQL jumps from here to
+/// where it handles errors, as from a C function. Unwinding to the same place costs more than the refused call itself.
+pub fn finish(result: Result<String>) -> Vec<u8> {
+    let report = match result {
+        Ok(json) => return to_server(&json),
+        Err(error) => error.into_error_data(),
     };
-    // The box of the fault is freed by now: after the jump nobody would.
+    // The box of the error is freed by now: after the jump it would leak.
     jump(report)
 }
 
@@ -60,7 +65,7 @@ fn jump(mut data: pg_sys::ErrorData) -> ! {
         #[link_name = "ThrowErrorData"]
         fn throw_error_data(data: *mut pg_sys::ErrorData);
     }
-    // SAFETY: the texts live in memory of PostgreSQL. The frames that are jumped over, this one, `answered`, the public function
+    // SAFETY: the texts live in memory of PostgreSQL. The frames that are jumped over, this one, `finish`, the public function
     // and pgrx's wrapper of it, hold nothing that must be dropped.
     unsafe { throw_error_data(&raw mut data) };
     unreachable!("an error report of level ERROR does not return")
@@ -76,7 +81,7 @@ pub fn log(message: &str, hint: &str) {
     report(PgLogLevel::LOG as i32, "01000", message, None, Some(hint));
 }
 
-/// A WARNING to the caller, with what can be done about it.
+/// A WARNING to the caller, with a hint.
 pub fn warning(message: &str, hint: &str) {
     report(PgLogLevel::WARNING as i32, "01000", message, None, Some(hint));
 }

@@ -6,19 +6,17 @@
 //! the owner can leave no temporary object, held cursor or deferred trigger that would run as the caller. The search_path is
 //! always pinned, and every setting is put back at the end, whatever that code did to it.
 
-#![allow(unsafe_code)]
-
 use crate::pg::encoding;
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::ffi::CStr;
 
 thread_local! {
-    /// This process serves nobody: it is the totals worker, whose own role is the bootstrap superuser. A fact of the process,
-    /// set once, so it is no argument.
+    /// This process serves no client: it is the totals worker, whose own role is the bootstrap superuser. A fact of the
+    /// process, set once, so it is no argument.
     static ALWAYS_RESTRICTED: Cell<bool> = const { Cell::new(false) };
-    /// How many values of [`Acting`] hold a nest level of settings, so that an inner one need not open another. The levels are
-    /// PostgreSQL's own global state; this only counts ours.
+    /// The number of [`Acting`] values that hold a nest level of settings, so that an inner one need not open another. The
+    /// levels are PostgreSQL's own global state; this only counts ours.
     static PINNED: Cell<u32> = const { Cell::new(0) };
 }
 
@@ -27,31 +25,6 @@ pub struct Acting {
     caller: pg_sys::Oid,
     context: i32,
     guc_level: Option<i32>,
-}
-
-/// While it lives, locks belong to the (sub)transaction.
-///
-/// A cursor has a resource owner of its own: where it fails within a savepoint, PostgreSQL gives back the locks that it took, also those
-/// of calls that succeeded before the savepoint.
-pub struct OfTransaction(pg_sys::ResourceOwner);
-
-impl OfTransaction {
-    /// Sets the owner until the result is dropped.
-    pub fn begin() -> Self {
-        // SAFETY: variables of the backend; there is a transaction, for a call runs.
-        unsafe {
-            let before = pg_sys::CurrentResourceOwner;
-            pg_sys::CurrentResourceOwner = pg_sys::CurTransactionResourceOwner;
-            Self(before)
-        }
-    }
-}
-
-impl Drop for OfTransaction {
-    fn drop(&mut self) {
-        // SAFETY: the owner that was in force before; while an error unwinds, PostgreSQL sets another one afterwards.
-        unsafe { pg_sys::CurrentResourceOwner = self.0 };
-    }
 }
 
 /// Whether code of a user runs within a switch that restricts it.

@@ -5,8 +5,6 @@
 //! SET clause, and errors. A value that was set before the library was loaded, as in a session's first call, gets the note that it
 //! would have got.
 
-#![allow(unsafe_code)]
-
 use crate::pg::encoding;
 use pgrx::pg_sys::{self, GucStack, config_generic, config_string};
 use std::cell::Cell;

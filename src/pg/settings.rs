@@ -2,15 +2,13 @@
 //!
 //! Anyone may set these but max_batch_lines, which relaxes a check and so is the superuser's.
 
-#![allow(unsafe_code)]
-
 use crate::pg::encoding;
 use crate::pg::session_key;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::prelude::*;
 use std::ffi::{CStr, CString};
 
-/// How errors of our own class are told.
+/// The SQLSTATEs of errors of class IV.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
 pub enum ErrorStyle {
     /// SQLSTATE class IV, with the figures in the message.
@@ -90,7 +88,7 @@ pub fn request_headers() -> bool {
 
 /// The most elements of one p_items.
 pub fn max_batch_lines() -> usize {
-    usize::try_from(MAX_BATCH_LINES.get()).unwrap_or(0)
+    MAX_BATCH_LINES.get().unsigned_abs() as usize
 }
 
 fn text(setting: &GucSetting<Option<CString>>) -> Option<String> {
@@ -112,7 +110,7 @@ pub fn define() {
     let none = GucFlags::default();
     GucRegistry::define_enum_guc(
         c"inventory_ext.error_style",
-        c"How inventory errors are told.",
+        c"How inventory errors are reported.",
         c"sqlstate: SQLSTATE class IV, figures in the message. postgrest: SQLSTATE PTnnn, which PostgREST turns into HTTP status nnn, and a constant message.",
         &ERROR_STYLE,
         GucContext::Userset,

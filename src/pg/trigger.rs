@@ -1,14 +1,105 @@
-//! What PostgreSQL hands to a trigger, read safely: the operation, the table, the rows.
+//! Triggers: what PostgreSQL passes to a trigger function, read safely, and the entry points of ours.
+//!
+//! An entry point only reads the firing; what it does is registered by lib.rs when the library is loaded.
 
-#![allow(unsafe_code)]
-
-use crate::core::error::{Fault, Outcome};
+use crate::core::error::{Error, Result};
+use crate::core::item_id::ItemId;
+use crate::pg::args::{Arg, printed};
 use crate::pg::encoding;
-use crate::pg::spi;
+use crate::pg::types::SqlType;
 use pgrx::pg_sys::{self, Datum, Oid};
-use pgrx::{FromDatum, Uuid};
+use pgrx::{FromDatum, Uuid, pg_extern};
 use std::ffi::CStr;
+use std::marker::PhantomData;
+use std::sync::OnceLock;
 
+/// What the entry points do.
+pub struct Handlers {
+    /// A statement on the stock table or its stripes begins.
+    pub statement_begins: fn(&Firing) -> Result<()>,
+    /// A row of the stock table or a stripe has changed.
+    pub row_changed: fn(&Firing) -> Result<()>,
+    /// A statement on the stock table or its stripes ends.
+    pub statement_ends: fn(&Firing) -> Result<()>,
+    /// A statement writes the ledger.
+    pub guard_ledger: fn(&Firing) -> Result<()>,
+    /// TRUNCATE of the stock table.
+    pub guard_truncate: fn(&Firing) -> Result<()>,
+    /// A statement writes the idempotency keys.
+    pub guard_requests: fn(&Firing) -> Result<()>,
+    /// A statement writes stripes or totals, or a row of a stock table without a ledger changes.
+    pub guard_stripes: fn(&Firing) -> Result<()>,
+    /// Objects were dropped.
+    pub guard_drops: fn() -> Result<()>,
+}
+
+/// Set once, when the library is loaded: PostgreSQL calls the entry points by their names.
+static HANDLERS: OnceLock<Handlers> = OnceLock::new();
+
+/// Registers the handlers; called once a backend. A second registration has no effect.
+pub fn register(handlers: Handlers) {
+    let _ = HANDLERS.set(handlers);
+}
+
+fn handle(act: impl FnOnce(&Handlers) -> Result<()>) -> i64 {
+    let handled = HANDLERS.get().ok_or_else(|| Error::internal("a trigger has no handler")).and_then(act);
+    handled.unwrap_or_else(|error| error.raise());
+    0
+}
+
+fn fire(call: pg_sys::FunctionCallInfo, act: impl FnOnce(&Handlers) -> fn(&Firing) -> Result<()>) -> i64 {
+    // SAFETY: what PostgreSQL passed.
+    let firing = unsafe { Firing::of(call) };
+    handle(|handlers| act(handlers)(&firing))
+}
+
+/// Notes that a statement on the stock table begins; a BEFORE STATEMENT trigger of the stock table and of its stripes.
+#[pg_extern(sql = false)]
+fn inventory_movement_begin(call: pg_sys::FunctionCallInfo) -> i64 {
+    fire(call, |handlers| handlers.statement_begins)
+}
+
+/// Notes a change of one item's quantity; an AFTER ROW trigger of the stock table and of its stripes.
+#[pg_extern(sql = false)]
+fn inventory_movement_record(call: pg_sys::FunctionCallInfo) -> i64 {
+    fire(call, |handlers| handlers.row_changed)
+}
+
+/// Writes the noted changes at the end of the outermost statement; an AFTER STATEMENT trigger of the stock table and of its stripes.
+#[pg_extern(sql = false)]
+fn inventory_movement_flush(call: pg_sys::FunctionCallInfo) -> i64 {
+    fire(call, |handlers| handlers.statement_ends)
+}
+
+/// Refuses to change a ledger but by the triggers of its stock table; a BEFORE STATEMENT trigger of the ledger.
+#[pg_extern(sql = false)]
+fn inventory_movement_guard(call: pg_sys::FunctionCallInfo) -> i64 {
+    fire(call, |handlers| handlers.guard_ledger)
+}
+
+/// Refuses TRUNCATE; a BEFORE STATEMENT trigger of the stock table.
+#[pg_extern(sql = false)]
+fn inventory_truncate_guard(call: pg_sys::FunctionCallInfo) -> i64 {
+    fire(call, |handlers| handlers.guard_truncate)
+}
+
+/// Refuses direct writes to the idempotency keys; a BEFORE STATEMENT trigger of their table.
+#[pg_extern(sql = false)]
+fn inventory_request_guard(call: pg_sys::FunctionCallInfo) -> i64 {
+    fire(call, |handlers| handlers.guard_requests)
+}
+
+/// Refuses direct writes to stripes, and to what the stripes of an item hold; a trigger of the stripes, and of a stock table without a ledger.
+#[pg_extern(sql = false)]
+fn inventory_stripe_guard(call: pg_sys::FunctionCallInfo) -> i64 {
+    fire(call, |handlers| handlers.guard_stripes)
+}
+
+/// Refuses to drop the tables that belong to an attached stock table; an event trigger.
+#[pg_extern(sql = false)]
+fn inventory_drop_guard(_call: pg_sys::FunctionCallInfo) -> i64 {
+    handle(|handlers| (handlers.guard_drops)())
+}
 /// One firing of a trigger.
 pub struct Firing {
     data: *mut pg_sys::TriggerData,
@@ -48,7 +139,8 @@ pub struct Row<'f> {
 /// How many triggers are running, one within the other.
 pub fn depth() -> i32 {
     // SAFETY: takes no argument and reads a counter of the backend.
-    unsafe { pgrx::direct_function_call(pg_sys::pg_trigger_depth, &[]) }.unwrap_or(0)
+    let depth = unsafe { pgrx::direct_function_call(pg_sys::pg_trigger_depth, &[]) };
+    depth.unwrap_or_else(|| Error::internal("the depth of triggers is unknown").raise())
 }
 
 impl Firing {
@@ -61,7 +153,7 @@ impl Firing {
         // checked all the same.
         unsafe {
             if !pgrx::trigger_support::called_as_trigger(call) {
-                Fault::not_a_trigger().raise();
+                Error::not_a_trigger().raise();
             }
             Self { data: (*call).context.cast() }
         }
@@ -102,7 +194,7 @@ impl Firing {
         unsafe { (*(*self.data).tg_relation).rd_id }
     }
 
-    /// Whether the table is that one, or a partition of it on whatever level.
+    /// Whether the table is that one, or a partition of it on any level.
     pub fn is_on(&self, table: Oid) -> bool {
         // SAFETY: as above; the list of ancestors is read before anything can free it.
         self.table() == table
@@ -131,7 +223,7 @@ impl Firing {
     }
 }
 
-impl Row<'_> {
+impl<'f> Row<'f> {
     /// The number of the command that made this version of the row, within the transaction.
     pub fn made_by(&self) -> u32 {
         // SAFETY: the version was made by this transaction, as an AFTER trigger's new row always is.
@@ -145,34 +237,56 @@ impl Row<'_> {
     }
 
     /// The item's id.
-    pub fn uuid(&self, column: &str) -> Outcome<Uuid> {
-        let datum = self.datum(column, pg_sys::UUIDOID)?;
+    pub fn item(&self, column: &str) -> Result<ItemId> {
+        let value = self.value(column, SqlType::Uuid)?;
         // SAFETY: the value is a uuid, as was checked; it is copied.
-        unsafe { Uuid::from_datum(datum, false) }.ok_or_else(|| Fault::internal("an item has no id"))
-    }
-
-    /// A quantity of that type as PostgreSQL prints it.
-    pub fn printed(&self, column: &str, type_oid: Oid) -> Outcome<String> {
-        // SAFETY: the value is of the row, of that type, and not null.
-        self.datum(column, type_oid).map(|datum| unsafe { spi::printed(datum, type_oid) })
+        let uuid = unsafe { Uuid::from_datum(value.datum, false) };
+        uuid.map(|uuid| ItemId::Uuid(*uuid.as_bytes())).ok_or_else(|| Error::internal("an item has no id"))
     }
 
     /// The number of a stripe.
-    pub fn stripe(&self) -> Outcome<i16> {
-        self.datum("stripe", pg_sys::INT2OID).map(|datum| datum.value() as i16)
+    pub fn stripe(&self) -> Result<i16> {
+        self.value("stripe", SqlType::Int2).map(|value| value.datum.value() as i16)
     }
 
-    /// A value of the row, which lives as long as the firing. A column of another type is an error, never read as if it were of
-    /// this one.
-    pub fn datum(&self, column: &str, type_oid: Oid) -> Outcome<Datum> {
-        // SAFETY: the tuple is of the relation whose descriptor is used; row triggers have one.
+    /// A value of the row. A column of another type is an error, never read as if it were of this one.
+    pub fn value(&self, column: &str, sql_type: SqlType) -> Result<Value<'f>> {
+        let name = encoding::c_text(column);
+        // SAFETY: the tuple is of the relation whose descriptor is used; row triggers have one. A column that is not there has
+        // a number below one.
         unsafe {
             let descriptor = (*(*self.firing.data).tg_relation).rd_att;
-            if self.tuple.is_null() || spi::type_of(descriptor, column) != Some(type_oid) {
-                return Err(Fault::internal("a trigger was given a row of another type"));
+            let number = pg_sys::SPI_fnumber(descriptor, name.as_ptr());
+            if self.tuple.is_null() || number < 1 || pg_sys::SPI_gettypeid(descriptor, number) != sql_type.oid() {
+                return Err(Error::internal("a trigger was given a row of another type"));
             }
-            spi::row_value(self.tuple, descriptor, column)
-                .ok_or_else(|| Fault::null_in_stock(&self.firing.table_name(), column))
+            let mut is_null = true;
+            let datum = pg_sys::SPI_getbinval(self.tuple, descriptor, number, &raw mut is_null);
+            if is_null {
+                return Err(Error::null_in_stock(&self.firing.table_name(), column));
+            }
+            Ok(Value { datum, sql_type, life: PhantomData })
         }
+    }
+}
+
+/// A non-null value of a row, which lives as long as the firing.
+pub struct Value<'f> {
+    datum: Datum,
+    sql_type: SqlType,
+    life: PhantomData<&'f Firing>,
+}
+
+impl<'f> Value<'f> {
+    /// A quantity as PostgreSQL prints it.
+    pub fn printed(&self) -> String {
+        // SAFETY: the value is not null, of this type, and alive.
+        unsafe { printed(self.datum, self.sql_type) }
+    }
+
+    /// The value as a parameter of its own type.
+    pub fn arg(&self) -> Arg<'f> {
+        // SAFETY: the value lives as long as the firing.
+        unsafe { Arg::raw(self.datum) }
     }
 }

@@ -3,8 +3,6 @@
 //! A security-restricted operation of PostgreSQL forbids most of what would outlive it. SET CONSTRAINTS it allows: it would fire the deferred
 //! triggers of the caller at once, in our surroundings, and stay in force for the caller's transaction.
 
-#![allow(unsafe_code)]
-
 use crate::pg::role;
 use pgrx::pg_sys;
 use std::cell::Cell;
@@ -15,7 +13,7 @@ thread_local! {
 }
 
 /// Sees to it that every command is looked at; called once a backend.
-pub fn watch_commands() {
+pub fn register() {
     // SAFETY: called from _PG_init; the library is never unloaded.
     unsafe {
         NEXT.set(pg_sys::ProcessUtility_hook);

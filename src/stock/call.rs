@@ -1,92 +1,78 @@
-//! One call, from its context to its result: the attached table, whose rights, the key, the ledger's stamp.
+//! One call, from its context to its result: the attached table, the rights, the key, the act that the ledger records.
 
-use crate::core::error::{Fault, Outcome};
-use crate::ledger::context::{CallContext, Given};
-use crate::ledger::recorder::{self, Kind, Rows};
+use crate::core::error::{Error, Result};
+use crate::core::item_id::ItemId;
+use crate::core::movement::MovementKind;
+use crate::ledger::attribution::{self, Extent};
+use crate::ledger::context::{CallContext, ContextText};
+use crate::ledger::recorder::recording;
 use crate::ledger::requests::{self, Request};
 use crate::pg::role::current_role;
 use crate::pg::spi::{Connection, connected};
 use crate::stripes::totals;
-use crate::table::attachment::{self, Attachment, Intent};
+use crate::table::attachment::{Attachment, Intent};
+use crate::table::cache;
 use crate::table::cursors;
-use pgrx::Uuid;
-use std::cell::Cell;
 
-/// What is called, and as what the ledger records it.
+/// What is called, and how the ledger records it.
 pub struct Call {
     /// The public name of the function.
     pub function: &'static str,
     /// The kind of its movements.
-    pub kind: Kind,
+    pub kind: MovementKind,
     /// How many rows it changes.
-    pub rows: Rows,
+    pub extent: Extent,
     /// It fails where one of its items is unknown.
     pub needs_all: bool,
     /// Reference and key.
     pub context: CallContext,
 }
 
-thread_local! {
-    /// How many calls run, one within the other: a trigger or an expression of a user may call again. PostgreSQL calls both, so
-    /// the inner one cannot be passed anything.
-    static RUNNING: Cell<u32> = const { Cell::new(0) };
-}
-
-/// A call that runs.
-struct Running;
-
-impl Running {
-    fn begin() -> Self {
-        RUNNING.set(RUNNING.get() + 1);
-        Self
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        RUNNING.set(RUNNING.get() - 1);
-    }
-}
-
-/// Refuses what changes the attachment itself while a call relies on it.
-pub fn require_no_other(function: &'static str) -> Outcome<()> {
-    if RUNNING.get() == 0 { Ok(()) } else { Err(Fault::call_running(function)) }
+/// Refuses to change the attachment itself while a call relies on it.
+pub fn require_no_other(function: &'static str) -> Result<()> {
+    if attribution::is_calling() { Err(Error::call_running(function)) } else { Ok(()) }
 }
 
 /// Reads the context of a call, then runs it; every error names the reference, so that it can be traced to its order.
-pub fn in_context(reference: Given, key: Given, act: impl FnOnce(CallContext) -> Outcome<String>) -> Outcome<String> {
+pub fn in_context(
+    reference: ContextText,
+    key: ContextText,
+    act: impl FnOnce(CallContext) -> Result<String>,
+) -> Result<String> {
     let context = CallContext::read(reference, key)?;
     let reference = context.reference.clone();
-    act(context).map_err(|fault| fault.traced(reference.as_deref()))
+    act(context).map_err(|error| error.traced(reference.as_deref()))
 }
 
-/// Runs `act` on the attached table, with the rights of its owner or of the caller. What code of the owner left open is closed.
-pub fn on_stock<T>(intent: Intent, act: impl FnOnce(&Connection, &Attachment) -> Outcome<T>) -> Outcome<T> {
-    let stock = attachment::current()?;
+/// Runs `act` on the attached table, with the rights of its owner or of the caller. Cursors that code of the owner left open are
+/// closed.
+pub fn on_stock<T>(intent: Intent, act: impl FnOnce(&Connection, &Attachment) -> Result<T>) -> Result<T> {
+    let stock = cache::current()?;
     let caller = current_role();
-    let _running = Running::begin();
-    totals::revive(&stock);
-    let acting = stock.act(intent)?;
-    cursors::guarded(acting.is_some() && caller != stock.owner, || {
-        let _acting = acting;
-        connected(|spi| act(spi, &stock))
+    attribution::calling(|| {
+        totals::revive_worker(&stock)?;
+        let acting = stock.act(intent)?;
+        cursors::guarded(acting.is_some() && caller != stock.owner, || {
+            let _acting = acting;
+            connected(|spi| act(spi, &stock))
+        })
     })
 }
 
 impl Call {
     /// Runs `act` on the attached table.
     ///
-    /// `items` are those that the call names. `arguments` gives all arguments that decide what is done, in one canonical text; it
-    /// is asked for where there is a key.
+    /// `items` are those that the call names. `arguments` returns all arguments that decide what is done, in one canonical text;
+    /// it is called where there is a key.
     pub fn run(
         &self,
-        items: &[Uuid],
+        items: &[ItemId],
         arguments: impl FnOnce() -> String,
-        act: impl FnOnce(&Connection, &Attachment) -> Outcome<String>,
-    ) -> Outcome<String> {
+        act: impl FnOnce(&Connection, &Attachment) -> Result<String>,
+    ) -> Result<String> {
         let role = current_role();
         on_stock(Intent::Change, |spi, stock| {
-            let recorded = || recorder::within(stock, self.kind, &self.context, role, self.rows, || act(spi, stock));
+            let recorded = || recording(stock, (self.kind, self.extent), &self.context, role, || act(spi, stock));
             match &self.context.key {
                 None => recorded(),
                 Some(key) => {

@@ -1,5 +1,7 @@
-//! Hot items: stripes, and the totals worker.
+//! Hot items: their stock is divided into stripes, and a background worker keeps the totals in their rows up to date.
 
+pub mod guard;
 pub mod layout;
+mod rebalance;
 pub mod striped;
 pub mod totals;

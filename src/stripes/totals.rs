@@ -1,336 +1,152 @@
-//! The totals worker: a background worker that brings the totals in the stock rows of striped items up to date.
+//! The totals in the rows of striped items, and the background worker that brings them up to date.
 //!
-//! Sales of a striped item leave its stock row alone, so the total is written after they have committed. The first sale starts a
-//! worker for the database; it looks every [`PAUSE`] and ends when nothing has changed for a while. It ends only while no
-//! transaction that wrote stripes is open: such a transaction locks the table of stripes first, and then sees whether there is a
-//! worker. A worker that was killed is started again by the next call that finds a total behind. It works as the owner of the
-//! table in a security-restricted operation, and with settings of its own, whatever the database's are.
+//! Sales of a striped item leave its row alone, so the total is written after they have committed. The first sale starts a
+//! worker for the database; it looks five times a second and ends when nothing has changed for a while. It ends only while no
+//! transaction that wrote stripes is open: such a transaction locks the table of stripes first, and then looks for a worker. A
+//! worker that was killed is started again by the next call that finds a total that lags. It works as the owner of the table in
+//! a security-restricted operation.
 
-#![allow(unsafe_code)]
-
-use crate::ledger::attribution::{self, writing_totals};
+use crate::core::error::Result;
+use crate::core::item_id::ItemId;
+use crate::ledger::attribution;
+use crate::pg::args::Arg;
 use crate::pg::failpoint::{self, Place};
-use crate::pg::lock::{Lock, Mode};
+use crate::pg::lock::{Lock, Mode, TableLock, try_lock_table};
 use crate::pg::report;
-use crate::pg::role::{act_as_unfiltered, always_restrict};
-use crate::pg::spi::{Arg, Connection, Sight, connected, is_standby};
-use crate::table::attachment::{self, Attachment, Kept};
-use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus};
-use pgrx::pg_sys::{self, Datum};
-use pgrx::{FromDatum, IntoDatum, Uuid, check_for_interrupts, pg_guard};
+use crate::pg::spi::{Connection, connected};
+use crate::pg::transaction::is_standby;
+use crate::pg::worker::{self, Look, Start, Work};
+use crate::statements::Statement;
+use crate::table::attachment::Attachment;
+use crate::table::cache;
 use std::cell::Cell;
-use std::ffi::CStr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// Between two looks: how long a total lags, and a little more.
-const PAUSE: Duration = Duration::from_millis(200);
-/// So many looks without a change end a keeper. DROP DATABASE waits five seconds for others to go; this is less.
-const IDLE_LOOKS: u32 = 10;
-/// A keeper is there after some milliseconds; so long one is waited for at most.
+/// A worker is there after some milliseconds; a sale waits for it so long at most.
 const START_PATIENCE_MS: u32 = 100;
-
-/// How often a session that sells other items looks whether totals were left behind.
+/// How often a session that sells other items looks for totals that lag.
 const REVIVAL: Duration = Duration::from_secs(1);
 
 thread_local! {
-    /// This process is the worker.
-    static IS_KEEPER: Cell<bool> = const { Cell::new(false) };
-    /// The log has the reason why there is no worker.
-    static TOLD: Cell<bool> = const { Cell::new(false) };
-    /// When this session looked last.
+    /// The log has the reason why there is no worker: one line a session, so it outlives the call.
+    static LOGGED: Cell<bool> = const { Cell::new(false) };
+    /// When this session looked last: a rate limit outlives the call.
     static LOOKED: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Starts a worker where totals are behind and there is none: it was killed, or the server was stopped.
-pub fn revive(stock: &Attachment) {
-    if stock.striped.is_empty() || IS_KEEPER.get() || is_standby() {
-        return;
+/// Starts a worker where totals lag and there is none: it was killed, or the server was stopped.
+pub fn revive_worker(stock: &Attachment) -> Result<()> {
+    if stock.striped.is_empty() || worker::is_this_process() || is_standby() {
+        return Ok(());
     }
     if LOOKED.get().is_some_and(|last| last.elapsed() < REVIVAL) {
-        return;
+        return Ok(());
     }
     LOOKED.set(Some(Instant::now()));
-    if !is_kept() && stock.require_trusted_code().is_ok() && connected(|spi| is_behind(spi, stock)) {
-        keep();
+    if !has_worker() && stock.require_trusted_code().is_ok() && connected(|spi| is_lagging(spi, stock))? {
+        start_worker();
     }
+    Ok(())
 }
 
-fn is_behind(spi: &Connection, stock: &Attachment) -> bool {
-    let (ids, totals) = sums(spi, stock);
-    let _acting = act_as_unfiltered(stock.owner, &stock.search_path);
-    behind(spi, stock, &[Arg::owned(ids), Arg::owned(totals)])
-}
-
-/// Sees to it that there is a worker. A standby has none: its primary's does the work.
-pub fn keep() {
+/// Starts a worker where there is none. A standby has none: its primary's does the work.
+pub fn start_worker() {
     let launch = Lock::of_launch();
-    if IS_KEEPER.get() || is_standby() || is_kept() || !launch.take(Mode::Exclusive) {
+    if worker::is_this_process() || is_standby() || has_worker() || !launch.take(Mode::Exclusive) {
         return;
     }
-    start();
+    if matches!(worker::start(START_PATIENCE_MS, has_worker), Start::NoneFree) && !LOGGED.replace(true) {
+        report::log(
+            "no background worker is free to keep the totals of striped items",
+            "Raise max_worker_processes; until then the stock rows of striped items lag, available_inventory does not.",
+        );
+    }
     launch.release(Mode::Exclusive);
 }
 
-/// A keeper holds its lock alone, as long as it lives.
-fn is_kept() -> bool {
-    let keeper = Lock::of_keeper();
-    let free = keeper.take(Mode::Share);
+/// A worker holds its lock alone, as long as it lives.
+fn has_worker() -> bool {
+    let lock = Lock::of_worker();
+    let free = lock.take(Mode::Share);
     if free {
-        keeper.release(Mode::Share);
+        lock.release(Mode::Share);
     }
     !free
 }
 
-fn start() {
-    // SAFETY: variables of the backend, set once.
-    let (database, own_pid) = unsafe { (pg_sys::MyDatabaseId, pg_sys::MyProcPid) };
-    let started = BackgroundWorkerBuilder::new("inventory_ext totals")
-        .set_type("inventory_ext totals")
-        .set_library("inventory_ext")
-        .set_function("inventory_totals_main")
-        .set_argument(database.into_datum())
-        .set_notify_pid(own_pid)
-        .enable_spi_access()
-        .load_dynamic();
-    let Ok(worker) = started else {
-        if !TOLD.replace(true) {
-            report::log(
-                "no background worker is free to keep the totals of striped items",
-                "Raise max_worker_processes; until then the stock rows of striped items lag, available_inventory does not.",
-            );
-        }
-        return;
-    };
-    for _ in 0..START_PATIENCE_MS {
-        if is_kept() || matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped)) {
-            return;
-        }
-        check_for_interrupts!();
-        std::thread::sleep(Duration::from_millis(1));
-    }
+fn is_lagging(spi: &Connection, stock: &Attachment) -> Result<bool> {
+    let (ids, totals) = sums(spi, stock)?;
+    let _acting = stock.act_on_companions();
+    Ok(stock.run(spi, Statement::FindLagging, &[Arg::items(&ids), Arg::owned(totals)]).count() > 0)
 }
 
-/// What the database or a role may have set otherwise, and the worker relies on. Totals are made again from the stripes, so no
-/// commit of theirs need wait for the disk.
-const SETTINGS: [(&CStr, &CStr); 11] = [
-    (c"synchronous_commit", c"off"),
-    (c"default_transaction_isolation", c"read committed"),
-    (c"default_transaction_read_only", c"off"),
-    (c"default_transaction_deferrable", c"off"),
-    (c"lock_timeout", c"0"),
-    (c"statement_timeout", c"0"),
-    (c"idle_in_transaction_session_timeout", c"0"),
-    (c"row_security", c"on"),
-    (c"session_replication_role", c"origin"),
-    (c"inventory_ext.actor", c""),
-    (c"inventory_ext.reference", c""),
-];
-
-/// # Safety
-/// Called once, by the worker, with the name of a setting that exists.
-unsafe fn set(name: &CStr, value: &CStr) {
-    // SAFETY: PostgreSQL copies both texts.
-    unsafe {
-        pg_sys::SetConfigOption(
-            name.as_ptr(),
-            value.as_ptr(),
-            pg_sys::GucContext::PGC_SUSET,
-            pg_sys::GucSource::PGC_S_OVERRIDE,
-        );
-    }
+/// What the worker does.
+pub fn work() -> Work {
+    Work { begin, look }
 }
 
-/// The whole life of a worker. Its argument is the database.
-#[pg_guard]
-#[unsafe(no_mangle)]
-pub extern "C-unwind" fn inventory_totals_main(database: Datum) {
-    // SAFETY: the argument is what `start` passed, an oid; the signal is handled as in any backend: the next check for
-    // interrupts ends the process.
-    unsafe {
-        handle_sigterm();
-        pg_sys::BackgroundWorkerUnblockSignals();
-        let database = pg_sys::Oid::from_datum(database, false).unwrap_or(pg_sys::InvalidOid);
-        pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0);
-        for (name, value) in SETTINGS {
-            set(name, value);
-        }
-        #[cfg(any(feature = "pg17", feature = "pg18"))]
-        set(c"transaction_timeout", c"0");
-    }
-    always_restrict();
-    IS_KEEPER.set(true);
-    let mut idle_looks = 0;
-    let mut look = in_transaction(|| if Lock::of_keeper().take_for_session() { Look::Changed } else { Look::Over });
-    while look != Look::Over {
-        pause();
-        idle_looks = if look == Look::Changed { 0 } else { idle_looks + 1 };
-        look = in_transaction(|| look_at_totals(idle_looks >= IDLE_LOOKS));
-    }
+/// The beginning of the worker: at most one runs in a database.
+fn begin() -> Look {
+    if Lock::of_worker().take_for_session() { Look::Changed } else { Look::Over }
 }
 
-unsafe extern "C-unwind" {
-    // The handler itself, not pgrx's safe wrapper of it.
-    #[link_name = "die"]
-    fn ends_at_next_check(signal: std::ffi::c_int);
-}
-
-#[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16", feature = "pg17"))]
-unsafe fn handle_sigterm() {
-    // SAFETY: installs the handler that every backend has.
-    unsafe { pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(ends_at_next_check)) };
-}
-
-#[cfg(feature = "pg18")]
-unsafe fn handle_sigterm() {
-    // SAFETY: installs the handler that every backend has.
-    unsafe { pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(ends_at_next_check)) };
-}
-
-fn pause() {
-    // SAFETY: waits for the latch of this process, which its signal handlers set.
-    unsafe {
-        pg_sys::WaitLatch(
-            pg_sys::MyLatch,
-            (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32,
-            PAUSE.as_millis() as _,
-            pg_sys::PG_WAIT_EXTENSION,
-        );
-        pg_sys::ResetLatch(pg_sys::MyLatch);
-    }
-    check_for_interrupts!();
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Look {
-    Changed,
-    Unchanged,
-    Over,
-}
-
-fn in_transaction(act: impl FnOnce() -> Look) -> Look {
-    // SAFETY: as any background worker brackets its work; an error ends the process.
-    unsafe {
-        pg_sys::SetCurrentStatementStartTimestamp();
-        pg_sys::StartTransactionCommand();
-        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-        pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, c"bringing totals up to date".as_ptr());
-    }
-    let look = act();
-    // SAFETY: closes what was opened above.
-    unsafe {
-        pg_sys::PopActiveSnapshot();
-        pg_sys::CommitTransactionCommand();
-        pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_IDLE, std::ptr::null());
-    }
-    look
-}
-
-fn look_at_totals(may_end: bool) -> Look {
-    // Code of the owner can give back the locks of a session, not those of a transaction.
-    if !Lock::of_keeper().take(Mode::Exclusive) {
+/// A look of the worker at the totals.
+fn look(may_end: bool) -> Look {
+    // Code of the owner can release the locks of a session, not those of a transaction.
+    if !Lock::of_worker().take(Mode::Exclusive) {
         return Look::Over;
     }
     let Some(stock) = striped_stock() else {
-        connected(|spi| failpoint::reached(spi, Place::TotalsOver));
-        // Whoever stripes an item before this is given back finds a keeper that is about to end: so it looks once more.
-        Lock::of_keeper().release_wholly();
-        let again = striped_stock().is_some() && Lock::of_keeper().take_for_session();
+        failpoint::reached(Place::TotalsOver);
+        // A session that stripes an item before this is released finds a worker that is about to end: so it looks once more.
+        Lock::of_worker().release_wholly();
+        let again = striped_stock().is_some() && Lock::of_worker().take_for_session();
         return if again { Look::Changed } else { Look::Over };
     };
-    // SAFETY: locks a relation that is there, for it is watched under the lock on the stock table; held until the commit.
-    let alone = may_end && unsafe { pg_sys::ConditionalLockRelationOid(stock.stripes.oid, pg_sys::ShareLock as i32) };
-    let look = connected(|spi| bring_up_to_date(spi, &stock));
+    // Held until the commit.
+    let alone = may_end && try_lock_table(stock.companions.stripes, TableLock::Share);
+    let look = connected(|spi| update(spi, &stock)).unwrap_or_else(|error| error.raise());
     if alone && look == Look::Unchanged {
-        // Whoever writes stripes from here on waits for this transaction, and then finds no keeper.
-        Lock::of_keeper().release_wholly();
+        // A transaction that writes stripes from here on waits for this one, and then finds no worker.
+        Lock::of_worker().release_wholly();
         return Look::Over;
     }
     if look == Look::Changed {
-        Lock::of_keeper().take_for_session();
+        Lock::of_worker().take_for_session();
     }
     look
 }
 
 fn striped_stock() -> Option<Rc<Attachment>> {
-    let stock = attachment::current().ok().filter(|stock| !stock.striped.is_empty())?;
+    let stock = cache::current().ok().filter(|stock| !stock.striped.is_empty())?;
     // Code that must not run as the owner would run here.
     (stock.require_healthy().is_ok() && stock.require_trusted_code().is_ok()).then_some(stock)
 }
 
-const GIVEN: &str =
-    "ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)";
-
-fn types() -> Vec<pg_sys::Oid> {
-    vec![pg_sys::UUIDARRAYOID, pg_sys::TEXTARRAYOID]
-}
-
-fn select_behind(stock: &Attachment) -> String {
-    let (source, id, quantity) = (stock.source(), &stock.id, &stock.quantity);
-    format!(
-        "SELECT stock.{id}, given.total::pg_catalog.text FROM {GIVEN}
-           JOIN {source} ON stock.{id} OPERATOR(pg_catalog.=) given.id
-          WHERE stock.{quantity} OPERATOR(pg_catalog.<>) given.total"
-    )
-}
-
-/// Whether the row of any of these items shows another total.
-fn behind(spi: &Connection, stock: &Attachment, args: &[Arg<'_>]) -> bool {
-    let plan = stock.plan(spi, Kept::BehindTotals, || (select_behind(stock), types()));
-    spi.run(plan, args, Sight::Isolation).count() > 0
-}
-
-fn bring_up_to_date(spi: &Connection, stock: &Attachment) -> Look {
-    let (ids, totals) = sums(spi, stock);
-    let (source, id, quantity) = (stock.source(), &stock.id, &stock.quantity);
-    let _acting = act_as_unfiltered(stock.owner, &stock.search_path);
-    let args = [Arg::owned(ids), Arg::owned(totals)];
-    if !behind(spi, stock, &args) {
-        return Look::Unchanged;
-    }
-    // A row that somebody else holds is left for the next look.
-    let plan = stock.plan(spi, Kept::LockTotals, || {
-        (format!("{} ORDER BY stock.{id} FOR NO KEY UPDATE OF stock SKIP LOCKED", select_behind(stock)), types())
-    });
-    let behind = spi.run(plan, &args, Sight::Isolation);
-    let rows: Vec<(Uuid, String)> =
-        (0..behind.count()).filter_map(|row| Some((behind.get(row, 1)?, behind.text(row, 2)?))).collect();
-    let plan = stock.plan(spi, Kept::WriteTotals, || {
-        let sql = format!(
-            "UPDATE {source} SET {quantity} = given.total FROM {GIVEN} WHERE stock.{id} OPERATOR(pg_catalog.=) given.id
-             RETURNING stock.{id}, stock.{quantity}::pg_catalog.text"
-        );
-        (sql, types())
-    });
-    let (ids, totals): (Vec<Uuid>, Vec<String>) = rows.iter().cloned().unzip();
-    let written = writing_totals(rows, || spi.run(plan, &[Arg::owned(ids), Arg::owned(totals)], Sight::Isolation));
-    let (ids, shown): (Vec<Uuid>, Vec<String>) =
-        (0..written.count()).filter_map(|row| Some((written.get::<Uuid>(row, 1)?, written.text(row, 2)?))).unzip();
-    // What the row shows now: by it a later attach recognizes a row that nothing else has written.
-    let plan = stock.plan(spi, Kept::KeepTotals, || {
-        let sql = format!(
-            "INSERT INTO {} AS t (inventory_id, quantity) SELECT given.id, given.total FROM {GIVEN}
-             ON CONFLICT (inventory_id) DO UPDATE SET quantity = EXCLUDED.quantity",
-            stock.totals.name
-        );
-        (sql, types())
-    });
-    attribution::upserting(stock.totals.oid, || {
-        spi.run(plan, &[Arg::owned(ids), Arg::owned(shown)], Sight::Isolation);
-    });
-    Look::Changed
-}
-
-fn sums(spi: &Connection, stock: &Attachment) -> (Vec<Uuid>, Vec<String>) {
+fn update(spi: &Connection, stock: &Attachment) -> Result<Look> {
+    let (ids, totals) = sums(spi, stock)?;
     let _acting = stock.act_on_companions();
-    let plan = stock.plan(spi, Kept::SumStripes, || {
-        let sql = format!(
-            "SELECT inventory_id, pg_catalog.sum(quantity)::pg_catalog.text FROM {} GROUP BY inventory_id",
-            stock.stripes.name
-        );
-        (sql, vec![])
+    let args = [Arg::items(&ids), Arg::owned(totals)];
+    if stock.run(spi, Statement::FindLagging, &args).count() == 0 {
+        return Ok(Look::Unchanged);
+    }
+    let lagging = stock.run(spi, Statement::LockLagging, &args);
+    let total = |row| Ok((lagging.item(row, c"id")?, lagging.required_text(row, c"total")?));
+    let rows = (0..lagging.count()).map(total).collect::<Result<Vec<(ItemId, String)>>>()?;
+    let totals: Vec<String> = rows.iter().map(|(_, total)| total.clone()).collect();
+    let args = [Arg::items(rows.iter().map(|(id, _)| id)), Arg::owned(totals)];
+    let written = attribution::writing_totals(rows, || stock.run(spi, Statement::WriteTotals, &args));
+    let shown = |row| Ok((written.item(row, c"id")?, written.required_text(row, c"total")?));
+    let (ids, totals) = (0..written.count()).map(shown).collect::<Result<(Vec<_>, Vec<_>)>>()?;
+    attribution::upserting(stock.companions.totals, || {
+        stock.run(spi, Statement::KeepTotals, &[Arg::items(&ids), Arg::owned(totals)]);
     });
-    let rows = spi.run(plan, &[], Sight::Isolation);
-    let sum = |row| Some((rows.get::<Uuid>(row, 1)?, rows.text(row, 2)?));
-    (0..rows.count()).filter_map(sum).unzip()
+    Ok(Look::Changed)
+}
+
+fn sums(spi: &Connection, stock: &Attachment) -> Result<(Vec<ItemId>, Vec<String>)> {
+    let _acting = stock.act_on_companions();
+    let rows = stock.run(spi, Statement::SumsOfItems, &[]);
+    (0..rows.count()).map(|row| Ok((rows.item(row, c"id")?, rows.required_text(row, c"total")?))).collect()
 }

@@ -1,12 +1,15 @@
 //! The configuration row: which table is the stock table, and which tables belong to it.
 //!
-//! Read with the latest snapshot, as the owner of the configuration table. The row is what attach wrote, or what a restored dump
-//! or a subscription brought along; whether it still is an attachment is decided in health.rs.
+//! Read with the latest snapshot, as the owner of the configuration table. The row is the one that attach wrote, or one that a
+//! restored dump or a subscription brought along; `table::health` decides whether it still is an attachment.
 
-use crate::core::error::{Fault, Outcome};
+use crate::core::error::{Error, Result};
+use crate::core::part::Companion;
+use crate::pg::Oid;
+use crate::pg::args::Arg;
 use crate::pg::role::act_as;
-use crate::pg::spi::{Arg, Connection, Sight};
-use pgrx::pg_sys::{self, Oid};
+use crate::pg::spi::Connection;
+use crate::statements::catalog;
 use std::ffi::CStr;
 
 /// The search_path of statements on the extension's own tables.
@@ -40,93 +43,88 @@ pub struct Configured {
     pub id_column: String,
     /// The quantity column, as it was called then.
     pub quantity_column: String,
-    /// The ledger, where there is one.
-    pub movement_table: Option<Oid>,
-    /// The idempotency keys.
-    pub request_table: Oid,
-    /// The stripes.
-    pub stripe_table: Oid,
-    /// The totals last written to the rows of striped items.
-    pub total_table: Oid,
+    /// The tables that belong to the stock table.
+    pub companions: CompanionOids,
     /// A subscription writes to the table, a partition of it or a companion.
     pub subscribed: bool,
 }
 
-impl Configured {
-    /// The tables that belong to the stock table.
-    pub fn companions(&self) -> Vec<Oid> {
-        let always = [self.request_table, self.stripe_table, self.total_table];
-        always.into_iter().chain(self.movement_table).collect()
-    }
+/// The companions of an attached table.
+#[derive(Clone, PartialEq)]
+pub struct CompanionOids {
+    /// The ledger, where there is one.
+    pub movements: Option<Oid>,
+    /// The idempotency keys.
+    pub requests: Oid,
+    /// The stripes.
+    pub stripes: Oid,
+    /// The totals last written to the rows of striped items.
+    pub totals: Oid,
 }
 
-/// The relations that subscriptions of this database write to. A database made from a template may have entries of another.
-const SUBSCRIBED: &str = "\
-SELECT FROM pg_catalog.pg_subscription_rel AS r
-  JOIN pg_catalog.pg_subscription AS s ON s.oid OPERATOR(pg_catalog.=) r.srsubid
-  JOIN pg_catalog.pg_database AS d ON d.oid OPERATOR(pg_catalog.=) s.subdbid
- WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()";
+impl CompanionOids {
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = (Companion, Oid)> {
+        let movements = self.movements.map(|oid| (Companion::Movements, oid));
+        let others = [
+            (Companion::Requests, self.requests),
+            (Companion::Stripes, self.stripes),
+            (Companion::Totals, self.totals),
+        ];
+        others.into_iter().chain(movements)
+    }
+
+    /// The tables.
+    pub fn oids(&self) -> Vec<Oid> {
+        self.all().map(|(_, oid)| oid).collect()
+    }
+
+    /// The companion that a table is.
+    pub fn companion(&self, table: Oid) -> Option<Companion> {
+        self.all().find(|(_, oid)| *oid == table).map(|(companion, _)| companion)
+    }
+}
 
 /// Whether a subscription writes to one of these tables.
 pub fn is_subscribed(spi: &Connection, configuration: &Configuration, tables: Vec<Oid>) -> bool {
     let _acting = act_as(configuration.owner, CATALOG_PATH);
-    let sql = format!("{SUBSCRIBED} AND r.srrelid OPERATOR(pg_catalog.=) ANY ($1) LIMIT 1");
-    spi.once(&sql, &[pg_sys::OIDARRAYOID], &[Arg::owned(tables)]).count() > 0
+    spi.once(&catalog::subscribed(), &[Arg::owned(tables)]).count() > 0
 }
 
 /// Finds the configuration table of the installed extension.
-pub fn configuration(spi: &Connection) -> Outcome<Configuration> {
-    let plan = spi.prepare(CONFIGURATION, &[]);
-    let rows = spi.run(&plan, &[], Sight::Latest);
-    match (rows.get(0, 1), rows.get(0, 2), rows.text(0, 3), rows.text(0, 4)) {
-        (Some(oid), Some(owner), Some(relation), Some(schema)) => Ok(Configuration { oid, owner, relation, schema }),
-        _ => Err(Fault::not_attached()),
+pub fn configuration(spi: &Connection) -> Result<Configuration> {
+    let rows = spi.once_latest(&catalog::configuration(), &[]);
+    if rows.count() == 0 {
+        return Err(Error::not_attached());
     }
+    Ok(Configuration {
+        oid: rows.required(0, c"oid")?,
+        owner: rows.required(0, c"owner")?,
+        relation: rows.required_text(0, c"relation")?,
+        schema: rows.required_text(0, c"schema")?,
+    })
 }
 
-const CONFIGURATION: &str = "\
-SELECT c.oid, c.relowner, pg_catalog.format('%I.%I', n.nspname, c.relname), pg_catalog.quote_ident(n.nspname)
-  FROM pg_catalog.pg_extension AS e
-  JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
-  JOIN pg_catalog.pg_class AS c
-    ON c.relnamespace OPERATOR(pg_catalog.=) n.oid AND c.relname OPERATOR(pg_catalog.=) 'inventory_attachment'
- WHERE e.extname OPERATOR(pg_catalog.=) 'inventory_ext'";
-
 /// Reads the configuration row as the owner of its table.
-pub fn configured(spi: &Connection, configuration: &Configuration) -> Outcome<Option<Configured>> {
+pub fn configured(spi: &Connection, configuration: &Configuration) -> Result<Option<Configured>> {
     let _acting = act_as(configuration.owner, CATALOG_PATH);
-    let sql = format!(
-        "SELECT a.stock_table::pg_catalog.oid, a.stock_schema::pg_catalog.text, a.stock_name::pg_catalog.text, a.run_as,
-                a.check_name::pg_catalog.text, a.id_column::pg_catalog.text, a.quantity_column::pg_catalog.text,
-                a.movement_table::pg_catalog.oid, a.request_table::pg_catalog.oid, a.stripe_table::pg_catalog.oid,
-                a.total_table::pg_catalog.oid,
-                EXISTS ({SUBSCRIBED} AND (
-                    r.srrelid OPERATOR(pg_catalog.=) ANY (ARRAY[a.stock_table, a.movement_table, a.request_table,
-                                                                a.stripe_table, a.total_table]::pg_catalog.oid[])
-                    OR r.srrelid OPERATOR(pg_catalog.=) ANY (
-                        SELECT tree.relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree(a.stock_table) AS tree)))
-           FROM {} AS a",
-        configuration.relation
-    );
-    let plan = spi.prepare(&sql, &[]);
-    let rows = spi.run(&plan, &[], Sight::Latest);
-    let Some(table) = rows.get(0, 1) else {
+    let rows = spi.once_latest(&catalog::configured(&configuration.relation), &[]);
+    if rows.count() == 0 {
         return Ok(None);
-    };
-    let row = || {
-        Some(Configured {
-            table,
-            attached_as: [rows.text(0, 2)?, rows.text(0, 3)?],
-            run_as: rows.text(0, 4)?,
-            check_name: rows.text(0, 5)?,
-            id_column: rows.text(0, 6)?,
-            quantity_column: rows.text(0, 7)?,
-            movement_table: rows.get(0, 8),
-            request_table: rows.get(0, 9)?,
-            stripe_table: rows.get(0, 10)?,
-            total_table: rows.get(0, 11)?,
-            subscribed: rows.get(0, 12)?,
-        })
-    };
-    row().map(Some).ok_or_else(|| Fault::internal("the configuration row has a null"))
+    }
+    Ok(Some(Configured {
+        table: rows.required(0, c"stock_table")?,
+        attached_as: [rows.required_text(0, c"stock_schema")?, rows.required_text(0, c"stock_name")?],
+        run_as: rows.required_text(0, c"run_as")?,
+        check_name: rows.required_text(0, c"check_name")?,
+        id_column: rows.required_text(0, c"id_column")?,
+        quantity_column: rows.required_text(0, c"quantity_column")?,
+        companions: CompanionOids {
+            movements: rows.get(0, c"movement_table"),
+            requests: rows.required(0, c"request_table")?,
+            stripes: rows.required(0, c"stripe_table")?,
+            totals: rows.required(0, c"total_table")?,
+        },
+        subscribed: rows.required(0, c"subscribed")?,
+    }))
 }

@@ -1,38 +1,36 @@
 //! Whether the configuration row still describes an attachment that may be sold from.
 //!
-//! Called when the attachment is looked up, under the lock on the stock table, and again after every change that PostgreSQL
-//! announces. Checked: no subscription owns the tables, no other table took the name, our triggers are in force, companions have our
+//! Checked when the attachment is looked up, under the lock on the stock table, and again after every change that PostgreSQL
+//! announces: no subscription writes to the tables, no other table took the name, our triggers are in force, companions have our
 //! columns and the owner of the stock table, and no trigger runs code of another role, or at commit, with the owner's rights.
 
-use crate::attach::companions::Shape;
-use crate::core::error::{Fault, Outcome};
+use crate::core::error::{Error, Result};
+use crate::core::part::{Companion, Part};
+use crate::pg::Oid;
 use crate::pg::invalidation;
 use crate::pg::relation::{self, Facts, TriggerFacts};
 use crate::pg::role::{current_role, is_superuser, role_name};
-use crate::table::attachment::Part;
 use crate::table::catalog;
 use crate::table::configuration::Configured;
 use crate::table::triggers;
-use pgrx::pg_sys::Oid;
 use serde_json::json;
 
 /// Refuses a copy that a subscription keeps, and a table whose name another one has taken.
-pub fn is_the_attached_table(configured: &Configured, name: &str) -> Outcome<()> {
+pub fn is_the_attached_table(configured: &Configured, name: &str) -> Result<()> {
     if configured.subscribed {
-        return Err(Fault::subscriber(name));
+        return Err(Error::subscriber(name));
     }
     let [schema, table] = &configured.attached_as;
     match relation::table_named(schema, table) {
-        Some(found) if found != configured.table => Err(Fault::stock_table_swapped(name, &format!("{schema}.{table}"))),
+        Some(found) if found != configured.table => Err(Error::stock_table_swapped(name, &format!("{schema}.{table}"))),
         _ => Ok(()),
     }
 }
 
 /// A companion, with its columns and its owner as they must be, and no trigger that must not run with the owner's rights.
-pub fn companion(table: Oid, part: Part, owner: Oid) -> Outcome<Facts> {
-    let shape = Shape::of(part);
-    let facts = relation::facts(table).ok_or_else(|| dropped(shape.reason_dropped, table))?;
-    if let Some(problem) = shape.problem(&facts, owner) {
+pub fn companion(table: Oid, companion: Companion, owner: Oid) -> Result<Facts> {
+    let facts = relation::facts(table).ok_or_else(|| dropped(companion.reason_dropped(), table))?;
+    if let Some(problem) = companion.problem(&facts, owner) {
         return Err(changed(&facts.name, &problem));
     }
     match objection(std::slice::from_ref(&facts), owner) {
@@ -41,8 +39,8 @@ pub fn companion(table: Oid, part: Part, owner: Oid) -> Outcome<Facts> {
     }
 }
 
-fn dropped(reason: &'static str, table: Oid) -> Box<Fault> {
-    Fault::broken_attachment(
+fn dropped(reason: &'static str, table: Oid) -> Box<Error> {
+    Error::broken_attachment(
         reason,
         "a table that belongs to the stock table was dropped",
         json!({"oid": table.to_u32()}),
@@ -50,8 +48,8 @@ fn dropped(reason: &'static str, table: Oid) -> Box<Fault> {
     )
 }
 
-fn changed(table: &str, problem: &str) -> Box<Fault> {
-    Fault::broken_attachment(
+fn changed(table: &str, problem: &str) -> Box<Error> {
+    Error::broken_attachment(
         "companion_changed",
         "a table that belongs to the stock table has other columns or another owner than it was created with",
         json!({"table": table, "problem": problem}),
@@ -60,33 +58,33 @@ fn changed(table: &str, problem: &str) -> Box<Fault> {
 }
 
 /// The triggers of ours on the partitions of a stock table, which PostgreSQL made of those of the whole: each can be disabled by itself.
-pub fn partitions_in_force(partitions: &[Facts], (ledger, striped): (bool, bool)) -> Outcome<()> {
+pub fn partitions_in_force(partitions: &[Facts], (ledger, striped): (bool, bool)) -> Result<()> {
     let wanted = || triggers::expected(Part::Stock, ledger, striped).filter(|trigger| trigger.row);
     for (facts, trigger) in partitions.iter().flat_map(|facts| wanted().map(move |trigger| (facts, trigger))) {
         let found = facts.triggers.iter().find(|found| found.name == trigger.name);
         if !found.is_some_and(|found| found.enabled) {
-            return Err(Fault::trigger_not_in_force(&facts.name, trigger.name, found.is_some()));
+            return Err(Error::trigger_not_in_force(&facts.name, trigger.name, found.is_some()));
         }
     }
     Ok(())
 }
 
 /// The triggers of ours on one table: all there, all enabled.
-pub fn ours_in_force(facts: &Facts, part: Part, (ledger, striped): (bool, bool)) -> Outcome<()> {
+pub fn ours_in_force(facts: &Facts, part: Part, (ledger, striped): (bool, bool)) -> Result<()> {
     for wanted in triggers::expected(part, ledger, striped) {
         let found = facts.triggers.iter().find(|trigger| trigger.name == wanted.name);
         if !found.is_some_and(|trigger| trigger.enabled) {
-            return Err(Fault::trigger_not_in_force(&facts.name, wanted.name, found.is_some()));
+            return Err(Error::trigger_not_in_force(&facts.name, wanted.name, found.is_some()));
         }
     }
     Ok(())
 }
 
 /// The first of these tables that has another owner, or a trigger that must not run with the rights of this one.
-pub fn objection(tables: &[Facts], owner: Oid) -> Option<Box<Fault>> {
+pub fn objection(tables: &[Facts], owner: Oid) -> Option<Box<Error>> {
     tables.iter().find_map(|facts| {
         if facts.owner != owner && !is_superuser(facts.owner) {
-            return Some(Fault::foreign_partition(&facts.name, &role_name(facts.owner)));
+            return Some(Error::foreign_partition(&facts.name, &role_name(facts.owner)));
         }
         let of_users = facts.triggers.iter().filter(|trigger| !trigger.internal);
         of_users.clone().for_each(|trigger| invalidation::add_function(relation::hash_of_function(trigger.function)));
@@ -94,31 +92,34 @@ pub fn objection(tables: &[Facts], owner: Oid) -> Option<Box<Fault>> {
     })
 }
 
-fn object_to(table: &str, trigger: &TriggerFacts, owner: Oid) -> Option<Box<Fault>> {
+fn object_to(table: &str, trigger: &TriggerFacts, owner: Oid) -> Option<Box<Error>> {
     if trigger.deferrable {
-        return Some(Fault::deferrable_trigger(table, &trigger.name));
+        return Some(Error::deferrable_trigger(table, &trigger.name));
     }
     if trigger.condition {
-        let Some(condition) = catalog::condition(trigger.oid, owner) else {
-            return Some(Fault::internal("a trigger that was read is not there"));
+        let condition = match catalog::condition(trigger.oid, owner) {
+            Ok(condition) => condition,
+            Err(error) => return Some(error),
         };
         condition
             .functions
             .iter()
             .for_each(|function| invalidation::add_function(relation::hash_of_function(*function)));
         if !condition.plain {
-            return Some(Fault::foreign_condition(table, &trigger.name));
+            return Some(Error::foreign_condition(table, &trigger.name));
         }
     }
     // The function has not been dropped: the trigger would have gone with it.
     let foreign = relation::function_owner(trigger.function).filter(|of| *of != owner && !is_superuser(*of));
-    foreign.map(|of| Fault::foreign_trigger(table, &trigger.name, &role_name(of)))
+    foreign.map(|of| Error::foreign_trigger(table, &trigger.name, &role_name(of)))
 }
 
 /// Refuses to write rows as the owner under an objection, but for the owner itself, whose deferred trigger runs at the commit of the
 /// owner's own transaction.
-pub fn require_writable_by_caller(objection: Option<Box<Fault>>, owner: Oid) -> Outcome<()> {
-    objection.filter(|fault| fault.reason() != "deferrable_trigger" || current_role() != owner).map_or(Ok(()), Err)
+pub fn require_writable_by_caller(objection: Option<Box<Error>>, owner: Oid) -> Result<()> {
+    objection
+        .filter(|error| error.reason() != Some("deferrable_trigger") || current_role() != owner)
+        .map_or(Ok(()), Err)
 }
 
 /// The stock table and its partitions, as they are now.

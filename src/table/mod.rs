@@ -1,8 +1,12 @@
-//! The attached table: its configuration, its catalog entries, the cache, its rows.
+//! The attached table: its configuration, its catalog entries, the cache, its rows and its triggers.
 
 pub mod attachment;
+pub mod cache;
 pub mod catalog;
+pub mod companion;
 pub mod configuration;
 pub mod cursors;
+pub mod fired;
 pub mod health;
+pub mod rows;
 pub mod triggers;

@@ -1,15 +1,10 @@
-//! The triggers that attach makes, and the check that a trigger function runs in one of them.
+//! The triggers that attach creates.
 //!
 //! One list serves CREATE TRIGGER, the check that an attached table still has them, and the check at the head of every trigger
-//! function: anyone may name these functions in a trigger on a table of their own, so name, table, timing, level and event must be
-//! those of the list. Until that is known no lock is taken and no state is touched.
+//! function (`table::fired`).
 
-use crate::attach::companions::Shape;
-use crate::core::error::{Fault, Outcome};
-use crate::pg::relation;
+use crate::core::part::{Companion, Part};
 use crate::pg::trigger::{Firing, Operation};
-use crate::table::attachment::{self, Attachment, Part};
-use std::rc::Rc;
 
 /// One trigger.
 pub struct TriggerDefinition {
@@ -82,21 +77,49 @@ pub const TRIGGERS: &[TriggerDefinition] = &[
     flush(Part::Stock),
     record(Part::Stock),
     TRUNCATE_GUARD,
-    statement("0_inventory_movement_guard", true, WRITES, "inventory_movement_guard", Part::Movements, false),
-    statement("0_inventory_movement_truncate", true, TRUNCATE, "inventory_movement_guard", Part::Movements, false),
-    stripe_guard("0_inventory_stripe_guard", WRITES, Part::Stripes),
-    stripe_guard("0_inventory_stripe_truncate", TRUNCATE, Part::Stripes),
-    begin(Part::Stripes),
-    flush(Part::Stripes),
-    record(Part::Stripes),
-    stripe_guard("0_inventory_stripe_guard", WRITES, Part::Totals),
-    stripe_guard("0_inventory_stripe_truncate", TRUNCATE, Part::Totals),
-    statement("0_inventory_request_guard", true, WRITES, "inventory_request_guard", Part::Requests, true),
-    statement("0_inventory_request_truncate", true, TRUNCATE, "inventory_request_guard", Part::Requests, true),
+    statement(
+        "0_inventory_movement_guard",
+        true,
+        WRITES,
+        "inventory_movement_guard",
+        Part::Companion(Companion::Movements),
+        false,
+    ),
+    statement(
+        "0_inventory_movement_truncate",
+        true,
+        TRUNCATE,
+        "inventory_movement_guard",
+        Part::Companion(Companion::Movements),
+        false,
+    ),
+    stripe_guard("0_inventory_stripe_guard", WRITES, Part::Companion(Companion::Stripes)),
+    stripe_guard("0_inventory_stripe_truncate", TRUNCATE, Part::Companion(Companion::Stripes)),
+    begin(Part::Companion(Companion::Stripes)),
+    flush(Part::Companion(Companion::Stripes)),
+    record(Part::Companion(Companion::Stripes)),
+    stripe_guard("0_inventory_stripe_guard", WRITES, Part::Companion(Companion::Totals)),
+    stripe_guard("0_inventory_stripe_truncate", TRUNCATE, Part::Companion(Companion::Totals)),
+    statement(
+        "0_inventory_request_guard",
+        true,
+        WRITES,
+        "inventory_request_guard",
+        Part::Companion(Companion::Requests),
+        true,
+    ),
+    statement(
+        "0_inventory_request_truncate",
+        true,
+        TRUNCATE,
+        "inventory_request_guard",
+        Part::Companion(Companion::Requests),
+        true,
+    ),
 ];
 
 impl TriggerDefinition {
-    /// `BEFORE INSERT OR UPDATE …`, as CREATE TRIGGER takes it.
+    /// Timing and events, as CREATE TRIGGER takes them: `BEFORE INSERT OR UPDATE …`.
     pub fn when(&self) -> String {
         let events: Vec<&str> = self.events.iter().map(|event| event.name()).collect();
         format!("{} {}", if self.before { "BEFORE" } else { "AFTER" }, events.join(" OR "))
@@ -107,7 +130,8 @@ impl TriggerDefinition {
         if self.row { "FOR EACH ROW" } else { "FOR EACH STATEMENT" }
     }
 
-    fn is_fired(&self, function: &str, firing: &Firing) -> bool {
+    /// Whether this is the trigger that fires a function.
+    pub fn is_fired(&self, function: &str, firing: &Firing) -> bool {
         self.function == function
             && self.before == firing.before()
             && self.row == firing.for_row()
@@ -123,37 +147,4 @@ pub fn expected(part: Part, ledger: bool, striped: bool) -> impl Iterator<Item =
         .iter()
         .filter(move |trigger| trigger.part == part && (ledger || trigger.always))
         .chain(guard.into_iter().flatten())
-}
-
-/// The attachment and the part of it that a trigger function fires for; an error in any trigger that attach did not make.
-pub fn verified(function: &str, firing: &Firing) -> Outcome<(Rc<Attachment>, Part)> {
-    let stray = || Fault::stray_trigger(&firing.table_name());
-    let part = part_fired(function, firing)?.ok_or_else(stray)?;
-    let stock = attachment::current()?;
-    // Read again under the lock: another table may have been attached meanwhile.
-    if stock.part_of(firing) == Some(part) { Ok((stock, part)) } else { Err(stray()) }
-}
-
-/// The same without a lock on the stock table, for guards that stay on the companions of a detached table.
-pub fn part_fired(function: &str, firing: &Firing) -> Outcome<Option<Part>> {
-    let fired = || TRIGGERS.iter().chain([&STOCK_GUARD]).filter(|trigger| trigger.is_fired(function, firing));
-    if fired().next().is_none() {
-        return Ok(None);
-    }
-    let part = attachment::part_without_lock(firing)?;
-    Ok(part.filter(|part| fired().any(|trigger| trigger.part == *part)))
-}
-
-/// Whether a guard fires in a trigger that attach created: on a companion of the attached table, or on one that a detached table
-/// left, which has the columns of that companion.
-pub fn guards(function: &str, firing: &Firing) -> Outcome<bool> {
-    if part_fired(function, firing)?.is_some() {
-        return Ok(true);
-    }
-    let parts = TRIGGERS.iter().filter(|trigger| trigger.is_fired(function, firing)).map(|trigger| trigger.part);
-    let facts = relation::facts(firing.table());
-    Ok(facts.is_some_and(|facts| {
-        let mut companions = parts.filter(|part| *part != Part::Stock).map(Shape::of);
-        companions.any(|shape| shape.problem(&facts, facts.owner).is_none())
-    }))
 }

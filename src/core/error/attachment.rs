@@ -2,10 +2,11 @@
 //!
 //! The other half of error.rs, under the same rules.
 
-use crate::core::error::Fault;
+use super::Error;
+use crate::core::item_id::ItemId;
 use serde_json::{Value, json};
 
-impl Fault {
+impl Error {
     /// `55000`: a trigger function of ours runs in a trigger that attach did not make.
     pub fn stray_trigger(table: &str) -> Box<Self> {
         Self::new(
@@ -84,8 +85,8 @@ impl Fault {
     }
 
     /// `55000`: stripes are left, and the row is neither their sum nor the total that was last written.
-    pub fn stripes_differ(inventory_id: &str, facts: Value) -> Box<Self> {
-        let mut detail = json!({"reason": "stripes_differ", "inventory_id": inventory_id});
+    pub fn stripes_differ(item: &ItemId, facts: Value) -> Box<Self> {
+        let mut detail = json!({"reason": "stripes_differ", "inventory_id": item.to_json()});
         if let (Value::Object(detail), Value::Object(facts)) = (&mut detail, facts) {
             detail.extend(facts);
         }
@@ -138,11 +139,11 @@ impl Fault {
     }
 
     /// `55006`: code that runs while the stripes of an item are made or put together calls for that item.
-    pub fn stripes_in_motion(id: &str) -> Box<Self> {
+    pub fn stripes_in_motion(item: &ItemId) -> Box<Self> {
         Self::new(
             "55006",
             "the stripes of the item are being made or put together",
-            json!({"reason": "stripes_in_motion", "inventory_id": id}),
+            json!({"reason": "stripes_in_motion", "inventory_id": item.to_json()}),
             "Call the function in a statement of its own, after the one that runs.",
         )
     }

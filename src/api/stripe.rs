@@ -1,0 +1,101 @@
+//! stripe_inventory and unstripe_inventory.
+
+use crate::attach::triggers::guard_striped_stock;
+use crate::core::error::{Error, Result};
+use crate::core::item_id::ItemId;
+use crate::core::json::{number, spaced};
+use crate::core::movement::MovementKind;
+use crate::ledger::attribution::Extent;
+use crate::ledger::context::{CallContext, ContextText};
+use crate::pg::args::ItemArg;
+use crate::pg::invalidation;
+use crate::pg::relation::has_pending_triggers;
+use crate::pg::report::finish;
+use crate::pg::spi::Connection;
+use crate::pg::transaction::require_writable;
+use crate::stock::call::{Call, in_context, require_no_other};
+use crate::stripes::layout::{MAX_STRIPES, divide, merge};
+use crate::table::attachment::Attachment;
+use crate::table::cache;
+use pgrx::pg_extern;
+use serde_json::{Value, json};
+use std::ffi::CStr;
+
+/// Splits the stock of a hot item into stripes, so that many sessions can sell it at once.
+#[pg_extern(sql = false)]
+fn stripe_inventory(p_inventory_id: Option<ItemArg>, p_stripes: Option<i32>) -> Vec<u8> {
+    let (reference, key) = (ContextText::nothing(), ContextText::nothing());
+    finish(in_context(reference, key, |context| stripe(p_inventory_id, p_stripes, context)))
+}
+
+/// Merges the stripes of an item back into its row of the stock table.
+#[pg_extern(sql = false)]
+fn unstripe_inventory(p_inventory_id: Option<ItemArg>) -> Vec<u8> {
+    let (reference, key) = (ContextText::nothing(), ContextText::nothing());
+    finish(in_context(reference, key, |context| unstripe(p_inventory_id, context)))
+}
+
+fn stripe(id: Option<ItemArg>, stripes: Option<i32>, context: CallContext) -> Result<String> {
+    let id = id.ok_or_else(|| Error::null_argument("p_inventory_id"))?.id();
+    let stripes = stripes.ok_or_else(|| Error::null_argument("p_stripes"))?;
+    let count = i16::try_from(stripes).ok().filter(|count| (2..=MAX_STRIPES).contains(count));
+    let count = count.ok_or_else(|| Error::stripe_count(stripes, MAX_STRIPES))?;
+    alone(
+        ("stripe_inventory", c"stripe_inventory()"),
+        context,
+        &id,
+        |reference| json!([id.to_json(), count, reference]),
+        |spi, stock| {
+            let quantity = merge(spi, stock, &id)?;
+            guard_striped_stock(spi, stock)?;
+            let quantity = number(divide(spi, stock, &id, quantity, count)?);
+            Ok(json!({"success": true, "inventory_id": id.to_json(), "quantity": quantity, "stripes": count}))
+        },
+    )
+}
+
+fn unstripe(id: Option<ItemArg>, context: CallContext) -> Result<String> {
+    let id = id.ok_or_else(|| Error::null_argument("p_inventory_id"))?.id();
+    alone(
+        ("unstripe_inventory", c"unstripe_inventory()"),
+        context,
+        &id,
+        |reference| json!([id.to_json(), reference]),
+        |spi, stock| {
+            let quantity = number(merge(spi, stock, &id)?);
+            Ok(json!({"success": true, "inventory_id": id.to_json(), "quantity": quantity}))
+        },
+    )
+}
+
+/// Runs `act` while no other session changes stock, and announces the change of the layout.
+fn alone(
+    (function, command): (&'static str, &'static CStr),
+    context: CallContext,
+    id: &ItemId,
+    arguments: impl FnOnce(Option<&str>) -> Value,
+    act: impl FnOnce(&Connection, &Attachment) -> Result<Value>,
+) -> Result<String> {
+    require_writable(command);
+    require_no_other(function)?;
+    // Totals are written as the owner, in the caller's session or in the worker.
+    cache::require_rights_of_caller()?;
+    let stock = cache::current_alone()?;
+    stock.require_trusted_code()?;
+    // Changes of the calling statement are not recorded yet, nor checked against the stripes that there were.
+    if has_pending_triggers(stock.oid) {
+        return Err(Error::write_running(function));
+    }
+    let reference = context.reference.clone();
+    let (kind, extent) = (MovementKind::Transfer, Extent::ManyRows);
+    let call = Call { function, kind, extent, needs_all: true, context };
+    call.run(
+        std::slice::from_ref(id),
+        || arguments(reference.as_deref()).to_string(),
+        |spi, stock| {
+            let result = act(spi, stock)?;
+            invalidation::announce_change(stock.companions.stripes);
+            Ok(spaced(&result))
+        },
+    )
+}

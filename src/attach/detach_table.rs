@@ -1,0 +1,88 @@
+//! Stops managing the stock table.
+//!
+//! Lock order: as in `attach::attach_table`.
+
+use crate::attach::attach_table::{lock_configuration, require_ownership};
+use crate::attach::companions;
+use crate::attach::leftover;
+use crate::attach::triggers;
+use crate::core::error::{Error, Result};
+use crate::pg::invalidation;
+use crate::pg::lock::{TableLock, lock_alone, lock_for_writing};
+use crate::pg::relation;
+use crate::pg::report;
+use crate::pg::role::act_as;
+use crate::pg::spi::Connection;
+use crate::pg::transaction::require_writable;
+use crate::statements::attach as statements;
+use crate::stock::call::require_no_other;
+use crate::stripes::layout;
+use crate::table::cache::{self, describe_configured};
+use crate::table::catalog::{self, Columns, Description};
+use crate::table::configuration::{CATALOG_PATH, Configured, configuration, configured};
+use crate::table::cursors;
+use crate::table::health;
+
+/// Detaches the stock table.
+pub fn detach(spi: &Connection) -> Result<()> {
+    require_writable(c"detach_inventory()");
+    require_no_other("detach_inventory")?;
+    let configuration = configuration(spi)?;
+    lock_configuration(spi, &configuration);
+    let configured = configured(spi, &configuration)?.ok_or_else(Error::not_attached)?;
+    if let Ok(table) = describe_configured(spi, &configured) {
+        require_ownership(&table)?;
+        // Sales hold a weaker lock until they commit: none of them straddles the detach.
+        lock_alone(&[table.oid], TableLock::AccessExclusive);
+        cursors::leaving_none(table.owner, || merge_stripes(spi, &configured, &table))?;
+    }
+    let _acting = act_as(configuration.owner, CATALOG_PATH);
+    spi.once(&statements::delete_configuration(&configuration.relation), &[]);
+    invalidation::announce_change(configuration.oid);
+    Ok(())
+}
+
+/// Merges striped items and drops the triggers.
+///
+/// The rows of a broken attachment are written without the ledger, which the next attach brings up to date. A contradiction is
+/// left as it is: the next attach decides it, or refuses. A copy that a subscription writes to is not touched.
+fn merge_stripes(spi: &Connection, configured: &Configured, table: &Description) -> Result<()> {
+    if configured.subscribed {
+        return triggers::drop_from_stock(spi, table);
+    }
+    let companions = configured.companions.oids();
+    // A trigger that is being created is waited for, and then seen.
+    lock_for_writing(&companions);
+    let allowed = || {
+        let mut facts = health::stock_facts(table.oid);
+        facts.extend(companions.iter().copied().filter_map(relation::facts));
+        health::require_writable_by_caller(health::objection(&facts, table.owner), table.owner)
+    };
+    match cache::current() {
+        Ok(stock) if stock.require_healthy().is_ok() && (stock.striped.is_empty() || allowed().is_ok()) => {
+            layout::merge_all(spi, &stock)?;
+            triggers::drop_from_stock(spi, table)
+        }
+        _ => {
+            triggers::drop_from_stock(spi, table)?;
+            let named = Columns::Named(&configured.id_column, &configured.quantity_column);
+            let by_name = if table.columns().is_ok() { None } else { catalog::describe(spi, table.oid, named)? };
+            let table = by_name.as_ref().unwrap_or(table);
+            if let Err(error) = allowed().and_then(|()| merge_left(spi, table))
+                && companions::have_stripes(spi, table).unwrap_or(true)
+            {
+                report::warning(
+                    &format!("the stripes of hot items are left as they are: {}", error.message),
+                    "They hold stock: attach the table again before its quantities are changed.",
+                );
+            }
+            Ok(())
+        }
+    }
+}
+
+fn merge_left(spi: &Connection, table: &Description) -> Result<()> {
+    let Some([stripes, totals]) = companions::find_stripes(spi, table)? else { return Ok(()) };
+    triggers::drop_recording(spi, table, (stripes.oid, &stripes.name));
+    leftover::merge(spi, table, &stripes, &totals).map(|_| ())
+}

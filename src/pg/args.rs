@@ -1,0 +1,173 @@
+//! Arguments: of the SQL functions, as PostgreSQL passes them, and of statements, as SPI binds them.
+
+use crate::core::error::Error;
+use crate::core::item_id::ItemId;
+use crate::core::quantity::{Quantity, Unfit};
+use crate::pg::encoding;
+use crate::pg::jsonb::JsonbArg;
+use crate::pg::types::SqlType;
+use pgrx::callconv::{self, ArgAbi};
+use pgrx::pg_sys::{self, Datum, Oid};
+use pgrx::pgrx_sql_entity_graph::metadata::{
+    ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
+};
+use pgrx::{FromDatum, IntoDatum, Uuid};
+use std::ffi::CStr;
+use std::marker::PhantomData;
+
+pub use pgrx::AnyNumeric;
+pub use pgrx::datum::Interval;
+
+/// A bound parameter. A pointer in it lives as long as the borrow it was made from.
+#[derive(Clone, Copy)]
+pub struct Arg<'a> {
+    pub(in crate::pg) datum: Datum,
+    pub(in crate::pg) is_null: bool,
+    life: PhantomData<&'a ()>,
+}
+
+impl Arg<'_> {
+    /// Binds a value of a type that needs no borrow: a number, an oid, or a value that PostgreSQL has copied.
+    pub fn owned(value: impl IntoDatum) -> Self {
+        let datum = value.into_datum();
+        Self { datum: datum.unwrap_or(Datum::null()), is_null: datum.is_none(), life: PhantomData }
+    }
+
+    /// Binds the id of an item.
+    pub fn item(id: &ItemId) -> Self {
+        let ItemId::Uuid(bytes) = id;
+        Self::owned(Uuid::from_bytes(*bytes))
+    }
+
+    /// Binds an array of ids.
+    pub fn items<'i>(ids: impl IntoIterator<Item = &'i ItemId>) -> Self {
+        let uuid = |ItemId::Uuid(bytes): &ItemId| Uuid::from_bytes(*bytes);
+        Self::owned(ids.into_iter().map(uuid).collect::<Vec<_>>())
+    }
+
+    /// Binds NULL.
+    pub fn null() -> Self {
+        Self { datum: Datum::null(), is_null: true, life: PhantomData }
+    }
+}
+
+impl<'a> Arg<'a> {
+    /// Binds a text; None is NULL.
+    pub fn text<'t>(text: impl Into<Option<&'t str>>) -> Self {
+        Self::owned(text.into().map(encoding::to_server))
+    }
+
+    /// Binds a value as PostgreSQL holds it.
+    ///
+    /// # Safety
+    /// The datum must be of the parameter's type and alive as long as `'a`.
+    pub unsafe fn raw(datum: Datum) -> Self {
+        Self { datum, is_null: false, life: PhantomData }
+    }
+}
+
+/// Prints a quantity as PostgreSQL does.
+///
+/// # Safety
+/// `datum` must be a non-null value of the type, which is one of the quantity types, and alive.
+pub unsafe fn printed(datum: Datum, sql_type: SqlType) -> String {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let text = match sql_type {
+            SqlType::Int2 => return (datum.value() as i16).to_string(),
+            SqlType::Int4 => return (datum.value() as i32).to_string(),
+            SqlType::Int8 => return (datum.value() as i64).to_string(),
+            _ => pg_sys::OidOutputFunctionCall(Oid::from(pg_sys::F_NUMERIC_OUT), datum),
+        };
+        let printed = CStr::from_ptr(text).to_string_lossy().into_owned();
+        pg_sys::pfree(text.cast());
+        printed
+    }
+}
+
+/// The id of an item as a SQL function receives it.
+pub struct ItemArg(ItemId);
+
+impl ItemArg {
+    /// The id.
+    pub fn id(self) -> ItemId {
+        self.0
+    }
+}
+
+impl FromDatum for ItemArg {
+    unsafe fn from_polymorphic_datum(datum: Datum, is_null: bool, type_oid: Oid) -> Option<Self> {
+        // SAFETY: as the caller promises; the value is copied.
+        unsafe { Uuid::from_polymorphic_datum(datum, is_null, type_oid) }
+            .map(|uuid| Self(ItemId::Uuid(*uuid.as_bytes())))
+    }
+}
+
+/// A numeric argument of a SQL function, held as PostgreSQL passed it so that it can be bound again as it is.
+pub struct NumericArg {
+    datum: Datum,
+}
+
+impl NumericArg {
+    /// The parameter for a numeric column.
+    pub fn arg(&self) -> Arg<'_> {
+        Arg { datum: self.datum, is_null: false, life: PhantomData }
+    }
+
+    /// The exact value; or the reason why it is no quantity, and its text.
+    pub fn read(&self) -> Result<Quantity, (Unfit, String)> {
+        // SAFETY: the datum is the non-null numeric argument of the running call, alive until it returns.
+        unsafe { read_numeric(self.datum) }
+    }
+}
+
+impl FromDatum for NumericArg {
+    unsafe fn from_polymorphic_datum(datum: Datum, is_null: bool, _type_oid: Oid) -> Option<Self> {
+        (!is_null).then_some(Self { datum })
+    }
+}
+
+/// Reads a numeric through its text, which keeps the digits that PostgreSQL prints.
+///
+/// # Safety
+/// `datum` must be a non-null numeric that is alive.
+pub unsafe fn read_numeric(datum: Datum) -> Result<Quantity, (Unfit, String)> {
+    // SAFETY: numeric_out takes one non-null numeric and returns a C string in the current memory context.
+    unsafe {
+        let text = pg_sys::OidOutputFunctionCall(Oid::from(pg_sys::F_NUMERIC_OUT), datum);
+        let read = {
+            let text = CStr::from_ptr(text).to_string_lossy();
+            text.parse::<Quantity>().map_err(|unfit| (unfit, text.into_owned()))
+        };
+        pg_sys::pfree(text.cast());
+        read
+    }
+}
+
+macro_rules! argument {
+    ($type:ty, $like:ty) => {
+        // SAFETY: the datum is taken as it is passed; it lives until the call returns, and so does the value, which the
+        // macro hands to the function.
+        unsafe impl<'fcx> ArgAbi<'fcx> for $type {
+            unsafe fn unbox_arg_unchecked(arg: callconv::Arg<'_, 'fcx>) -> Self {
+                // SAFETY: the caller promises an argument that is not null.
+                match unsafe { arg.unbox_arg_using_from_datum() } {
+                    Some(value) => value,
+                    None => Error::internal("a null argument was read as a value").raise(),
+                }
+            }
+        }
+
+        // SAFETY: the SQL type whose datum the value is read from.
+        unsafe impl SqlTranslatable for $type {
+            const TYPE_IDENT: &'static str = <$like as SqlTranslatable>::TYPE_IDENT;
+            const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
+            const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> = <$like as SqlTranslatable>::ARGUMENT_SQL;
+            const RETURN_SQL: Result<ReturnsRef, ReturnsError> = <$like as SqlTranslatable>::RETURN_SQL;
+        }
+    };
+}
+
+argument!(ItemArg, Uuid);
+argument!(NumericArg, pgrx::AnyNumeric);
+argument!(JsonbArg, pgrx::JsonB);

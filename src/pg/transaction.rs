@@ -1,0 +1,97 @@
+//! The transaction of the backend: isolation level, commands, subtransactions, and the entry points at their ends.
+
+use crate::core::error::Error;
+use pgrx::pg_guard;
+use pgrx::pg_sys;
+use std::ffi::CStr;
+use std::sync::OnceLock;
+
+/// The number of a subtransaction; numbers rise.
+pub type Subtransaction = pg_sys::SubTransactionId;
+
+/// Runs at the ends of transactions.
+pub struct AtEnd {
+    /// Where a transaction is about to commit or to be prepared; an error aborts it.
+    pub before_commit: fn() -> Result<(), Box<Error>>,
+    /// Where a transaction has ended.
+    pub ended: fn(),
+    /// Where a subtransaction has aborted, and with it those that began after it.
+    pub subtransaction_aborted: fn(Subtransaction),
+}
+
+/// Set once, when the library is loaded: PostgreSQL calls back without an argument of ours.
+static AT_END: OnceLock<AtEnd> = OnceLock::new();
+
+/// Registers for the ends of transactions; called once a backend.
+pub fn register(at_end: AtEnd) {
+    if AT_END.set(at_end).is_ok() {
+        // SAFETY: the callbacks are of the library, which is never unloaded.
+        unsafe {
+            pg_sys::RegisterXactCallback(Some(transaction_ends), std::ptr::null_mut());
+            pg_sys::RegisterSubXactCallback(Some(subtransaction_ends), std::ptr::null_mut());
+        }
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn transaction_ends(event: pg_sys::XactEvent::Type, _nothing: *mut std::ffi::c_void) {
+    use pg_sys::XactEvent::{XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE};
+    let Some(at_end) = AT_END.get() else { return };
+    if event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE {
+        (at_end.before_commit)().unwrap_or_else(|error| error.raise());
+    }
+    (at_end.ended)();
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn subtransaction_ends(
+    event: pg_sys::SubXactEvent::Type,
+    subtransaction: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _nothing: *mut std::ffi::c_void,
+) {
+    if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB
+        && let Some(at_end) = AT_END.get()
+    {
+        (at_end.subtransaction_aborted)(subtransaction);
+    }
+}
+
+/// The subtransaction that runs.
+pub fn subtransaction() -> Subtransaction {
+    // SAFETY: reads a counter of the backend.
+    unsafe { pg_sys::GetCurrentSubTransactionId() }
+}
+
+/// The number of the command that runs, within the transaction.
+pub fn command() -> u32 {
+    // SAFETY: reads a counter of the backend; the number is not marked as used.
+    unsafe { pg_sys::GetCurrentCommandId(false) }
+}
+
+/// Ends a command of the transaction: its effects are visible to the next, also in our own caches.
+pub fn next_command() {
+    // SAFETY: the counter is advanced between two statements of ours, as SPI does after each.
+    unsafe { pg_sys::CommandCounterIncrement() };
+}
+
+/// Whether all statements of this transaction see one snapshot: REPEATABLE READ and SERIALIZABLE.
+pub fn has_one_snapshot() -> bool {
+    // SAFETY: reads a variable of the backend.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
+}
+
+/// Whether this server is a standby.
+pub fn is_standby() -> bool {
+    // SAFETY: reads the state of the server.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
+/// Raises PostgreSQL's own error 25006 where nothing can be written: on a standby, or in a read-only transaction.
+pub fn require_writable(command: &CStr) {
+    // SAFETY: raises an error or does nothing; the name is a C string.
+    unsafe {
+        pg_sys::PreventCommandDuringRecovery(command.as_ptr());
+        pg_sys::PreventCommandIfReadOnly(command.as_ptr());
+    }
+}

@@ -1,0 +1,197 @@
+//! The background worker `inventory_ext totals`: how it is started, its life, and its entry point.
+//!
+//! Its work is in `stripes::totals`, which registers it. It connects as the bootstrap superuser, with settings of its own
+//! whatever those of the database are, and every switch to another role is a security-restricted operation.
+
+use crate::core::error::Error;
+use crate::pg::role::always_restrict;
+use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus};
+use pgrx::pg_sys::{self, Datum};
+use pgrx::{FromDatum, IntoDatum, check_for_interrupts, pg_guard};
+use std::cell::Cell;
+use std::ffi::CStr;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// Between two looks: how long a total lags, and a little more.
+const PAUSE: Duration = Duration::from_millis(200);
+/// The number of looks without a change that end a worker. DROP DATABASE waits five seconds for others to go; this is less.
+const IDLE_LOOKS: u32 = 10;
+
+/// What a look at the totals found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// Totals were written.
+    Changed,
+    /// All totals were right.
+    Unchanged,
+    /// The worker ends.
+    Over,
+}
+
+/// The work of the worker; each function runs in a transaction of its own.
+pub struct Work {
+    /// Claims to be the worker of this database.
+    pub begin: fn() -> Look,
+    /// Brings totals up to date. The argument says whether the worker may end where nothing has changed.
+    pub look: fn(bool) -> Look,
+}
+
+/// Set once, when the library is loaded: PostgreSQL calls the entry point by its name.
+static WORK: OnceLock<Work> = OnceLock::new();
+
+thread_local! {
+    /// This process is the worker: a fact of the process, set once.
+    static IS_WORKER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Registers the work; called once a backend. A second registration has no effect.
+pub fn register(work: Work) {
+    let _ = WORK.set(work);
+}
+
+/// Whether this process is the worker.
+pub fn is_this_process() -> bool {
+    IS_WORKER.get()
+}
+
+/// How a start ended.
+pub enum Start {
+    /// No background worker is free: see max_worker_processes.
+    NoneFree,
+    /// The worker was requested.
+    Requested,
+}
+
+/// Requests a worker for this database and waits for at most `patience_ms` until `is_there`, or until it has ended again.
+pub fn start(patience_ms: u32, is_there: impl Fn() -> bool) -> Start {
+    // SAFETY: variables of the backend, set once.
+    let (database, own_pid) = unsafe { (pg_sys::MyDatabaseId, pg_sys::MyProcPid) };
+    let started = BackgroundWorkerBuilder::new("inventory_ext totals")
+        .set_type("inventory_ext totals")
+        .set_library("inventory_ext")
+        .set_function("inventory_totals_main")
+        .set_argument(database.into_datum())
+        .set_notify_pid(own_pid)
+        .enable_spi_access()
+        .load_dynamic();
+    let Ok(worker) = started else { return Start::NoneFree };
+    for _ in 0..patience_ms {
+        if is_there() || matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped)) {
+            break;
+        }
+        check_for_interrupts!();
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Start::Requested
+}
+
+/// Settings that the worker relies on, whatever the database or a role has set. Totals are made again from the stripes, so none
+/// of its commits need wait for the disk.
+const SETTINGS: [(&CStr, &CStr); 11] = [
+    (c"synchronous_commit", c"off"),
+    (c"default_transaction_isolation", c"read committed"),
+    (c"default_transaction_read_only", c"off"),
+    (c"default_transaction_deferrable", c"off"),
+    (c"lock_timeout", c"0"),
+    (c"statement_timeout", c"0"),
+    (c"idle_in_transaction_session_timeout", c"0"),
+    (c"row_security", c"on"),
+    (c"session_replication_role", c"origin"),
+    (c"inventory_ext.actor", c""),
+    (c"inventory_ext.reference", c""),
+];
+
+/// # Safety
+/// Called once, by the worker, with the name of a setting that exists.
+unsafe fn set(name: &CStr, value: &CStr) {
+    // SAFETY: PostgreSQL copies both texts.
+    unsafe {
+        pg_sys::SetConfigOption(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_OVERRIDE,
+        );
+    }
+}
+
+/// The entry point of the worker. Its argument is the database.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn inventory_totals_main(database: Datum) {
+    let Some(work) = WORK.get() else { Error::internal("the totals worker has no work").raise() };
+    // SAFETY: the argument is what `start` passed, an oid; the signal is handled as in any backend: the next check for
+    // interrupts ends the process.
+    unsafe {
+        let database = pg_sys::Oid::from_datum(database, false);
+        let Some(database) = database else { Error::internal("the totals worker has no database").raise() };
+        handle_sigterm();
+        pg_sys::BackgroundWorkerUnblockSignals();
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0);
+        for (name, value) in SETTINGS {
+            set(name, value);
+        }
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        set(c"transaction_timeout", c"0");
+    }
+    always_restrict();
+    IS_WORKER.set(true);
+    let mut idle_looks = 0;
+    let mut look = in_transaction(work.begin);
+    while look != Look::Over {
+        pause();
+        idle_looks = if look == Look::Changed { 0 } else { idle_looks + 1 };
+        look = in_transaction(|| (work.look)(idle_looks >= IDLE_LOOKS));
+    }
+}
+
+unsafe extern "C-unwind" {
+    // The handler itself, not pgrx's safe wrapper of it.
+    #[link_name = "die"]
+    fn ends_at_next_check(signal: std::ffi::c_int);
+}
+
+#[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16", feature = "pg17"))]
+unsafe fn handle_sigterm() {
+    // SAFETY: installs the handler that every backend has.
+    unsafe { pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(ends_at_next_check)) };
+}
+
+#[cfg(feature = "pg18")]
+unsafe fn handle_sigterm() {
+    // SAFETY: installs the handler that every backend has.
+    unsafe { pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(ends_at_next_check)) };
+}
+
+fn pause() {
+    // SAFETY: waits for the latch of this process, which its signal handlers set.
+    unsafe {
+        pg_sys::WaitLatch(
+            pg_sys::MyLatch,
+            (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32,
+            PAUSE.as_millis() as _,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+    check_for_interrupts!();
+}
+
+fn in_transaction(act: impl FnOnce() -> Look) -> Look {
+    // SAFETY: as any background worker brackets its work; an error ends the process.
+    unsafe {
+        pg_sys::SetCurrentStatementStartTimestamp();
+        pg_sys::StartTransactionCommand();
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, c"bringing totals up to date".as_ptr());
+    }
+    let look = act();
+    // SAFETY: closes what was opened above.
+    unsafe {
+        pg_sys::PopActiveSnapshot();
+        pg_sys::CommitTransactionCommand();
+        pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_IDLE, std::ptr::null());
+    }
+    look
+}

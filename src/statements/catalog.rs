@@ -1,0 +1,187 @@
+//! What is read of the catalog, of the configuration, and of the session.
+
+use crate::pg::spi::Sql;
+use crate::pg::types::SqlType;
+
+/// Describes a table: the table, its id column, its quantity column, or the CHECK that names both.
+pub fn describe() -> Sql {
+    let parameters = [SqlType::Oid, SqlType::Text, SqlType::Text, SqlType::Text];
+    Sql::new(include_str!("../../sql/describe.sql"), &parameters)
+}
+
+/// Nodes of an expression that run no code but that of the functions and operators which they name.
+const PLAIN_NODES: &[&str] = &[
+    "VAR",
+    "CONST",
+    "OPEXPR",
+    "DISTINCTEXPR",
+    "NULLIFEXPR",
+    "SCALARARRAYOPEXPR",
+    "BOOLEXPR",
+    "NULLTEST",
+    "BOOLEANTEST",
+    "RELABELTYPE",
+    "COERCEVIAIO",
+    "COERCETODOMAIN",
+    "FUNCEXPR",
+    "SQLVALUEFUNCTION",
+    "CASE",
+    "CASEEXPR",
+    "WHEN",
+    "CASEWHEN",
+    "CASETESTEXPR",
+    "COALESCE",
+    "COALESCEEXPR",
+    "MINMAX",
+    "MINMAXEXPR",
+    "ARRAY",
+    "ARRAYEXPR",
+];
+/// Functions of PostgreSQL that are not IMMUTABLE, and run no code that their arguments name.
+const PLAIN_FUNCTIONS: &[&str] = &[
+    "now",
+    "transaction_timestamp",
+    "statement_timestamp",
+    "clock_timestamp",
+    "current_setting",
+    "pg_trigger_depth",
+    "concat",
+    "concat_ws",
+    "date_trunc",
+    "date_part",
+    "extract",
+    "to_char",
+    "timezone",
+];
+
+/// The functions that the WHEN clause of a trigger runs, and whether it runs nothing but plain ones and those of an owner.
+///
+/// Dependencies do not tell: PostgreSQL records none on its own functions, and none on objects that a constant names.
+pub fn condition() -> Sql {
+    let list = |words: &[&str]| words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(", ");
+    let (nodes, functions) = (list(PLAIN_NODES), list(PLAIN_FUNCTIONS));
+    let text = format!(
+        r"WITH tree AS (
+    SELECT t.tgqual::pg_catalog.text AS nodes FROM pg_catalog.pg_trigger AS t WHERE t.oid OPERATOR(pg_catalog.=) $1
+), called AS (
+    SELECT found.part[1] AS field, found.part[2]::pg_catalog.oid AS oid
+      FROM tree CROSS JOIN LATERAL
+           pg_catalog.regexp_matches(tree.nodes, ':(funcid|opno|resulttype) ([0-9]+)', 'g') AS found (part)
+), functions AS (
+    SELECT p.oid, p.proowner, p.pronamespace, p.provolatile, p.proname, c.field
+      FROM called AS c
+      LEFT JOIN pg_catalog.pg_operator AS o
+        ON c.field OPERATOR(pg_catalog.=) 'opno' AND o.oid OPERATOR(pg_catalog.=) c.oid
+      JOIN pg_catalog.pg_proc AS p
+        ON p.oid OPERATOR(pg_catalog.=) CASE c.field WHEN 'funcid' THEN c.oid ELSE o.oprcode::pg_catalog.oid END
+     WHERE c.field OPERATOR(pg_catalog.<>) 'resulttype'
+)
+SELECT ARRAY(SELECT f.oid FROM functions AS f WHERE f.oid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid) AS functions,
+       NOT EXISTS (
+           SELECT FROM tree CROSS JOIN LATERAL
+                  pg_catalog.regexp_matches(tree.nodes, '(?<!\\)\{{([A-Z_]+)', 'g') AS node (name)
+            WHERE node.name[1] OPERATOR(pg_catalog.<>) ALL (ARRAY[{nodes}]))
+       AND NOT EXISTS (
+           SELECT FROM functions AS f
+            WHERE NOT (f.proowner OPERATOR(pg_catalog.=) $2
+                       AND f.oid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid)
+              AND NOT (f.oid OPERATOR(pg_catalog.<) '16384'::pg_catalog.oid
+                       AND (f.field OPERATOR(pg_catalog.=) 'opno'
+                            OR f.provolatile OPERATOR(pg_catalog.=) 'i'
+                            OR f.proname::pg_catalog.text OPERATOR(pg_catalog.=) ANY (ARRAY[{functions}]))))
+       AND NOT EXISTS (
+           SELECT FROM called AS c JOIN pg_catalog.pg_type AS y ON y.oid OPERATOR(pg_catalog.=) c.oid
+            WHERE c.field OPERATOR(pg_catalog.=) 'resulttype'
+              AND NOT (y.oid OPERATOR(pg_catalog.<) '16384'::pg_catalog.oid
+                       AND y.typtype OPERATOR(pg_catalog.=) 'b')
+              AND NOT (y.typowner OPERATOR(pg_catalog.=) $2 AND y.typtype OPERATOR(pg_catalog.=) 'd'
+                       AND y.oid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid)) AS plain"
+    );
+    Sql::new(text, &[SqlType::Oid, SqlType::Oid])
+}
+
+/// Those of some tables on which a role may create triggers that is neither their owner nor a superuser.
+pub fn open_to_triggers() -> Sql {
+    let text = "SELECT DISTINCT c.oid
+  FROM pg_catalog.pg_class AS c
+ CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) AS a
+  LEFT JOIN pg_catalog.pg_roles AS r ON r.oid OPERATOR(pg_catalog.=) a.grantee
+ WHERE c.oid OPERATOR(pg_catalog.=) ANY ($1) AND a.privilege_type OPERATOR(pg_catalog.=) 'TRIGGER'
+   AND a.grantee OPERATOR(pg_catalog.<>) c.relowner AND NOT COALESCE(r.rolsuper, false)
+ ORDER BY c.oid";
+    Sql::new(text, &[SqlType::OidArray])
+}
+
+/// The relations that subscriptions of this database write to. A database made from a template may have entries of another.
+const SUBSCRIBED: &str = "SELECT FROM pg_catalog.pg_subscription_rel AS r
+  JOIN pg_catalog.pg_subscription AS s ON s.oid OPERATOR(pg_catalog.=) r.srsubid
+  JOIN pg_catalog.pg_database AS d ON d.oid OPERATOR(pg_catalog.=) s.subdbid
+ WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()";
+
+/// Returns a row where a subscription writes to one of some tables.
+pub fn subscribed() -> Sql {
+    Sql::new(format!("{SUBSCRIBED} AND r.srrelid OPERATOR(pg_catalog.=) ANY ($1) LIMIT 1"), &[SqlType::OidArray])
+}
+
+/// Finds the configuration table of the installed extension.
+pub fn configuration() -> Sql {
+    let text = "SELECT c.oid, c.relowner AS owner, pg_catalog.format('%I.%I', n.nspname, c.relname) AS relation,
+       pg_catalog.quote_ident(n.nspname) AS schema
+  FROM pg_catalog.pg_extension AS e
+  JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
+  JOIN pg_catalog.pg_class AS c
+    ON c.relnamespace OPERATOR(pg_catalog.=) n.oid AND c.relname OPERATOR(pg_catalog.=) 'inventory_attachment'
+ WHERE e.extname OPERATOR(pg_catalog.=) 'inventory_ext'";
+    Sql::new(text, &[])
+}
+
+/// Reads the configuration row.
+pub fn configured(configuration: &str) -> Sql {
+    let text = format!(
+        "SELECT a.stock_table::pg_catalog.oid AS stock_table, a.stock_schema::pg_catalog.text AS stock_schema,
+       a.stock_name::pg_catalog.text AS stock_name, a.run_as, a.check_name::pg_catalog.text AS check_name,
+       a.id_column::pg_catalog.text AS id_column, a.quantity_column::pg_catalog.text AS quantity_column,
+       a.movement_table::pg_catalog.oid AS movement_table, a.request_table::pg_catalog.oid AS request_table,
+       a.stripe_table::pg_catalog.oid AS stripe_table, a.total_table::pg_catalog.oid AS total_table,
+       EXISTS ({SUBSCRIBED} AND (
+           r.srrelid OPERATOR(pg_catalog.=) ANY (ARRAY[a.stock_table, a.movement_table, a.request_table,
+                                                       a.stripe_table, a.total_table]::pg_catalog.oid[])
+           OR r.srrelid OPERATOR(pg_catalog.=) ANY (
+               SELECT tree.relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree(a.stock_table) AS tree)))
+           AS subscribed
+  FROM {configuration} AS a"
+    );
+    Sql::new(text, &[])
+}
+
+/// The striped items, each with the number of its stripes, and whether its row is in the table. Only the row of a partitioned
+/// table can be elsewhere: in a partition that is detached.
+pub fn striped_items(stripes: &str, partitioned: Option<(&str, &str)>) -> Sql {
+    let present = match partitioned {
+        Some((stock, id)) => {
+            format!("EXISTS (SELECT FROM {stock} AS stock WHERE stock.{id} OPERATOR(pg_catalog.=) s.inventory_id)")
+        }
+        None => "true".to_owned(),
+    };
+    let text = format!(
+        "SELECT s.inventory_id AS id, pg_catalog.max(s.stripe) AS stripes, {present} AS present
+  FROM ONLY {stripes} AS s GROUP BY s.inventory_id"
+    );
+    Sql::new(text, &[])
+}
+
+/// The cursors of the session.
+pub fn open_cursors() -> Sql {
+    Sql::new("SELECT name FROM pg_catalog.pg_cursors", &[])
+}
+
+/// The tables and the columns of tables that a command has dropped. PostgreSQL rejects the statement outside of an event
+/// trigger.
+pub fn dropped_objects() -> Sql {
+    let text = "SELECT d.objid AS table, d.address_names[3] AS column, d.object_identity AS identity
+  FROM pg_catalog.pg_event_trigger_dropped_objects() AS d
+ WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid
+   AND (d.object_type OPERATOR(pg_catalog.=) 'table' OR d.object_type OPERATOR(pg_catalog.=) 'table column')
+   AND NOT d.is_temporary";
+    Sql::new(text, &[])
+}

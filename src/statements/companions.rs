@@ -1,0 +1,130 @@
+//! The statements that create companions and triggers, and find them.
+
+use crate::core::part::Companion;
+use crate::pg::spi::Sql;
+use crate::pg::types::SqlType;
+
+/// PostgreSQL's own fillfactor.
+const FULL: u8 = 100;
+/// Pages are kept mostly empty: stripes are written all the time, and sessions that write one page wait for each other.
+const STRIPE_FILL: u8 = 10;
+
+/// Creates a companion. The quantity of a stripe is a numeric of any precision: a stripe may hold a fraction of a unit of the
+/// stock column; the sum of the stripes never does.
+pub fn create_table(name: &str, companion: Companion) -> Sql {
+    let (columns, fill) = match companion {
+        Companion::Movements => (
+            "
+    movement_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    inventory_id uuid NOT NULL,
+    stripe smallint,
+    kind text NOT NULL,
+    old_quantity numeric NOT NULL,
+    new_quantity numeric NOT NULL,
+    delta numeric NOT NULL GENERATED ALWAYS AS (new_quantity - old_quantity) STORED,
+    reference text,
+    idempotency_key text,
+    actor text NOT NULL,
+    xact_id xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    occurred_at timestamptz NOT NULL DEFAULT clock_timestamp()",
+            FULL,
+        ),
+        Companion::Requests => (
+            "
+    idempotency_key text PRIMARY KEY,
+    function_name text NOT NULL,
+    arguments_hash bytea NOT NULL,
+    answer json,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp()",
+            FULL,
+        ),
+        Companion::Stripes => (
+            "
+    inventory_id uuid NOT NULL,
+    stripe smallint NOT NULL CHECK (stripe > 0),
+    quantity numeric NOT NULL CHECK (quantity >= '0'::numeric AND quantity < 'Infinity'::numeric),
+    PRIMARY KEY (inventory_id, stripe)",
+            STRIPE_FILL,
+        ),
+        Companion::Totals => (
+            "
+    inventory_id uuid PRIMARY KEY,
+    quantity numeric NOT NULL",
+            FULL,
+        ),
+    };
+    Sql::new(format!("CREATE TABLE {name} ({columns}) WITH (fillfactor = {fill})"), &[])
+}
+
+/// Creates the index by which the movements of an item are found.
+pub fn index_movements(ledger: &str) -> Sql {
+    Sql::new(format!("CREATE INDEX ON {ledger} (inventory_id, movement_id)"), &[])
+}
+
+/// Finds a relation of a name in the schema of the stock table.
+pub fn find() -> Sql {
+    let text = "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
+  FROM pg_catalog.pg_class AS c
+  JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+  JOIN pg_catalog.pg_class AS stock ON stock.relnamespace OPERATOR(pg_catalog.=) c.relnamespace
+ WHERE stock.oid OPERATOR(pg_catalog.=) $1 AND c.relname OPERATOR(pg_catalog.=) $2::pg_catalog.name";
+    Sql::new(text, &[SqlType::Oid, SqlType::Text])
+}
+
+/// The partitions of a table, of all levels. PostgreSQL gives statement triggers to none of them.
+pub fn partitions() -> Sql {
+    let text = "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
+  FROM pg_catalog.pg_partition_tree($1) AS tree
+  JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) tree.relid
+  JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+ WHERE tree.level OPERATOR(pg_catalog.>) 0 ORDER BY c.oid";
+    Sql::new(text, &[SqlType::Regclass])
+}
+
+/// The statements that take back the grants of default privileges on a new table and on the sequence of its identity column.
+pub fn default_grants() -> Sql {
+    let text = "SELECT DISTINCT pg_catalog.format('REVOKE ALL ON %s %I.%I FROM %s CASCADE',
+           CASE WHEN c.relkind OPERATOR(pg_catalog.=) 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, n.nspname, c.relname,
+           CASE WHEN a.grantee OPERATOR(pg_catalog.=) 0 THEN 'PUBLIC'
+                ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END) AS revocation
+  FROM pg_catalog.pg_class AS c
+  JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+ CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) AS a
+ WHERE a.grantee OPERATOR(pg_catalog.<>) c.relowner
+   AND (c.oid OPERATOR(pg_catalog.=) $1
+        OR c.oid OPERATOR(pg_catalog.=) ANY (
+            SELECT d.objid FROM pg_catalog.pg_depend AS d
+             WHERE d.refobjid OPERATOR(pg_catalog.=) $1
+               AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid
+               AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid
+               AND d.deptype OPERATOR(pg_catalog.=) 'i'))";
+    Sql::new(text, &[SqlType::Oid])
+}
+
+/// A REVOKE that [`default_grants`] returned.
+pub fn revoke(revocation: String) -> Sql {
+    Sql::new(revocation, &[])
+}
+
+/// Quotes a name.
+pub fn quote() -> Sql {
+    Sql::new("SELECT pg_catalog.quote_ident($1) AS quoted", &[SqlType::Text])
+}
+
+/// Creates a trigger, and in a second statement makes it depend on the extension: DROP EXTENSION takes the trigger along, and
+/// needs no CASCADE, which might take more.
+pub fn create_trigger(name: &str, [when, each]: [&str; 2], relation: &str, function: &str) -> [Sql; 2] {
+    let create = format!("CREATE TRIGGER \"{name}\" {when} ON {relation} {each} EXECUTE FUNCTION {function}()");
+    let depend = format!("ALTER TRIGGER \"{name}\" ON {relation} DEPENDS ON EXTENSION inventory_ext");
+    [create, depend].map(|text| Sql::new(text, &[]))
+}
+
+/// Drops a trigger.
+pub fn drop_trigger(name: &str, relation: &str) -> Sql {
+    Sql::new(format!("DROP TRIGGER \"{name}\" ON {relation}"), &[])
+}
+
+/// Returns a row where a table has rows.
+pub fn has_rows(table: &str) -> Sql {
+    Sql::new(format!("SELECT FROM {table} LIMIT 1"), &[])
+}

@@ -1,0 +1,136 @@
+//! Compares every statement with golden.sql, which shows the texts for two tables: an ordinary one with a numeric quantity, and
+//! a partitioned one with a whole-number quantity.
+//!
+//! `UPDATE_GOLDEN=1 cargo test --lib golden` writes the file anew; read its difference before it is committed.
+
+use super::leftover::Leftover;
+use super::*;
+use crate::core::part::Companion;
+use std::fmt::Write;
+
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/statements/golden.sql");
+
+fn ordinary() -> Names {
+    Names {
+        relation: "shop.stock".to_owned(),
+        partitioned: false,
+        id: "id".to_owned(),
+        id_type: SqlType::Uuid,
+        quantity: "quantity".to_owned(),
+        quantity_type: SqlType::Numeric,
+        by_ctid: true,
+        movements: Some("shop.stock_movement".to_owned()),
+        requests: "shop.stock_request".to_owned(),
+        stripes: "shop.stock_stripe".to_owned(),
+        totals: "shop.stock_stripe_total".to_owned(),
+    }
+}
+
+fn partitioned() -> Names {
+    let (quantity, quantity_type) = ("\"On hand\"".to_owned(), SqlType::Int4);
+    Names { partitioned: true, quantity, quantity_type, by_ctid: false, ..ordinary() }
+}
+
+/// The statements that are not kept, each under the name of its function.
+fn others(names: &Names) -> Vec<(String, Sql)> {
+    let Names { relation: table, id, quantity, quantity_type, stripes, totals, .. } = names;
+    let left = Leftover { table, id, quantity, stripes, totals };
+    let ledger = "shop.stock_movement";
+    let [add, validate] = attach::add_check(table, "quantity_non_negative", id, quantity, *quantity_type);
+    let clauses = ["BEFORE INSERT OR UPDATE OR DELETE", "FOR EACH STATEMENT"];
+    let [create, depend] = companions::create_trigger("0_inventory", clauses, table, "public.inventory_guard");
+    let away = names.partitioned.then_some((table.as_str(), id.as_str()));
+    let mut statements = vec![
+        ("requests::is_not_negative", requests::is_not_negative()),
+        ("requests::purge", requests::purge(names)),
+        ("layout::delete_stripes", layout::delete_stripes(names)),
+        ("layout::delete_total", layout::delete_total(names)),
+        ("layout::show_total", layout::show_total(names)),
+        ("layout::insert_stripes", layout::insert_stripes(names)),
+        ("layout::insert_total", layout::insert_total(names)),
+        ("leftover::items", leftover::items(left)),
+        ("leftover::write", leftover::write(left)),
+        ("leftover::delete_except", leftover::delete_except(stripes)),
+        ("opening::of_stripes", opening::of_stripes(ledger)),
+        ("opening::of_items", opening::of_items(table, id, quantity, ledger)),
+        ("opening::of_deleted_items", opening::of_deleted_items(table, id, ledger)),
+        ("attach::bad_rows", attach::bad_rows(table, id, quantity, *quantity_type, 28)),
+        ("attach::count_items", attach::count_items(table)),
+        ("attach::check_name", attach::check_name()),
+        ("attach::set_not_null", attach::set_not_null(table, quantity)),
+        ("attach::drop_constraint", attach::drop_constraint(table, "quantity_non_negative")),
+        ("attach::add_check, 1", add),
+        ("attach::add_check, 2", validate),
+        ("attach::lock_configuration", attach::lock_configuration("public.inventory_attachment")),
+        ("attach::insert_configuration", attach::insert_configuration("public.inventory_attachment")),
+        ("attach::delete_configuration", attach::delete_configuration("public.inventory_attachment")),
+        ("catalog::striped_items", catalog::striped_items(stripes, away)),
+        ("catalog::condition", catalog::condition()),
+        ("catalog::open_to_triggers", catalog::open_to_triggers()),
+        ("catalog::subscribed", catalog::subscribed()),
+        ("catalog::configuration", catalog::configuration()),
+        ("catalog::configured", catalog::configured("public.inventory_attachment")),
+        ("catalog::open_cursors", catalog::open_cursors()),
+        ("catalog::dropped_objects", catalog::dropped_objects()),
+        ("companions::index_movements", companions::index_movements(ledger)),
+        ("companions::find", companions::find()),
+        ("companions::partitions", companions::partitions()),
+        ("companions::default_grants", companions::default_grants()),
+        ("companions::quote", companions::quote()),
+        ("companions::create_trigger, 1", create),
+        ("companions::create_trigger, 2", depend),
+        ("companions::drop_trigger", companions::drop_trigger("0_inventory", table)),
+        ("companions::has_rows", companions::has_rows(stripes)),
+    ];
+    for companion in Companion::ALL {
+        statements.push(("companions::create_table", companions::create_table("shop.companion", companion)));
+    }
+    statements.into_iter().map(|(name, sql)| (name.to_owned(), sql)).collect()
+}
+
+fn all(names: &Names) -> Vec<(String, Sql)> {
+    let kept = |statement: &Statement| match statement.sql(names) {
+        Ok(sql) => (format!("{statement:?}"), sql),
+        Err(error) => unreachable!("{statement:?}: {}", error.message),
+    };
+    Statement::ALL.iter().map(kept).chain(others(names)).collect()
+}
+
+fn shown() -> String {
+    let mut text = "-- Every statement of the extension; written and compared by golden.rs.\n".to_owned();
+    let mut show = |heading: &str, name: &str, sql: &Sql| {
+        let types = sql.parameters.iter().enumerate().map(|(place, sql_type)| format!("${} {sql_type:?}", place + 1));
+        let types = types.collect::<Vec<_>>().join(", ");
+        let _ =
+            write!(text, "\n-- {name}{heading}{}{types}\n{};\n", if types.is_empty() { "" } else { ": " }, sql.text);
+    };
+    let (of_ordinary, of_partitioned) = (all(&ordinary()), all(&partitioned()));
+    for ((name, sql), (_, other)) in of_ordinary.iter().zip(&of_partitioned) {
+        if sql == other {
+            show("", name, sql);
+        } else {
+            show(" (ordinary, numeric)", name, sql);
+            show(" (partitioned, integer)", name, other);
+        }
+    }
+    text
+}
+
+#[test]
+fn every_statement_is_as_in_the_golden_file() {
+    let shown = shown();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        assert!(std::fs::write(GOLDEN, &shown).is_ok());
+    }
+    let golden = std::fs::read_to_string(GOLDEN).unwrap_or_default();
+    for (number, (shown, golden)) in shown.lines().zip(golden.lines()).enumerate() {
+        assert_eq!(shown, golden, "golden.sql, line {}", number + 1);
+    }
+    assert_eq!(shown.lines().count(), golden.lines().count());
+}
+
+#[test]
+fn a_movement_without_a_ledger_is_an_error() {
+    let names = Names { movements: None, ..ordinary() };
+    assert!(Statement::RecordItem.sql(&names).is_err());
+}

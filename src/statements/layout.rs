@@ -1,0 +1,45 @@
+//! The statements that divide an item into stripes, and merge them.
+
+use super::Names;
+use crate::pg::spi::Sql;
+use crate::pg::types::SqlType;
+
+/// Deletes the stripes of an item and returns the quantity of each.
+pub fn delete_stripes(names: &Names) -> Sql {
+    let text = format!(
+        "DELETE FROM {} AS s WHERE s.inventory_id OPERATOR(pg_catalog.=) $1 RETURNING s.quantity",
+        names.stripes
+    );
+    Sql::new(text, &[names.id_type])
+}
+
+/// Deletes the total of an item.
+pub fn delete_total(names: &Names) -> Sql {
+    let text = format!("DELETE FROM {} AS s WHERE s.inventory_id OPERATOR(pg_catalog.=) $1", names.totals);
+    Sql::new(text, &[names.id_type])
+}
+
+/// Writes the total of an item into its row.
+pub fn show_total(names: &Names) -> Sql {
+    let (source, quantity, amount, item) = (names.source(), &names.quantity, names.amount(), names.is_item());
+    let text =
+        format!("UPDATE {source} SET {quantity} = $2::{amount} WHERE {item} RETURNING stock.{quantity} AS quantity");
+    Sql::new(text, &[names.id_type, SqlType::Text])
+}
+
+/// Inserts the stripes of an item.
+pub fn insert_stripes(names: &Names) -> Sql {
+    let text = format!(
+        "INSERT INTO {} (inventory_id, stripe, quantity)
+ SELECT $1, share.stripe, share.quantity
+   FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3::pg_catalog.numeric[])) AS share (stripe, quantity)",
+        names.stripes
+    );
+    Sql::new(text, &[names.id_type, SqlType::Int2Array, SqlType::TextArray])
+}
+
+/// Inserts the total of an item.
+pub fn insert_total(names: &Names) -> Sql {
+    let text = format!("INSERT INTO {} (inventory_id, quantity) VALUES ($1, $2::pg_catalog.numeric)", names.totals);
+    Sql::new(text, &[names.id_type, SqlType::Text])
+}

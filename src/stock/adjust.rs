@@ -1,0 +1,100 @@
+//! Sets an item to a counted quantity.
+
+use crate::core::error::{Error, Result};
+use crate::core::item_id::ItemId;
+use crate::core::json::{exact, number, with_stripe};
+use crate::core::quantity::Quantity;
+use crate::pg::args::Arg;
+use crate::pg::spi::Connection;
+use crate::statements::Statement;
+use crate::stock::hold::Place;
+use crate::stripes::striped::{Seen, Striped};
+use crate::table::attachment::Attachment;
+use crate::table::rows;
+use serde_json::{Value, json};
+
+/// Sets an item to what was counted, where it has what was expected, and returns the result.
+pub fn set(
+    spi: &Connection,
+    stock: &Attachment,
+    id: &ItemId,
+    counted: Quantity,
+    expected: Option<Quantity>,
+) -> Result<Value> {
+    stock.require_fit("p_counted_quantity", counted)?;
+    if let Some(striped) = Striped::of(spi, stock, id)? {
+        let seen = striped.lock_all()?;
+        let old_quantity = striped.total(&seen)?;
+        let delta = difference(id, old_quantity, counted, expected)?;
+        let unchanged = counted == old_quantity;
+        let (new_quantity, stripe) = if unchanged {
+            (old_quantity, striped.own())
+        } else {
+            stock.require_room(id, old_quantity, delta)?;
+            set_stripes(&striped, seen, (old_quantity, counted, delta))?
+        };
+        return Ok(with_stripe(result(id, old_quantity, new_quantity, delta), Some(stripe)));
+    }
+    let old_quantity = match rows::lock_one(spi, stock, id)? {
+        Ok(quantity) => quantity,
+        Err(stored) => return repair(spi, stock, id, &stored, counted, expected),
+    };
+    let delta = difference(id, old_quantity, counted, expected)?;
+    let unchanged = counted == old_quantity;
+    let new_quantity = if unchanged { old_quantity } else { Place::row(id, old_quantity).add(spi, stock, delta)? };
+    Ok(result(id, old_quantity, new_quantity, delta))
+}
+
+fn difference(id: &ItemId, old_quantity: Quantity, counted: Quantity, expected: Option<Quantity>) -> Result<Quantity> {
+    if let Some(expected) = expected.filter(|&expected| expected != old_quantity) {
+        return Err(Error::stale(id, expected, &old_quantity.to_string()));
+    }
+    counted.checked_sub(old_quantity).ok_or_else(|| Error::overflow(id, old_quantity, None::<Quantity>))
+}
+
+fn set_stripes(
+    striped: &Striped<'_>,
+    seen: Seen,
+    (old_quantity, counted, delta): (Quantity, Quantity, Quantity),
+) -> Result<(Quantity, i16)> {
+    let held = striped.gather_all(seen)?;
+    let new_quantity = striped.change(&held, delta)?;
+    striped.spread(held.stripe, new_quantity)?;
+    // A trigger of the owner may have changed another stripe meanwhile: the sum must be what was counted.
+    let sum = striped.total(&striped.lock_all()?)?;
+    if sum != counted {
+        return Err(Error::verification_failed(striped.id(), old_quantity, Some(sum), delta.negated()));
+    }
+    Ok((new_quantity, held.stripe))
+}
+
+fn result(id: &ItemId, old_quantity: Quantity, new_quantity: Quantity, adjusted: Quantity) -> Value {
+    json!({
+        "success": true, "inventory_id": id.to_json(), "old_quantity": number(old_quantity),
+        "new_quantity": number(new_quantity), "adjusted": number(adjusted),
+    })
+}
+
+/// Sets an item whose row holds more digits than a quantity has; PostgreSQL computes the difference.
+fn repair(
+    spi: &Connection,
+    stock: &Attachment,
+    id: &ItemId,
+    stored: &str,
+    counted: Quantity,
+    expected: Option<Quantity>,
+) -> Result<Value> {
+    if let Some(expected) = expected {
+        return Err(Error::stale(id, expected, stored));
+    }
+    let printed = counted.to_string();
+    let args = [Arg::item(id), Arg::text(printed.as_str()), Arg::text(stored)];
+    let rows = stock.run(spi, Statement::RepairItem, &args);
+    match (rows.quantity(0, c"quantity", stock.names.quantity_type), rows.text(0, c"adjusted")) {
+        (Ok(new_quantity), Some(adjusted)) if new_quantity == counted => Ok(json!({
+            "success": true, "inventory_id": id.to_json(), "old_quantity": exact(stored),
+            "new_quantity": number(new_quantity), "adjusted": exact(&adjusted),
+        })),
+        (new_quantity, _) => Err(Error::verification_failed(id, None::<Quantity>, new_quantity.ok(), None::<Quantity>)),
+    }
+}

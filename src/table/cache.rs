@@ -1,0 +1,281 @@
+//! The attached table, looked up once a session and cached until something about it changes.
+//!
+//! `pg::invalidation` counts the changes, from messages that are read when a lock is taken; so the order is: lock the stock
+//! table, then compare the counter. Attach and detach hold a stronger lock until they commit, so no sale runs on a table that is
+//! no longer attached. A lookup also reads the changes of its own transaction. It starts no worker.
+
+use crate::core::error::{Error, Result};
+use crate::core::item_id::ItemId;
+use crate::core::part::{Companion, Part};
+use crate::core::quantity::Capacity;
+use crate::pg::Oid;
+use crate::pg::encoding;
+use crate::pg::invalidation;
+use crate::pg::lock::{TableLock, lock_alone, lock_for_writing, unlock_table};
+use crate::pg::relation::{self, Facts};
+use crate::pg::role::act_as_unfiltered;
+use crate::pg::spi::{Connection, connected};
+use crate::pg::trigger::Firing;
+use crate::pg::types::SqlType;
+use crate::statements::{Names, catalog as statements};
+use crate::table::attachment::{Attachment, Plans, StripeCounts, USER_SCHEMA, part_of, pinned_path};
+use crate::table::catalog::{self, Catalog, ColumnDescription, Columns, Description, RelationKind};
+use crate::table::configuration::{Configured, configuration, configured};
+use crate::table::health;
+use serde_json::json;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::ffi::CStr;
+use std::rc::Rc;
+
+thread_local! {
+    /// Outlives a call: the cost of a lookup must not be that of each call.
+    static CACHE: RefCell<Option<Rc<Attachment>>> = const { RefCell::new(None) };
+}
+
+/// The attached stock table, locked against attach and detach until the transaction ends.
+pub fn current() -> Result<Rc<Attachment>> {
+    if let Some(cached) = CACHE.with_borrow(Clone::clone) {
+        lock_for_writing(&[cached.oid]);
+        if cached.generation == invalidation::generation() {
+            lock_for_writing(&cached.locked);
+            if cached.generation == invalidation::generation() {
+                return Ok(cached);
+            }
+        }
+        unlock_table(cached.oid, TableLock::RowExclusive);
+    }
+    let loaded = Rc::new(connected(load)?);
+    CACHE.set(Some(Rc::clone(&loaded)));
+    Ok(loaded)
+}
+
+/// Raises 42501 where the rights of the caller decide and do not suffice: before a lock is requested that others would wait
+/// for.
+pub fn require_rights_of_caller() -> Result<()> {
+    let stock = current()?;
+    if stock.run_as_caller {
+        stock.require_sale_rights();
+    }
+    // A request for a stronger lock with this one held could deadlock with another session that does the same.
+    stock.locked.iter().chain([&stock.oid]).for_each(|table| unlock_table(*table, TableLock::RowExclusive));
+    Ok(())
+}
+
+/// The attached stock table while no session sells: waits for every sale that runs, and the next ones wait until the
+/// transaction ends.
+pub fn current_alone() -> Result<Rc<Attachment>> {
+    loop {
+        let found = connected(|spi| configured(spi, &configuration(spi)?))?;
+        let table = found.ok_or_else(Error::not_attached)?.table;
+        lock_alone(&[table], TableLock::ShareRowExclusive);
+        let stock = current()?;
+        if stock.oid == table {
+            return Ok(stock);
+        }
+        unlock_table(table, TableLock::ShareRowExclusive);
+        unlock_table(table, TableLock::ShareUpdateExclusive);
+    }
+}
+
+/// The part of the attachment that a trigger fires on, as far as it is known without a lock on the stock table.
+pub fn part_without_lock(firing: &Firing) -> Result<Option<Part>> {
+    let fresh = |cached: &Rc<Attachment>| cached.generation == invalidation::generation();
+    if let Some(cached) = CACHE.with_borrow(Clone::clone).filter(fresh) {
+        return Ok(cached.part_of(firing));
+    }
+    let found = connected(|spi| configured(spi, &configuration(spi)?))?;
+    Ok(found.and_then(|found| part_of(firing, found.table, &found.companions)))
+}
+
+fn load(spi: &Connection) -> Result<Attachment> {
+    loop {
+        let configuration = configuration(spi)?;
+        let configured = self::configured(spi, &configuration)?.ok_or_else(Error::not_attached)?;
+        let (table, companions) = (configured.table, configured.companions.oids());
+        let [schema, name] = &configured.attached_as;
+        let watched: Vec<Oid> = companions.iter().copied().chain([configuration.oid, table]).collect();
+        invalidation::start(&watched, relation::hash_of_name(schema, name));
+        let generation = invalidation::generation();
+        lock_for_writing(&[table]);
+        if self::configured(spi, &configuration)?.as_ref() == Some(&configured)
+            && generation == invalidation::generation()
+        {
+            let partitions = relation::with_partitions(table).into_iter().filter(|part| *part != table);
+            let mut locked = catalog::open_to_triggers(spi, companions.into_iter().chain(partitions).collect())?;
+            locked.extend(configured.companions.movements);
+            lock_for_writing(&locked);
+            if generation == invalidation::generation() {
+                return build(spi, configured, (generation, locked));
+            }
+        }
+        unlock_table(table, TableLock::RowExclusive);
+    }
+}
+
+fn build(spi: &Connection, configured: Configured, (generation, locked): (u32, Vec<Oid>)) -> Result<Attachment> {
+    let catalog = Catalog::of(spi);
+    let table = describe_attached(&catalog, &configured)?;
+    let columns = resolve(&configured, &table)?;
+    let companions = Companions::read(&catalog, &configured, &table)?;
+    if table.schema == USER_SCHEMA {
+        return Err(Error::broken_attachment(
+            "schema_name",
+            "the schema of the stock table is named $user, which a search_path reads as the name of the role",
+            json!({"table": table.name}),
+            "Rename the schema.",
+        ));
+    }
+    let search_path = pinned_path(&table);
+    let (striped, away) = striped_items(spi, &companions.stripes, &table, (&columns.id.quoted, &search_path))?;
+    let facts = health::stock_facts(table.oid);
+    let refusal = refusal(&configured, &table, &facts, !striped.is_empty()).and(companions.in_force).err();
+    let stock = facts.first().ok_or_else(|| Error::internal("the stock table is not there"))?;
+    let run_as_caller = configured.run_as == "caller";
+    let Resolved { id, quantity, id_type, quantity_type, capacity } = columns;
+    let names = Names {
+        relation: table.name.clone(),
+        partitioned: table.kind == RelationKind::Partitioned,
+        id: id.quoted.clone(),
+        id_type,
+        quantity: quantity.quoted.clone(),
+        quantity_type,
+        by_ctid: table.kind == RelationKind::Ordinary && !run_as_caller,
+        movements: companions.movements,
+        requests: companions.requests,
+        stripes: companions.stripes,
+        totals: companions.totals,
+    };
+    Ok(Attachment {
+        oid: table.oid,
+        owner: table.owner,
+        names,
+        table_name: encoding::c_text(&table.bare_name),
+        id_name: id.name.clone(),
+        quantity_name: quantity.name.clone(),
+        numbers: [id.number, quantity.number],
+        capacity,
+        referenced: table.referenced,
+        run_as_caller,
+        forced_rls: stock.forced_rls,
+        search_path,
+        companions: configured.companions,
+        striped,
+        away,
+        seen_short: RefCell::new(None),
+        refusal,
+        objection: health::objection(&facts, table.owner),
+        locked,
+        generation,
+        plans: Plans::default(),
+    })
+}
+
+/// The companions by their names, and whether all of our triggers on them are in force.
+struct Companions {
+    movements: Option<String>,
+    requests: String,
+    stripes: String,
+    totals: String,
+    in_force: Result<()>,
+}
+
+impl Companions {
+    fn read(catalog: &Catalog<'_>, configured: &Configured, table: &Description) -> Result<Self> {
+        let oids = &configured.companions;
+        let mut in_force = Ok(());
+        let mut name = |oid: Oid, companion: Companion| -> Result<String> {
+            let facts = health::companion(oid, companion, table.owner)?;
+            let ours = health::ours_in_force(&facts, Part::Companion(companion), (oids.movements.is_some(), false));
+            in_force = std::mem::replace(&mut in_force, Ok(())).and(ours);
+            let found = catalog.describe(oid, Columns::None)?;
+            Ok(found.ok_or_else(|| Error::internal("a table that was read is not there"))?.name)
+        };
+        let movements = oids.movements.map(|oid| name(oid, Companion::Movements)).transpose()?;
+        let requests = name(oids.requests, Companion::Requests)?;
+        let stripes = name(oids.stripes, Companion::Stripes)?;
+        let totals = name(oids.totals, Companion::Totals)?;
+        Ok(Self { movements, requests, stripes, totals, in_force })
+    }
+}
+
+/// Refuses a copy, a table that another one has replaced, and one whose triggers are not in force.
+fn refusal(configured: &Configured, table: &Description, facts: &[Facts], striped: bool) -> Result<()> {
+    let (stock, heirs) = facts.split_first().ok_or_else(|| Error::internal("the stock table is not there"))?;
+    // Tables that inherit from an ordinary one hold nothing of the stock.
+    let partitions = if table.kind == RelationKind::Partitioned { heirs } else { &[] };
+    let kinds = (configured.companions.movements.is_some(), striped);
+    health::is_the_attached_table(configured, &table.name)
+        .and_then(|()| health::ours_in_force(stock, Part::Stock, kinds))
+        .and_then(|()| health::partitions_in_force(partitions, kinds))
+}
+
+/// The striped items; and those whose row is in a detached partition.
+fn striped_items(
+    spi: &Connection,
+    stripes: &str,
+    table: &Description,
+    (id, search_path): (&str, &CStr),
+) -> Result<(StripeCounts, HashSet<ItemId>)> {
+    let _acting = act_as_unfiltered(table.owner, search_path);
+    let partitioned = (table.kind == RelationKind::Partitioned).then_some((table.name.as_str(), id));
+    let rows = spi.once_latest(&statements::striped_items(stripes, partitioned), &[]);
+    let (mut striped, mut away) = (HashMap::new(), HashSet::new());
+    for row in 0..rows.count() {
+        let id = rows.item(row, c"id")?;
+        if rows.required(row, c"present")? {
+            striped.insert(id, rows.required(row, c"stripes")?);
+        } else {
+            away.insert(id);
+        }
+    }
+    Ok((striped, away))
+}
+
+/// The two columns and their types.
+struct Resolved<'a> {
+    id: &'a ColumnDescription,
+    quantity: &'a ColumnDescription,
+    id_type: SqlType,
+    quantity_type: SqlType,
+    capacity: Capacity,
+}
+
+fn resolve<'a>(configured: &Configured, table: &'a Description) -> Result<Resolved<'a>> {
+    let broken = |reason, message| {
+        let facts = json!({
+            "table": table.name, "id_column": configured.id_column, "quantity_column": configured.quantity_column,
+            "check": configured.check_name,
+        });
+        let hint = "Put the table right, or call detach_inventory and then attach_inventory again; no stock is lost.";
+        Error::broken_attachment(reason, message, facts, hint)
+    };
+    let (Some(id), Some(quantity)) = (&table.id, &table.quantity) else {
+        let message =
+            "the CHECK of the stock table is gone: it was dropped or renamed, or a column that it names was dropped";
+        return Err(broken("check_dropped", message));
+    };
+    let (Some(id_type), Some((quantity_type, capacity))) = (SqlType::of_id(id.type_oid), quantity.quantity()) else {
+        return Err(broken("column_type_changed", "a column of the stock table has changed its type"));
+    };
+    if !table.unique_index {
+        return Err(broken("unique_index_missing", "the stock table has no unique index on its id column any more"));
+    }
+    Ok(Resolved { id, quantity, id_type, quantity_type, capacity })
+}
+
+/// Describes the attached table; its columns are those that the CHECK names, whatever they are called now.
+pub fn describe_configured(spi: &Connection, configured: &Configured) -> Result<Description> {
+    describe_attached(&Catalog::of(spi), configured)
+}
+
+fn describe_attached(catalog: &Catalog<'_>, configured: &Configured) -> Result<Description> {
+    catalog.describe(configured.table, Columns::Marked(&configured.check_name))?.ok_or_else(|| {
+        Error::broken_attachment(
+            "stock_table_dropped",
+            "the stock table was dropped",
+            json!({"oid": configured.table.to_u32()}),
+            "Call detach_inventory, then attach_inventory with the new table.",
+        )
+    })
+}

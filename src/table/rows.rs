@@ -1,0 +1,63 @@
+//! Rows of the stock table, locked and written many at a time.
+//!
+//! Lock order: items by id ascending, as PostgreSQL sorts them.
+
+use crate::core::error::{Error, Result};
+use crate::core::item_id::ItemId;
+use crate::core::quantity::{Capacity, Quantity};
+use crate::pg::args::Arg;
+use crate::pg::failpoint::{self, Place};
+use crate::pg::spi::Connection;
+use crate::statements::Statement;
+use crate::table::attachment::Attachment;
+use std::collections::HashMap;
+
+/// The quantity in the row of an item; the error is the text of a value that is no quantity.
+pub type Stored = Result<Quantity, String>;
+
+/// The quantity of an item that must have one.
+pub fn readable(id: &ItemId, stored: Stored) -> Result<Quantity> {
+    stored.map_err(|stored| Error::unreadable_stock(id, &stored))
+}
+
+/// Locks items in the order of their ids and reads their quantities. Unknown items are missing from the result.
+pub fn lock(spi: &Connection, stock: &Attachment, ids: &[ItemId]) -> Result<HashMap<ItemId, Stored>> {
+    stock.require_sale_rights();
+    let statement = stock.by_strength(Statement::LockItems, Statement::LockItemsNoKey);
+    let rows = stock.run(spi, statement, &[Arg::items(ids)]);
+    failpoint::reached(Place::Locked);
+    let stored = |row| Ok((rows.item(row, c"id")?, rows.quantity(row, c"quantity", stock.names.quantity_type)));
+    (0..rows.count()).map(stored).collect()
+}
+
+/// Locks one item and reads its quantity.
+pub fn lock_one(spi: &Connection, stock: &Attachment, id: &ItemId) -> Result<Stored> {
+    let mut held = lock(spi, stock, std::slice::from_ref(id))?;
+    held.remove(id).ok_or_else(|| Error::unknown_item(id))
+}
+
+/// Adds a quantity to each of some locked items, in one statement, and returns their new quantities.
+pub fn change(
+    spi: &Connection,
+    stock: &Attachment,
+    deltas: &[(&ItemId, Quantity)],
+) -> Result<HashMap<ItemId, Quantity>> {
+    let printed: Vec<String> = deltas.iter().map(|(_, delta)| printed(*delta, stock.capacity)).collect();
+    let args = [Arg::items(deltas.iter().map(|(id, _)| *id)), Arg::owned(printed)];
+    let rows = stock.run(spi, Statement::ChangeItems, &args);
+    failpoint::reached(Place::Written);
+    let changed = |row| {
+        let id = rows.item(row, c"id")?;
+        let quantity = readable(&id, rows.quantity(row, c"quantity", stock.names.quantity_type))?;
+        Ok((id, quantity))
+    };
+    (0..rows.count()).map(changed).collect()
+}
+
+/// A quantity as the text of a parameter: a whole number for the whole-number types, which read no decimals.
+pub fn printed(quantity: Quantity, capacity: Capacity) -> String {
+    match (capacity, quantity.to_i64()) {
+        (Capacity::Integer { .. }, Some(units)) => units.to_string(),
+        _ => quantity.to_string(),
+    }
+}
