@@ -48,8 +48,8 @@ The table stays as it is, with its NOT NULL and its CHECK. The ledger and the id
 stock are no longer recorded, and striped items are merged. The caller must own the table; if the table was dropped,
 EXECUTE is enough.
 
-Errors: 55000 no stock table is attached; 55006 called from code that another function runs; 42501 the caller does not
-own the table.$comment$;
+Errors: IV007 something on the table changed a merged quantity; 55000 no stock table is attached; 55006 called from code
+that another function runs; 42501 the caller does not own the table.$comment$;
 
 CREATE FUNCTION @extschema@.decrement_inventory(
     p_inventory_id pg_catalog.uuid,
@@ -224,8 +224,9 @@ p_inventory_id: the item. p_stripes: 2 to 256, about the number of sessions that
 
 Returns {"success": true, "inventory_id", "quantity", "stripes"}.
 
-Errors: IV002 unknown item; 22004 an argument is NULL; 22023 too few or too many stripes; 55000 no stock table is
-attached; 55006 called from code that another function runs, or in a statement that writes the stock table.$comment$;
+Errors: IV002 unknown item; IV007 something on the table changed the quantity; 22004 an argument is NULL; 22023 too few
+or too many stripes; 55000 no stock table is attached; 55006 called from code that another function runs, or in a
+statement that writes the stock table.$comment$;
 
 CREATE FUNCTION @extschema@.unstripe_inventory(
     p_inventory_id pg_catalog.uuid
@@ -244,8 +245,9 @@ p_inventory_id: the item.
 
 Returns {"success": true, "inventory_id", "quantity"}.
 
-Errors: IV002 unknown item; 22004 the argument is NULL; 55000 no stock table is attached; 55006 called from code that
-another function runs, or in a statement that writes the stock table.$comment$;
+Errors: IV002 unknown item; IV007 something on the table changed the quantity; 22004 the argument is NULL; 55000 no
+stock table is attached; 55006 called from code that another function runs, or in a statement that writes the stock
+table.$comment$;
 
 CREATE FUNCTION @extschema@.available_inventory(
     p_inventory_id pg_catalog.uuid
