@@ -1,8 +1,7 @@
--- Which table is the stock table. One row at most; written by attach_inventory and detach_inventory alone.
--- Dumped with the database, so that a restored shop goes on selling. Which columns hold id and quantity is read from the
--- CHECK that attach added to the stock table: it names both, follows a rename, and is dumped with the table. The column
--- names here are those of the time of the attach, and so are the schema and the name of the table: another table that takes the
--- name later is not sold from.
+-- The stock table: at most one row, written only by attach_inventory and detach_inventory. The row is dumped with the
+-- database, so a restored shop continues to sell. The id and quantity columns are read from the CHECK that attach added
+-- to the stock table: the CHECK names both, follows a rename, and is dumped with the table. This row keeps the names of
+-- the schema, the table and the columns at the time of the attach. Another table that takes the name later is rejected.
 CREATE TABLE @extschema@.inventory_attachment (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     stock_table pg_catalog.regclass NOT NULL,
@@ -11,7 +10,8 @@ CREATE TABLE @extschema@.inventory_attachment (
     check_name pg_catalog.name NOT NULL,
     id_column pg_catalog.name NOT NULL,
     quantity_column pg_catalog.name NOT NULL,
-    run_as pg_catalog.text NOT NULL CHECK (run_as OPERATOR(pg_catalog.=) 'owner' OR run_as OPERATOR(pg_catalog.=) 'caller'),
+    run_as pg_catalog.text NOT NULL
+        CHECK (run_as OPERATOR(pg_catalog.=) 'owner' OR run_as OPERATOR(pg_catalog.=) 'caller'),
     movement_table pg_catalog.regclass,
     request_table pg_catalog.regclass NOT NULL,
     stripe_table pg_catalog.regclass NOT NULL,
@@ -22,6 +22,6 @@ CREATE TABLE @extschema@.inventory_attachment (
 REVOKE ALL ON TABLE @extschema@.inventory_attachment FROM PUBLIC;
 
 COMMENT ON TABLE @extschema@.inventory_attachment IS
-    'Which table is the stock table: one row at most, written by attach_inventory and detach_inventory.';
+    'The stock table: at most one row, written by attach_inventory and detach_inventory.';
 
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.inventory_attachment', '');

@@ -1,6 +1,6 @@
--- What the catalog says about a table that is, or is to become, the stock table.
--- $1 table, $2 id column, $3 quantity column, $4 the CHECK that names both columns, or NULL where they go by name.
--- Every name and operator is qualified: the caller's search_path must not matter.
+-- Reads the catalog entry of a table that is, or is to become, the stock table.
+-- $1 table, $2 id column, $3 quantity column, $4 the CHECK that names both columns, or NULL to find them by name.
+-- Every name and operator is qualified, so the caller's search_path has no effect.
 SELECT c.oid,
        c.relkind::pg_catalog.text AS kind,
        c.relpersistence::pg_catalog.text AS persistence,

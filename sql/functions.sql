@@ -1,4 +1,4 @@
--- The public functions: names, arguments and defaults are the contract. EXECUTE is granted by whoever installs this.
+-- The public functions. Their names, arguments and defaults are the contract. The installing role grants EXECUTE.
 
 CREATE FUNCTION @extschema@.attach_inventory(
     p_table pg_catalog.regclass,
@@ -9,24 +9,32 @@ CREATE FUNCTION @extschema@.attach_inventory(
 ) RETURNS pg_catalog.json
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_inventory_wrapper';
 
-REVOKE ALL ON FUNCTION @extschema@.attach_inventory(pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.bool, pg_catalog.text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.attach_inventory(
+    pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.bool, pg_catalog.text) FROM PUBLIC;
 
-COMMENT ON FUNCTION @extschema@.attach_inventory(pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.bool, pg_catalog.text) IS
-$comment$Makes an existing table the stock table.
+COMMENT ON FUNCTION @extschema@.attach_inventory(
+    pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.bool, pg_catalog.text) IS
+$comment$Makes an existing table the stock table of the database.
 
-Checks the table, makes the quantity column NOT NULL and adds a CHECK that it is neither negative nor NaN nor infinite;
-nothing at all changes where a check fails. Creates the tables <table>_request for idempotency keys, <table>_stripe and
-<table>_stripe_total for the stripes of hot items and, with p_ledger, <table>_movement with an opening movement for every
-item, and the triggers that record every change of stock. Tables left by an earlier attach are reused; stripes left in
-them go back into the rows of their items. Needs ownership of the table. p_table: an ordinary or partitioned table.
-p_id_column: a uuid column, NOT NULL, with a plain unique index of its own. p_quantity_column: numeric, smallint, integer
-or bigint. p_ledger: keep a ledger. p_run_as: owner, sales run with the rights of the table's owner; or caller, grants and
-row-level security of the caller decide. Answers {"success": true, "table", "id_column", "quantity_column", "ledger",
-"run_as", "items"}. The same table with the same options again: a NOTICE and no change. Errors: 22004 NULL, 22023 another
-word in p_run_as, 42501 not the owner, 42P01 no such table, 42809 not a table that can hold stock, 42703 no such column, 42804 a column of
-another type, 42P07 and 42710 another relation or constraint has the name of one to be made, 55000 another table is attached, the id is not
-unique, a trigger must not run as the owner, or a row differs from the stripes left of it, 55006 called by code that
-another function runs, 23514 rows that are no stock.$comment$;
+Checks the table, makes the quantity column NOT NULL, and adds a CHECK that the quantity is not negative, NaN or
+infinite. If a check fails, nothing changes. Creates the tables <table>_request for idempotency keys, <table>_stripe and
+<table>_stripe_total for the stripes of hot items, and with p_ledger <table>_movement, with an opening movement for each
+item. Creates the triggers that record every change of stock. Tables left by an earlier attach are reused; stripes left
+in them are moved back into the rows of their items. The caller must own the table. If the table is attached already
+with the same options, raises a NOTICE and changes nothing.
+
+p_table: an ordinary or partitioned table. p_id_column: a uuid column, NOT NULL, with a plain unique index of its own.
+p_quantity_column: a column of type numeric, smallint, integer or bigint. p_ledger: whether to keep a ledger. p_run_as:
+owner, sales run with the rights of the table's owner; caller, the grants of the caller and row-level security apply.
+
+Returns {"success": true, "table", "id_column", "quantity_column", "ledger", "run_as", "items"}.
+
+Errors: 22004 an argument is NULL; 22023 p_run_as has another value; 42501 the caller does not own the table; 42P01 the
+table does not exist; 42809 the table cannot hold stock; 42602 the schema of the table is named $user; 42703 a column
+does not exist; 42804 a column has another type; 42P07 and 42710 a relation or constraint with the name of a new one
+exists; 55000 another table is attached, the id is not unique, a trigger may not run as the owner, or a row differs from
+the stripes left of it; 55006 called from code that another function runs; 23514 rows have a quantity that is not
+allowed.$comment$;
 
 CREATE FUNCTION @extschema@.detach_inventory() RETURNS pg_catalog.void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'detach_inventory_wrapper';
@@ -36,8 +44,12 @@ REVOKE ALL ON FUNCTION @extschema@.detach_inventory() FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.detach_inventory() IS
 $comment$Stops managing the stock table.
 
-The table stays as it is, with its NOT NULL and its CHECK, and so do the ledger and the idempotency keys; changes of
-stock are no longer recorded. Needs ownership of the table; where the table was dropped, EXECUTE alone. Errors: 55000 no stock table attached, 42501 not the owner.$comment$;
+The table stays as it is, with its NOT NULL and its CHECK. The ledger and the idempotency keys stay, too. Changes of
+stock are no longer recorded, and striped items are merged. The caller must own the table; if the table was dropped,
+EXECUTE is enough.
+
+Errors: IV007 something on the table changed a merged quantity; 55000 no stock table is attached; 55006 called from code
+that another function runs; 42501 the caller does not own the table.$comment$;
 
 CREATE FUNCTION @extschema@.decrement_inventory(
     p_inventory_id pg_catalog.uuid,
@@ -48,15 +60,21 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'decrement_inventory_w
 REVOKE ALL ON FUNCTION @extschema@.decrement_inventory(pg_catalog.uuid, pg_catalog.numeric) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.decrement_inventory(pg_catalog.uuid, pg_catalog.numeric) IS
-$comment$Deducts a quantity from an item's stock, exactly and at once, or changes nothing.
+$comment$Deducts a quantity from the stock of an item, exactly and completely, or changes nothing.
 
-The row of the item is locked until the transaction ends; sales of the same item wait for each other, other items do
-not. p_inventory_id: the item. p_quantity: units to deduct, greater than zero, at most 28 digits and no more decimals
-than the quantity column keeps; nothing is rounded. Answers {"success": true, "inventory_id", "old_quantity",
-"new_quantity", "deducted"}, of a striped item also "stripe", where old - new = deducted was verified on the row as written. Errors: IV001 insufficient
-stock, IV002 unknown item, IV007 something on the table changed the deduction, 22004 NULL, 22023 not finite or not
-positive, 22003 digits the column cannot keep, 55000 no stock table attached; in the postgrest style PT409, PT404 and
-PT500 stand for IV001, IV002 and IV007.$comment$;
+Locks the row of the item until the transaction ends. Sales of the same item wait for each other; sales of other items
+do not.
+
+p_inventory_id: the item. p_quantity: the units to deduct, greater than zero, with at most 28 digits and no more
+decimals than the quantity column keeps; nothing is rounded.
+
+Returns {"success": true, "inventory_id", "old_quantity", "new_quantity", "deducted"}, and "stripe" for a striped item.
+The function has verified old - new = deducted on the row as written.
+
+Errors: IV001 insufficient stock; IV002 unknown item; IV003 the idempotency key was used before; IV007 something on the
+table changed the deduction; 22004 an argument is NULL; 22023 the quantity is not finite or not positive; 22003 the
+column cannot keep all digits; 55000 no stock table is attached. In the postgrest style IV001 is PT409, IV002 PT404,
+IV003 PT422 and IV007 PT500.$comment$;
 
 CREATE FUNCTION @extschema@.decrement_inventory_batch(
     p_items pg_catalog.jsonb,
@@ -66,20 +84,27 @@ CREATE FUNCTION @extschema@.decrement_inventory_batch(
 ) RETURNS pg_catalog.json
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'decrement_inventory_batch_wrapper';
 
-REVOKE ALL ON FUNCTION @extschema@.decrement_inventory_batch(pg_catalog.jsonb, pg_catalog.text, pg_catalog.text, pg_catalog.text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.decrement_inventory_batch(
+    pg_catalog.jsonb, pg_catalog.text, pg_catalog.text, pg_catalog.text) FROM PUBLIC;
 
-COMMENT ON FUNCTION @extschema@.decrement_inventory_batch(pg_catalog.jsonb, pg_catalog.text, pg_catalog.text, pg_catalog.text) IS
+COMMENT ON FUNCTION @extschema@.decrement_inventory_batch(
+    pg_catalog.jsonb, pg_catalog.text, pg_catalog.text, pg_catalog.text) IS
 $comment$Deducts a whole order, all of it or nothing.
 
-p_items: an array of {"inventory_id": uuid, "quantity": number}, one to inventory_ext.max_batch_lines elements; a quantity
-may be a text with a number in it; lines on one item are summed. p_reference: what the movements belong to, at most 255
-bytes. p_idempotency_key: names the order for its retries, at most 255 bytes. p_on_shortage: abort, any short or unknown
-line fails the order; skip, such lines are left out; partial, of a short line what is there is taken. Answers {"success":
-true, "lines": [{"inventory_id", "old_quantity", "new_quantity", "deducted"}], "short": [{"reason", "inventory_id",
-"available", "requested", "deducted"}]}, items in the order first named; the line of a striped item has also "stripe". Errors: IV001 short lines and IV002 unknown
-items, all of them named in DETAIL, IV003 key used before, IV007 something on the table changed the deduction, 22004
-NULL, 22023 malformed p_items (the element is named) or another word in p_on_shortage, 22003 digits the column cannot
-keep, 54000 too many lines, 55000 no stock table attached.$comment$;
+p_items: an array of {"inventory_id": uuid, "quantity": number}, with one to inventory_ext.max_batch_lines elements; a
+quantity may be a string that holds a number; lines on the same item are summed. p_reference: the reference of the
+movements, at most 255 bytes. p_idempotency_key: identifies the order when it is retried, at most 255 bytes.
+p_on_shortage: abort, a short line or an unknown item fails the order; skip, such lines are left out; partial, a short
+line deducts the available quantity.
+
+Returns {"success": true, "lines": [{"inventory_id", "old_quantity", "new_quantity", "deducted"}], "short": [{"reason",
+"inventory_id", "available", "requested", "deducted"}]}, with items in the order in which they are first named, and
+"stripe" in the line of a striped item.
+
+Errors: IV001 short lines, and IV002 unknown items, both with all of them in DETAIL; IV003 the idempotency key was used
+before; IV007 something on the table changed the deduction; 22004 an argument is NULL; 22023 p_items is malformed
+(DETAIL has the element) or p_on_shortage has another value; 22003 the column cannot keep all digits; 54000 too many
+lines; 55000 no stock table is attached.$comment$;
 
 CREATE FUNCTION @extschema@.restock_inventory(
     p_inventory_id pg_catalog.uuid,
@@ -89,16 +114,22 @@ CREATE FUNCTION @extschema@.restock_inventory(
 ) RETURNS pg_catalog.json
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'restock_inventory_wrapper';
 
-REVOKE ALL ON FUNCTION @extschema@.restock_inventory(pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.restock_inventory(
+    pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) FROM PUBLIC;
 
-COMMENT ON FUNCTION @extschema@.restock_inventory(pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) IS
-$comment$Adds a quantity to an item's stock: goods in, or a return.
+COMMENT ON FUNCTION @extschema@.restock_inventory(
+    pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) IS
+$comment$Adds a quantity to the stock of an item, for a delivery or a return.
 
-p_inventory_id: the item. p_quantity: units to add, greater than zero, at most 28 digits and no more decimals than the
-quantity column keeps. p_reference: what the movement belongs to, at most 255 bytes. p_idempotency_key: names the call
-for its retries, at most 255 bytes. Answers {"success": true, "inventory_id", "old_quantity", "new_quantity", "added"}, of a striped item also "stripe".
-Errors: IV002 unknown item, IV003 key used before, IV007 something on the table changed the addition, 22004 NULL,
-22023 not finite or not positive, 22003 digits the column cannot keep, 55000 no stock table attached.$comment$;
+p_inventory_id: the item. p_quantity: the units to add, greater than zero, with at most 28 digits and no more decimals
+than the quantity column keeps. p_reference: the reference of the movement, at most 255 bytes. p_idempotency_key:
+identifies the call when it is retried, at most 255 bytes.
+
+Returns {"success": true, "inventory_id", "old_quantity", "new_quantity", "added"}, and "stripe" for a striped item.
+
+Errors: IV002 unknown item; IV003 the idempotency key was used before; IV007 something on the table changed the
+addition; 22004 an argument is NULL; 22023 the quantity is not finite or not positive; 22003 the column cannot keep all
+digits; 55000 no stock table is attached.$comment$;
 
 CREATE FUNCTION @extschema@.adjust_inventory(
     p_inventory_id pg_catalog.uuid,
@@ -108,18 +139,25 @@ CREATE FUNCTION @extschema@.adjust_inventory(
 ) RETURNS pg_catalog.json
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'adjust_inventory_wrapper';
 
-REVOKE ALL ON FUNCTION @extschema@.adjust_inventory(pg_catalog.uuid, pg_catalog.numeric, pg_catalog.numeric, pg_catalog.text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.adjust_inventory(
+    pg_catalog.uuid, pg_catalog.numeric, pg_catalog.numeric, pg_catalog.text) FROM PUBLIC;
 
-COMMENT ON FUNCTION @extschema@.adjust_inventory(pg_catalog.uuid, pg_catalog.numeric, pg_catalog.numeric, pg_catalog.text) IS
-$comment$Sets an item's stock to what was counted.
+COMMENT ON FUNCTION @extschema@.adjust_inventory(
+    pg_catalog.uuid, pg_catalog.numeric, pg_catalog.numeric, pg_catalog.text) IS
+$comment$Sets the stock of an item to a counted quantity.
 
-p_inventory_id: the item. p_counted_quantity: what is there, zero or more, at most 28 digits and no more decimals than
-the quantity column keeps. p_expected_quantity: what the stock is believed to be; where given and not so, nothing changes
-and IV005 says what it is. p_reason: kept as the movement's reference, at most 255 bytes. A count that finds what the
-stock says changes nothing and leaves no movement. Answers {"success": true, "inventory_id", "old_quantity",
-"new_quantity", "adjusted"}, adjusted being new - old; of a striped item the quantities are those of all stripes. Errors: IV002 unknown item, IV005 stale expected quantity, IV007
-something on the table changed the adjustment, 22004 NULL, 22023 not finite or negative, 22003 digits the column
-cannot keep, 55000 no stock table attached.$comment$;
+A count that equals the stock changes nothing and leaves no movement.
+
+p_inventory_id: the item. p_counted_quantity: the counted quantity, zero or more, with at most 28 digits and no more
+decimals than the quantity column keeps. p_expected_quantity: if given and not equal to the stock, nothing changes and
+IV005 has the stock in DETAIL. p_reason: the reference of the movement, at most 255 bytes.
+
+Returns {"success": true, "inventory_id", "old_quantity", "new_quantity", "adjusted"}, where adjusted is new - old. For
+a striped item the quantities are the sums of all stripes.
+
+Errors: IV002 unknown item; IV003 the idempotency key was used before; IV005 the stock differs from p_expected_quantity;
+IV007 something on the table changed the adjustment; 22004 an argument is NULL; 22023 the quantity is not finite or is
+negative; 22003 the column cannot keep all digits; 55000 no stock table is attached.$comment$;
 
 CREATE FUNCTION @extschema@.transfer_inventory(
     p_from pg_catalog.uuid,
@@ -130,17 +168,23 @@ CREATE FUNCTION @extschema@.transfer_inventory(
 ) RETURNS pg_catalog.json
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'transfer_inventory_wrapper';
 
-REVOKE ALL ON FUNCTION @extschema@.transfer_inventory(pg_catalog.uuid, pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.transfer_inventory(
+    pg_catalog.uuid, pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) FROM PUBLIC;
 
-COMMENT ON FUNCTION @extschema@.transfer_inventory(pg_catalog.uuid, pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) IS
+COMMENT ON FUNCTION @extschema@.transfer_inventory(
+    pg_catalog.uuid, pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) IS
 $comment$Moves a quantity from one item to another, such as the same product at two locations.
 
-p_from, p_to: two items. p_quantity: units to move, greater than zero, at most 28 digits and no more decimals than the
-quantity column keeps. p_reference: what the movements belong to, at most 255 bytes. p_idempotency_key: names the call
-for its retries, at most 255 bytes. Answers {"success": true, "from": {"inventory_id", "old_quantity", "new_quantity"},
-"to": {the same}, "transferred"}; a striped side has also "stripe". Errors: IV001 p_from has less, IV002 unknown item, IV003 key used before, IV007
-something on the table changed the transfer, 22004 NULL, 22023 not finite, not positive or one item twice, 22003 digits
-the column cannot keep, 55000 no stock table attached.$comment$;
+p_from, p_to: two different items. p_quantity: the units to move, greater than zero, with at most 28 digits and no more
+decimals than the quantity column keeps. p_reference: the reference of the movements, at most 255 bytes.
+p_idempotency_key: identifies the call when it is retried, at most 255 bytes.
+
+Returns {"success": true, "from": {"inventory_id", "old_quantity", "new_quantity"}, "to": {the same keys},
+"transferred"}, and "stripe" on a side that is striped.
+
+Errors: IV001 p_from has less; IV002 unknown item; IV003 the idempotency key was used before; IV007 something on the
+table changed the transfer; 22004 an argument is NULL; 22023 the quantity is not finite or not positive, or both items
+are the same; 22003 the column cannot keep all digits; 55000 no stock table is attached.$comment$;
 
 CREATE FUNCTION @extschema@.purge_requests(
     p_older_than pg_catalog.interval
@@ -150,10 +194,15 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'purge_requests_wrappe
 REVOKE ALL ON FUNCTION @extschema@.purge_requests(pg_catalog.interval) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.purge_requests(pg_catalog.interval) IS
-$comment$Forgets idempotency keys that are older than an interval.
+$comment$Deletes idempotency keys that are older than an interval.
 
-A forgotten key is free: a retry of its request would run again. p_older_than: zero or more, counted back from now.
-Answers how many keys were forgotten. Errors: 22004 NULL, 22023 negative, 55000 no stock table attached.$comment$;
+A deleted key is free: a retry of its request runs again.
+
+p_older_than: zero or more, counted back from now.
+
+Returns the number of deleted keys.
+
+Errors: 22004 the argument is NULL; 22023 the interval is negative; 55000 no stock table is attached.$comment$;
 
 CREATE FUNCTION @extschema@.stripe_inventory(
     p_inventory_id pg_catalog.uuid,
@@ -164,14 +213,20 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'stripe_inventory_wrap
 REVOKE ALL ON FUNCTION @extschema@.stripe_inventory(pg_catalog.uuid, pg_catalog.int4) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.stripe_inventory(pg_catalog.uuid, pg_catalog.int4) IS
-$comment$Cuts the stock of a hot item into stripes, so that many sessions can sell it at once.
+$comment$Splits the stock of a hot item into stripes, so that many sessions can sell it at once.
 
-A sale of a striped item takes one free stripe and waits for nobody while there is one; the row of the stock table shows the
-total, which a background worker brings up to date within a second, and available_inventory is exact. Direct writes to the
-quantity of the row are refused. Waits for all running sales, and new ones wait until the transaction ends. An item that is
-striped already is cut anew, evenly. p_inventory_id: the item. p_stripes: 2 to 256, about as many as sessions that sell it at
-once. Answers {"success": true, "inventory_id", "quantity", "stripes"}. Errors: IV002 unknown item, 22004 NULL, 22023 too few
-or too many stripes, 55000 no stock table attached.$comment$;
+A sale of a striped item takes one free stripe and does not wait while there is one. The row of the stock table shows
+the total, which a background worker updates within a second; available_inventory is exact. Direct writes to the
+quantity of the row are rejected. The call waits for all running sales, and new sales wait until its transaction ends.
+An item that is already striped is split again, evenly.
+
+p_inventory_id: the item. p_stripes: 2 to 256, about the number of sessions that sell the item at once.
+
+Returns {"success": true, "inventory_id", "quantity", "stripes"}.
+
+Errors: IV002 unknown item; IV007 something on the table changed the quantity; 22004 an argument is NULL; 22023 too few
+or too many stripes; 55000 no stock table is attached; 55006 called from code that another function runs, or in a
+statement that writes the stock table.$comment$;
 
 CREATE FUNCTION @extschema@.unstripe_inventory(
     p_inventory_id pg_catalog.uuid
@@ -181,11 +236,18 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'unstripe_inventory_wr
 REVOKE ALL ON FUNCTION @extschema@.unstripe_inventory(pg_catalog.uuid) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.unstripe_inventory(pg_catalog.uuid) IS
-$comment$Puts the stripes of an item together again: its row of the stock table holds the stock from then on.
+$comment$Merges the stripes of an item back into its row of the stock table.
 
-Waits for all running sales, and new ones wait until the transaction ends. An item that is not striped stays as it is.
-p_inventory_id: the item. Answers {"success": true, "inventory_id", "quantity"}. Errors: IV002 unknown item, 22004 NULL, 55000
-no stock table attached.$comment$;
+The call waits for all running sales, and new sales wait until its transaction ends. An item that is not striped stays
+as it is.
+
+p_inventory_id: the item.
+
+Returns {"success": true, "inventory_id", "quantity"}.
+
+Errors: IV002 unknown item; IV007 something on the table changed the quantity; 22004 the argument is NULL; 55000 no
+stock table is attached; 55006 called from code that another function runs, or in a statement that writes the stock
+table.$comment$;
 
 CREATE FUNCTION @extschema@.available_inventory(
     p_inventory_id pg_catalog.uuid
@@ -195,6 +257,10 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'available_inventory_w
 REVOKE ALL ON FUNCTION @extschema@.available_inventory(pg_catalog.uuid) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.available_inventory(pg_catalog.uuid) IS
-$comment$Answers what an item has, exactly, striped or not: what is committed when it is asked for.
+$comment$Returns the exact committed quantity of an item, striped or not.
 
-p_inventory_id: the item. Locks no row. Errors: IV002 unknown item, 22004 NULL, 55000 no stock table attached.$comment$;
+Locks no row.
+
+p_inventory_id: the item.
+
+Errors: IV002 unknown item; 22004 the argument is NULL; 55000 no stock table is attached.$comment$;

@@ -1,5 +1,5 @@
--- Default privileges of the role that installs the extension apply to what was created above: they are taken back. EXECUTE on the
--- trigger functions stays with PUBLIC, and so does nothing else.
+-- Default privileges of the installing role apply to the objects created above. This block revokes them. PUBLIC keeps
+-- EXECUTE on the trigger functions and nothing else.
 DO LANGUAGE plpgsql $rights$
 DECLARE
     revocation pg_catalog.text;
@@ -9,16 +9,19 @@ BEGIN
         SELECT DISTINCT pg_catalog.format('REVOKE ALL ON %s FROM %s CASCADE', object.name,
                    CASE WHEN acl.grantee OPERATOR(pg_catalog.=) 0 THEN 'PUBLIC'
                         ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(acl.grantee)) END)
-          FROM (SELECT 'FUNCTION ' OPERATOR(pg_catalog.||) p.oid::pg_catalog.regprocedure::pg_catalog.text, p.proacl, p.proowner,
+          FROM (SELECT 'FUNCTION ' OPERATOR(pg_catalog.||) p.oid::pg_catalog.regprocedure::pg_catalog.text,
+                       p.proacl, p.proowner,
                        p.prorettype OPERATOR(pg_catalog.=) 'pg_catalog.trigger'::pg_catalog.regtype::pg_catalog.oid
                   FROM pg_catalog.pg_proc AS p
                   JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
                  WHERE n.nspname OPERATOR(pg_catalog.=) '@extschema@'
                    AND p.probin OPERATOR(pg_catalog.=) 'MODULE_PATHNAME'
                 UNION ALL
-                SELECT 'TABLE ' OPERATOR(pg_catalog.||) c.oid::pg_catalog.regclass::pg_catalog.text, c.relacl, c.relowner, false
+                SELECT 'TABLE ' OPERATOR(pg_catalog.||) c.oid::pg_catalog.regclass::pg_catalog.text,
+                       c.relacl, c.relowner, false
                   FROM pg_catalog.pg_class AS c
-                 WHERE c.oid OPERATOR(pg_catalog.=) '@extschema@.inventory_attachment'::pg_catalog.regclass::pg_catalog.oid
+                 WHERE c.oid OPERATOR(pg_catalog.=)
+                       '@extschema@.inventory_attachment'::pg_catalog.regclass::pg_catalog.oid
                ) AS object (name, acl, owner, is_trigger)
          CROSS JOIN LATERAL pg_catalog.aclexplode(object.acl) AS acl
          WHERE acl.grantee OPERATOR(pg_catalog.<>) object.owner
@@ -26,11 +29,12 @@ BEGIN
     LOOP
         EXECUTE revocation;
     END LOOP;
-    -- Also where PUBLIC has no EXECUTE by default.
+    -- PUBLIC may have no EXECUTE by default.
     GRANT EXECUTE ON FUNCTION @extschema@.inventory_movement_begin(), @extschema@.inventory_movement_record(),
-        @extschema@.inventory_movement_flush(), @extschema@.inventory_movement_guard(), @extschema@.inventory_truncate_guard(),
-        @extschema@.inventory_request_guard(), @extschema@.inventory_stripe_guard() TO PUBLIC;
-    -- So that the owner of the database can dump it. PostgreSQL 14 and later have the role.
+        @extschema@.inventory_movement_flush(), @extschema@.inventory_movement_guard(),
+        @extschema@.inventory_truncate_guard(), @extschema@.inventory_request_guard(),
+        @extschema@.inventory_stripe_guard() TO PUBLIC;
+    -- The owner of the database can then dump it. PostgreSQL 14 and later have this role.
     GRANT SELECT ON TABLE @extschema@.inventory_attachment TO pg_database_owner;
 END
 $rights$;

