@@ -38,8 +38,9 @@ mod tests {
     fn the_answer_has_every_digit() {
         attach("11.52");
         let answer = text(&format!("SELECT decrement_inventory('{ITEM}', 1)::text"));
+        let rest = r#""deducted": 1}"#;
         let expected = format!(
-            r#"{{"success": true, "inventory_id": "{ITEM}", "old_quantity": 11.52, "new_quantity": 10.52, "deducted": 1}}"#
+            r#"{{"success": true, "inventory_id": "{ITEM}", "old_quantity": 11.52, "new_quantity": 10.52, {rest}"#
         );
         assert_eq!(answer.as_deref(), Some(expected.as_str()));
     }

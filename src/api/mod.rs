@@ -1,4 +1,5 @@
-//! The functions that SQL can call, one file a verb: arguments, call, result. The COMMENT ON of a function describes it.
+//! The functions that SQL can call, one file a verb: arguments, call, result. The COMMENT ON of a function describes
+//! it.
 
 mod adjust;
 mod attach;

@@ -1,12 +1,13 @@
 //! Makes a table the stock table.
 //!
 //! Lock order: the configuration table, then companions left by an earlier attach, then the stock table, all until the
-//! transaction ends; so attaches run one after the other and wait for running sales. Statements on the stock table run as its
-//! owner, statements on the configuration as the owner of the extension.
+//! transaction ends; so attaches run one after the other and wait for running sales. Statements on the stock table run
+//! as its owner, statements on the configuration as the owner of the extension.
 
 use crate::attach::checks::{require_suitable, unsuitable_kind};
 use crate::attach::companions;
 use crate::attach::constraint::{check_rows, constrain, count_items};
+use crate::attach::install;
 use crate::core::error::{Error, Result};
 use crate::core::json::spaced;
 use crate::pg::Oid;
@@ -107,7 +108,7 @@ fn attach_locked(
         let _acting = act_as_unfiltered(table.owner, CATALOG_PATH);
         (check_rows(spi, table)?, constrain(spi, table)?)
     };
-    let companions = companions::make(spi, configuration, table, options.ledger)?;
+    let companions = install::make(spi, configuration, table, options.ledger)?;
     record(spi, configuration, (options, table), &check_name, &companions);
     invalidation::announce_change(configuration.oid);
     warn(table);
@@ -133,11 +134,11 @@ pub fn lock_configuration(spi: &Connection, configuration: &Configuration) {
     spi.once(&statements::lock_configuration(&configuration.relation), &[]);
 }
 
-/// Locks the table, and the companions that an earlier attach left, as ALTER TABLE will, and describes what then can no longer
-/// change.
+/// Locks the table, and the companions that an earlier attach left, as ALTER TABLE will, and describes what then can no
+/// longer change.
 ///
-/// The stock table comes last: a session that has read the ledger and then sells must not wait for an attach that waits for
-/// the ledger.
+/// The stock table comes last: a session that has read the ledger and then sells must not wait for an attach that waits
+/// for the ledger.
 fn lock_table(spi: &Connection, options: &Options) -> Result<(Description, Vec<Oid>)> {
     let seen = options.describe(spi)?;
     require_ownership(&seen)?;

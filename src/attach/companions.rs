@@ -1,15 +1,13 @@
 //! The tables that attach creates beside the stock table, or finds again.
 //!
-//! `<stock>_request` keeps idempotency keys, `<stock>_stripe` the stripes of hot items, `<stock>_stripe_total` the totals last
-//! written to their rows, `<stock>_movement` is the ledger. They belong to the owner of the stock table and stay when the
-//! extension goes. Statements run as the owner, with the search_path pinned, while the stock table is locked. Tables left by an
-//! earlier attach are reused, if their columns and their owner are right.
+//! `<stock>_request` keeps idempotency keys, `<stock>_stripe` the stripes of hot items, `<stock>_stripe_total` the
+//! totals last written to their rows, `<stock>_movement` is the ledger. They belong to the owner of the stock table and
+//! stay when the extension goes. Statements run as the owner, with the search_path pinned, while the stock table is
+//! locked. Tables left by an earlier attach are reused, if their columns and their owner are right.
 
-use crate::attach::leftover;
-use crate::attach::opening;
-use crate::attach::triggers::{self, run_as_owner};
+use crate::attach::triggers::run_as_owner;
 use crate::core::error::{Error, Result};
-use crate::core::part::{Companion, Part};
+use crate::core::part::Companion;
 use crate::pg::Oid;
 use crate::pg::args::Arg;
 use crate::pg::relation;
@@ -17,7 +15,7 @@ use crate::pg::role::act_as_unfiltered;
 use crate::pg::spi::Connection;
 use crate::statements::companions as statements;
 use crate::table::catalog::Description;
-use crate::table::configuration::{CATALOG_PATH, CompanionOids, Configuration};
+use crate::table::configuration::CATALOG_PATH;
 use serde_json::json;
 
 /// A companion table by its names.
@@ -30,44 +28,8 @@ pub struct Found {
     pub new: bool,
 }
 
-/// Creates, or finds again, the companions of a table that is being attached.
-pub fn make(
-    spi: &Connection,
-    configuration: &Configuration,
-    table: &Description,
-    ledger: bool,
-) -> Result<CompanionOids> {
-    let requests = make_table(spi, table, Companion::Requests)?;
-    let stripes = make_table(spi, table, Companion::Stripes)?;
-    let totals = make_table(spi, table, Companion::Totals)?;
-    let movements = if ledger { Some(make_table(spi, table, Companion::Movements)?) } else { None };
-    // Triggers that a dump or a broken attachment left look for an attachment that is not there yet.
-    triggers::drop_from_stock(spi, table)?;
-    triggers::drop_recording(spi, table, (stripes.oid, &stripes.name));
-    let merged = leftover::merge(spi, table, &stripes, &totals)?;
-    let set = |companion, found: &Found| {
-        triggers::set(spi, configuration, table, (Part::Companion(companion), found.oid, &found.name), ledger);
-    };
-    set(Companion::Requests, &requests);
-    set(Companion::Stripes, &stripes);
-    set(Companion::Totals, &totals);
-    if let Some(movements) = &movements {
-        if movements.new {
-            run_as_owner(spi, table, &statements::index_movements(&movements.name));
-        }
-        set(Companion::Movements, movements);
-        opening::record_stock(table, movements, &merged)?;
-        triggers::set_on_stock(spi, configuration, table)?;
-    }
-    Ok(CompanionOids {
-        movements: movements.map(|movements| movements.oid),
-        requests: requests.oid,
-        stripes: stripes.oid,
-        totals: totals.oid,
-    })
-}
-
-fn make_table(spi: &Connection, table: &Description, companion: Companion) -> Result<Found> {
+/// Creates a companion, or finds it again.
+pub fn make_table(spi: &Connection, table: &Description, companion: Companion) -> Result<Found> {
     if let Some(found) = find(spi, table, companion)? {
         return Ok(found);
     }

@@ -44,8 +44,9 @@ pub fn detach(spi: &Connection) -> Result<()> {
 
 /// Merges striped items and drops the triggers.
 ///
-/// The rows of a broken attachment are written without the ledger, which the next attach brings up to date. A contradiction is
-/// left as it is: the next attach decides it, or refuses. A copy that a subscription writes to is not touched.
+/// The rows of a broken attachment are written without the ledger, which the next attach brings up to date. A
+/// contradiction is left as it is: the next attach decides it, or refuses. A copy that a subscription writes to is not
+/// touched.
 fn merge_stripes(spi: &Connection, configured: &Configured, table: &Description) -> Result<()> {
     if configured.subscribed {
         return triggers::drop_from_stock(spi, table);

@@ -1,8 +1,9 @@
 //! Stripes that no attachment manages: found at attach, or at the detach of a broken attachment.
 //!
-//! The row of a striped item shows a total that may lag behind its stripes. Beside them is the total that was last written to
-//! the row: where the row still shows it, no other statement has written the row, and the stripes have the stock. Where the row
-//! shows their sum, both agree. Anything else is a contradiction that only a person can decide; nothing is changed then.
+//! The row of a striped item shows a total that may lag behind its stripes. Beside them is the total that was last
+//! written to the row: where the row still shows it, no other statement has written the row, and the stripes have the
+//! stock. Where the row shows their sum, both agree. Anything else is a contradiction that only a person can decide;
+//! nothing is changed then.
 
 use crate::attach::companions::Found;
 use crate::core::error::{Error, Result};
@@ -27,8 +28,8 @@ pub struct Merged {
     pub away: Vec<ItemId>,
 }
 
-/// Writes the sum of the stripes into the row of each item, and deletes the stripes. No trigger of ours may be on the stock
-/// table.
+/// Writes the sum of the stripes into the row of each item, and deletes the stripes. No trigger of ours may be on the
+/// stock table.
 pub fn merge(spi: &Connection, table: &Description, stripes: &Found, totals: &Found) -> Result<Merged> {
     let path = pinned_path(table);
     let _acting = act_as_unfiltered(table.owner, &path);
@@ -48,8 +49,8 @@ pub fn merge(spi: &Connection, table: &Description, stripes: &Found, totals: &Fo
     for row in 0..found.count() {
         let item = found.item(row, c"id")?;
         if found.text(row, c"in_row").is_none() {
-            // The row was deleted while nothing was attached: the item is gone, and its stripes with it. A partition may come
-            // back.
+            // The row was deleted while nothing was attached: the item is gone, and its stripes with it. A partition
+            // may come back.
             if table.kind == RelationKind::Partitioned {
                 merged.away.push(item);
             }

@@ -6,6 +6,7 @@ mod companions;
 mod constraint;
 pub mod detach_table;
 pub mod drop_guard;
+mod install;
 mod leftover;
 mod opening;
 pub mod triggers;

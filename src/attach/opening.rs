@@ -1,7 +1,7 @@
 //! Adds the movements that the ledger lacks when a table is attached.
 //!
-//! An opening movement for every item new to it, an external one where stock changed while nothing recorded it, a closing one
-//! for items that are gone; a transfer where stripes that were left were merged into the row.
+//! An opening movement for every item new to it, an external one where stock changed while nothing recorded it, a
+//! closing one for items that are gone; a transfer where stripes that were left were merged into the row.
 
 use crate::attach::companions::Found;
 use crate::attach::leftover::Merged;

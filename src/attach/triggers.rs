@@ -41,8 +41,8 @@ pub fn set_on_stock(spi: &Connection, configuration: &Configuration, table: &Des
     Ok(())
 }
 
-/// Lets a stock table without a ledger refuse direct writes to the quantities of striped items: no trigger of ours is on it
-/// until an item is striped. The trigger of a ledger refuses them by itself.
+/// Lets a stock table without a ledger refuse direct writes to the quantities of striped items: no trigger of ours is
+/// on it until an item is striped. The trigger of a ledger refuses them by itself.
 pub fn guard_striped_stock(spi: &Connection, stock: &Attachment) -> Result<()> {
     if stock.has_ledger() {
         return Ok(());

@@ -1,7 +1,7 @@
 //! The id of an item, whatever the type of the id column.
 //!
-//! Every function takes and passes ids as this one type; the conversion from and to PostgreSQL's values is in `pg::args`.
-//! Ids sort as PostgreSQL sorts them, which is the lock order.
+//! Every function takes and passes ids as this one type; the conversion from and to PostgreSQL's values is in
+//! `pg::args`. Ids sort as PostgreSQL sorts them, which is the lock order.
 
 use serde_json::Value;
 use std::fmt;
@@ -14,8 +14,8 @@ pub enum ItemId {
 }
 
 impl ItemId {
-    /// Reads a uuid in its canonical spelling: 32 hexadecimal digits, with hyphens after the 8th, 12th, 16th and 20th, or
-    /// none.
+    /// Reads a uuid in its canonical spelling: 32 hexadecimal digits, with hyphens after the 8th, 12th, 16th and 20th,
+    /// or none.
     pub fn parse_uuid(text: &str) -> Option<Self> {
         let bytes = text.as_bytes();
         let hyphenated = bytes.len() == 36 && [8, 13, 18, 23].iter().all(|&place| bytes[place] == b'-');

@@ -1,6 +1,7 @@
 //! Quantity: an exact, finite number of units of stock.
 //!
-//! A quantity keeps at most 28 digits. A number with more is refused by name; nothing is ever rounded. It prints with the digits it was read with: `11.50` stays `11.50`.
+//! A quantity keeps at most 28 digits. A number with more is refused by name; nothing is ever rounded. It prints with
+//! the digits it was read with: `11.50` stays `11.50`.
 
 use rust_decimal::Decimal;
 use std::fmt;

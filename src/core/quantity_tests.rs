@@ -90,7 +90,9 @@ fn a_loss_in_the_28th_digit_is_seen() {
 
 proptest! {
     #[test]
-    fn reading_and_printing_is_the_identity(mantissa in -(10_i128.pow(28) - 1)..10_i128.pow(28), scale in 0_usize..=28) {
+    fn reading_and_printing_is_the_identity(
+        mantissa in -(10_i128.pow(28) - 1)..10_i128.pow(28), scale in 0_usize..=28,
+    ) {
         let text = written(mantissa, scale);
         if scale < 28 || mantissa.unsigned_abs() < 10_u128.pow(28) {
             let read = quantity(&text);
@@ -113,7 +115,8 @@ proptest! {
     fn fits_agrees_with_whole_numbers(
         mantissa in 1_i128..10_i128.pow(20), written_scale in 0_usize..=8, precision in 1_i32..=20, scale in 0_i32..=8,
     ) {
-        // value = mantissa / 10^8 after alignment; the column keeps multiples of 10^(8 - scale) below 10^(precision + 8 - scale)
+        // value = mantissa / 10^8 after alignment; the column keeps multiples of 10^(8 - scale) below 10^(precision + 8
+        // - scale)
         let aligned = mantissa * 10_i128.pow(8 - written_scale as u32);
         let unit = 10_i128.pow((8 - scale) as u32);
         let expected = if aligned % unit != 0 {

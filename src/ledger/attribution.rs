@@ -1,10 +1,10 @@
 //! Attribution: one stack of the calls that run and of our own writes within them.
 //!
-//! A trigger of ours asks it two questions. Which act does a change belong to: a change at the trigger depth of the innermost
-//! act is one of ours, any other is a direct write. May a statement write a protected table: only under a permit, which is for
-//! one table, for so many statements, at one trigger depth, and which the guard of the table uses up. Statements that a user's
-//! trigger or expression runs meanwhile are at another depth and find no permit. A total is permitted item by item, with the
-//! quantity that is written.
+//! A trigger of ours asks it two questions. Which act does a change belong to: a change at the trigger depth of the
+//! innermost act is one of ours, any other is a direct write. May a statement write a protected table: only under a
+//! permit, which is for one table, for so many statements, at one trigger depth, and which the guard of the table uses
+//! up. Statements that a user's trigger or expression runs meanwhile are at another depth and find no permit. A total
+//! is permitted item by item, with the quantity that is written.
 
 use crate::core::item_id::ItemId;
 use crate::core::movement::MovementKind;

@@ -1,9 +1,10 @@
 //! Changes that are noted and not yet written to the ledger, and the statements that run on the stock table.
 //!
-//! A row trigger notes each change of a quantity; the trigger at the end of the statement writes the notes with one INSERT. A
-//! statement that a user's trigger runs inside another one on the stock table leaves its notes to the outer one, and notes are
-//! written in the order of the commands that made the changes: all rows of a statement are changed before its first trigger
-//! fires. Notes of an aborted subtransaction are dropped with it; a commit with notes left is refused.
+//! A row trigger notes each change of a quantity; the trigger at the end of the statement writes the notes with one
+//! INSERT. A statement that a user's trigger runs inside another one on the stock table leaves its notes to the outer
+//! one, and notes are written in the order of the commands that made the changes: all rows of a statement are changed
+//! before its first trigger fires. Notes of an aborted subtransaction are dropped with it; a commit with notes left is
+//! refused.
 
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
@@ -29,7 +30,8 @@ pub struct Note {
     pub act: Rc<Act>,
 }
 
-/// The number of notes that are written without waiting for the end of the statement, to bound the memory of a long COPY.
+/// The number of notes that are written without waiting for the end of the statement, to bound the memory of a long
+/// COPY.
 const MAX_NOTES: usize = 10_000;
 
 struct Buffer {

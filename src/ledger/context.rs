@@ -1,7 +1,7 @@
 //! The call context: the reference of a change of stock, the key for its retries, and the actor.
 //!
-//! An argument takes precedence over a setting, a setting over the headers and claims that PostgREST passes. The context
-//! decides nothing about stock; the ledger and the errors carry it.
+//! An argument takes precedence over a setting, a setting over the headers and claims that PostgREST passes. The
+//! context decides nothing about stock; the ledger and the errors carry it.
 
 use crate::core::error::{Error, Result};
 use crate::pg::Oid;

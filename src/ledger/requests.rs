@@ -1,8 +1,8 @@
 //! Idempotency keys: a retried request returns the first result and is not run again.
 //!
-//! Lock order: the key comes first, before any item. It is inserted before anything else is done; another session with the same
-//! key waits there until this transaction ends. If it commits, the other reads the result in a new statement; if it rolls
-//! back, the key is gone and the other runs.
+//! Lock order: the key comes first, before any item. It is inserted before anything else is done; another session with
+//! the same key waits there until this transaction ends. If it commits, the other reads the result in a new statement;
+//! if it rolls back, the key is gone and the other runs.
 
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
@@ -99,7 +99,8 @@ fn claim(spi: &Connection, stock: &Attachment, request: &Request<'_>) -> Result<
     Err(Error::key_not_kept(request.key))
 }
 
-/// Those of these items that row-level security hides from the role in force, or that do not exist; none where it hides no row.
+/// Those of these items that row-level security hides from the role in force, or that do not exist; none where it hides
+/// no row.
 fn hidden_items(spi: &Connection, stock: &Attachment, items: &[ItemId], permitted: Statement) -> Result<Vec<ItemId>> {
     if !stock.run_as_caller && !stock.forced_rls {
         return Ok(Vec::new());

@@ -53,7 +53,8 @@ pub fn flush_until(stock: &Attachment, command: u32) {
     buffer::drain_until(command, |notes| write(stock, notes));
 }
 
-/// Records a change of an item itself, apart from its stripes, as part of the act that runs: no row of the stock table shows it.
+/// Records a change of an item itself, apart from its stripes, as part of the act that runs: no row of the stock table
+/// shows it.
 pub fn record_item(stock: &Attachment, id: &ItemId, [old_quantity, new_quantity]: [Quantity; 2]) {
     let Some(act) = attribution::act() else { return };
     if !stock.has_ledger() || old_quantity == new_quantity {

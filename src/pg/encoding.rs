@@ -1,7 +1,7 @@
 //! Text on its way between Rust, which is UTF-8, and a database, which may have another encoding.
 //!
-//! A character that the other side cannot hold becomes an escape, `\u0141` on the way in and `\xFC` on the way out: a sale must not
-//! fail for the name of who makes it.
+//! A character that the other side cannot hold becomes an escape, `\u0141` on the way in and `\xFC` on the way out: a
+//! sale must not fail for the name of who makes it.
 
 use pgrx::pg_sys;
 use std::ffi::{CStr, CString};
@@ -100,8 +100,8 @@ fn convert(bytes: &[u8], from: i32, to: i32, escape: impl Fn(&[u8]) -> (String, 
 fn convert_prefix(conversion: pg_sys::Oid, bytes: &[u8], from: i32, to: i32) -> (Vec<u8>, usize) {
     let mut source = bytes.to_vec();
     let mut target = vec![0_u8; bytes.len() * pg_sys::MAX_CONVERSION_GROWTH as usize + 1];
-    // SAFETY: both buffers are of the lengths that are passed; the conversion stops at what it cannot convert, and ends what it
-    // wrote with a NUL.
+    // SAFETY: both buffers are of the lengths that are passed; the conversion stops at what it cannot convert, and ends
+    // what it wrote with a NUL.
     let used = unsafe {
         pg_sys::pg_do_encoding_conversion_buf(
             conversion,

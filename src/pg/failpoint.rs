@@ -1,8 +1,8 @@
 //! Places where a test can stop a backend and kill it. Compiled out of every release: without the feature `failpoints`
 //! [`reached`] is empty.
 //!
-//! A backend whose setting `inventory_ext.failpoint` names the place waits there for an advisory lock that the test holds: the
-//! test sees it wait, and kills it between two statements of our own.
+//! A backend whose setting `inventory_ext.failpoint` names the place waits there for an advisory lock that the test
+//! holds: the test sees it wait, and kills it between two statements of our own.
 
 /// The places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

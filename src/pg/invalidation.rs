@@ -1,7 +1,8 @@
 //! Invalidation: when the cached attachment may be out of date, from PostgreSQL's own invalidation messages.
 //!
-//! Watched are the relations that the attachment consists of, the name that the stock table had when it was attached, the
-//! functions of its triggers, schemas, roles and subscriptions. A message only raises a counter; the cache compares it.
+//! Watched are the relations that the attachment consists of, the name that the stock table had when it was attached,
+//! the functions of its triggers, schemas, roles and subscriptions. A message only raises a counter; the cache compares
+//! it.
 
 use crate::pg::transaction::next_command;
 use pgrx::pg_sys::{self, Datum, Oid};
@@ -18,6 +19,7 @@ thread_local! {
     /// PostgreSQL calls back without an argument of ours, so this is state of the backend.
     static WATCHED: RefCell<Watched> =
         const { RefCell::new(Watched { relations: Vec::new(), functions: Vec::new(), name: None }) };
+    /// The messages so far that concern the attachment; likewise.
     static GENERATION: Cell<u32> = const { Cell::new(0) };
 }
 
@@ -42,7 +44,8 @@ pub fn add_function(hash: u32) {
     WATCHED.with_borrow_mut(|watched| watched.functions.push(hash));
 }
 
-/// Tells every backend, when this transaction commits, and this one at once, that something about a watched relation changed.
+/// Tells every backend, when this transaction commits, and this one at once, that something about a watched relation
+/// changed.
 pub fn announce_change(relation: Oid) {
     // SAFETY: queues an invalidation message for an existing relation.
     unsafe { pg_sys::CacheInvalidateRelcacheByRelid(relation) };

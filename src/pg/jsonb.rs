@@ -1,7 +1,7 @@
 //! A jsonb argument, read element by element where PostgreSQL holds it.
 //!
-//! Its size and the number of its elements are known before anything is converted, and no more than one scalar is converted at a
-//! time: a short jsonb can print as a very long text.
+//! Its size and the number of its elements are known before anything is converted, and no more than one scalar is
+//! converted at a time: a short jsonb can print as a very long text.
 
 use crate::core::order_lines::{Element, Items, Member};
 use crate::pg::encoding;
@@ -23,8 +23,8 @@ impl FromDatum for JsonbArg {
         if is_null {
             return None;
         }
-        // SAFETY: the caller passes a jsonb; its plain copy, or itself, is alive until the call returns. The container begins
-        // after the length word.
+        // SAFETY: the caller passes a jsonb; its plain copy, or itself, is alive until the call returns. The container
+        // begins after the length word.
         unsafe {
             let jsonb = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
             Some(Self { root: pgrx::vardata_4b(jsonb).cast_mut().cast(), bytes: pgrx::varsize_any_exhdr(jsonb) })

@@ -1,20 +1,20 @@
 //! Locks on tables, and locks of our own on striped items, single stripes and the totals worker.
 //!
-//! Lock order of stripes: a sale shares the lock of the item and holds that of one stripe alone; a call that needs all stripes
-//! holds the lock of the item alone, so that no call takes a lock for each of 256 stripes. A row lock cannot be released before
-//! the transaction ends, and PostgreSQL keeps one even on a row that it then skips because it no longer meets the condition: a
-//! sale that looked for a stripe with enough would keep those that had too little, in no order, until two such sales wait for
-//! each other. So a stripe is locked here first, then its row; no session waits for the row. These are advisory locks in a
-//! space of their own (pg_locks shows a third number from 3 on, which SQL functions cannot use), held until the transaction
-//! ends. All locks belong to the transaction, see [`OfTransaction`].
+//! Lock order of stripes: a sale shares the lock of the item and holds that of one stripe alone; a call that needs all
+//! stripes holds the lock of the item alone, so that no call takes a lock for each of 256 stripes. A row lock cannot be
+//! released before the transaction ends, and PostgreSQL keeps one even on a row that it then skips because it no longer
+//! meets the condition: a sale that looked for a stripe with enough would keep those that had too little, in no order,
+//! until two such sales wait for each other. So a stripe is locked here first, then its row; no session waits for the
+//! row. These are advisory locks in a space of their own (pg_locks shows a third number from 3 on, which SQL functions
+//! cannot use), held until the transaction ends. All locks belong to the transaction, see [`OfTransaction`].
 
 use crate::core::item_id::ItemId;
 use pgrx::pg_sys::{self, LOCKTAG, Oid};
 
 /// While it lives, locks belong to the (sub)transaction.
 ///
-/// A cursor has a resource owner of its own: where it fails within a savepoint, PostgreSQL releases the locks that it took,
-/// also those of calls that succeeded before the savepoint.
+/// A cursor has a resource owner of its own: where it fails within a savepoint, PostgreSQL releases the locks that it
+/// took, also those of calls that succeeded before the savepoint.
 struct OfTransaction(pg_sys::ResourceOwner);
 
 impl OfTransaction {
@@ -83,7 +83,8 @@ pub fn unlock_table(table: Oid, lock: TableLock) {
     unsafe { pg_sys::UnlockRelationOid(table, lock.mode()) };
 }
 
-/// Takes the locks of a statement that writes rows, in this order, and then reads the invalidation messages that came before.
+/// Takes the locks of a statement that writes rows, in this order, and then reads the invalidation messages that came
+/// before.
 ///
 /// Taking a lock reads them too, but not where the transaction has the lock already; a schema can be renamed even then.
 pub fn lock_for_writing(tables: &[Oid]) {
@@ -96,9 +97,9 @@ pub fn lock_for_writing(tables: &[Oid]) {
 
 /// Locks tables against their writers, in this order.
 ///
-/// CREATE INDEX CONCURRENTLY holds the weaker of the two locks while it waits for old transactions; they must not find a
-/// request for the stronger one before them in the queue, or each would wait for the other. So the weaker lock comes first, on
-/// all of the tables: it holds up no sale, and once it is granted no such command runs.
+/// CREATE INDEX CONCURRENTLY holds the weaker of the two locks while it waits for old transactions; they must not find
+/// a request for the stronger one before them in the queue, or each would wait for the other. So the weaker lock comes
+/// first, on all of the tables: it holds up no sale, and once it is granted no such command runs.
 pub fn lock_alone(tables: &[Oid], lock: TableLock) {
     for lock in [TableLock::ShareUpdateExclusive, lock] {
         tables.iter().for_each(|table| lock_table(*table, lock));
@@ -130,8 +131,8 @@ pub enum Mode {
 }
 
 impl Lock {
-    /// Of one stripe of an item, or of its gate. Two items share a lock where their 64 bits agree; they only wait for each
-    /// other.
+    /// Of one stripe of an item, or of its gate. Two items share a lock where their 64 bits agree; they only wait for
+    /// each other.
     pub fn of_stripe(id: &ItemId, stripe: i16) -> Self {
         Self::new(id.lock_words(), FIRST_SPACE + stripe.unsigned_abs())
     }

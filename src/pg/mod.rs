@@ -1,4 +1,5 @@
-//! PostgreSQL: the only folder with `unsafe`, SPI and pg_sys. The entry points of triggers, callbacks and the worker lie here.
+//! PostgreSQL: the only folder with `unsafe`, SPI and pg_sys. The entry points of triggers, callbacks and the worker
+//! lie here.
 
 #![allow(unsafe_code)]
 

@@ -29,8 +29,8 @@ pub fn pin(name: &str) -> Option<Pinned> {
 
 /// How many portals the session has.
 pub fn count() -> usize {
-    // SAFETY: while a portal runs, its memory context is a child of the one that all portals share; the list of children is
-    // read.
+    // SAFETY: while a portal runs, its memory context is a child of the one that all portals share; the list of
+    // children is read.
     unsafe {
         if pg_sys::PortalContext.is_null() || (*pg_sys::PortalContext).parent.is_null() {
             return 0;

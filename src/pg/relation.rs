@@ -1,7 +1,7 @@
 //! Facts about relations that PostgreSQL's own caches have at hand: triggers, columns, owner, partitions.
 //!
-//! Read whenever the attachment is looked up, so without SQL. Every function names a table by oid and takes the weakest lock for
-//! the time it reads; a table that is gone gives None or nothing.
+//! Read whenever the attachment is looked up, so without SQL. Every function names a table by oid and takes the weakest
+//! lock for the time it reads; a table that is gone gives None or nothing.
 
 use crate::pg::encoding;
 use pgrx::pg_sys::{self, Oid};
@@ -191,8 +191,8 @@ pub fn table_named(schema: &str, name: &str) -> Option<Oid> {
     }
 }
 
-/// The hash under which PostgreSQL announces that a table of this name in this schema came, went or changed; None where there is
-/// no such schema.
+/// The hash under which PostgreSQL announces that a table of this name in this schema came, went or changed; None where
+/// there is no such schema.
 pub fn hash_of_name(schema: &str, name: &str) -> Option<u32> {
     let [schema, name] = [schema, name].map(encoding::c_text);
     // SAFETY: looks a schema up and hashes a name that is padded to the length of a name.

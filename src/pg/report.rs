@@ -1,7 +1,7 @@
 //! Reports errors and notices to PostgreSQL.
 //!
-//! pgrx has no safe function for a SQLSTATE of our own class. `raise` unwinds to PostgreSQL's handler; `finish` jumps there,
-//! and may only be called by the outermost function.
+//! pgrx has no safe function for a SQLSTATE of our own class. `raise` unwinds to PostgreSQL's handler; `finish` jumps
+//! there, and may only be called by the outermost function.
 
 use crate::core::error::{Error, Result};
 use crate::core::json::spaced;
@@ -41,8 +41,9 @@ impl Error {
 
 /// The result of a public function, in the encoding of the database; or its error.
 ///
-/// To be called last, by the function that PostgreSQL called, with no value left to be dropped: PostgreSQL jumps from here to
-/// where it handles errors, as from a C function. Unwinding to the same place costs more than the refused call itself.
+/// To be called last, by the function that PostgreSQL called, with no value left to be dropped: PostgreSQL jumps from
+/// here to where it handles errors, as from a C function. Unwinding to the same place costs more than the refused call
+/// itself.
 pub fn finish(result: Result<String>) -> Vec<u8> {
     let report = match result {
         Ok(json) => return to_server(&json),
@@ -65,8 +66,8 @@ fn jump(mut data: pg_sys::ErrorData) -> ! {
         #[link_name = "ThrowErrorData"]
         fn throw_error_data(data: *mut pg_sys::ErrorData);
     }
-    // SAFETY: the texts live in memory of PostgreSQL. The frames that are jumped over, this one, `finish`, the public function
-    // and pgrx's wrapper of it, hold nothing that must be dropped.
+    // SAFETY: the texts live in memory of PostgreSQL. The frames that are jumped over, this one, `finish`, the public
+    // function and pgrx's wrapper of it, hold nothing that must be dropped.
     unsafe { throw_error_data(&raw mut data) };
     unreachable!("an error report of level ERROR does not return")
 }

@@ -1,10 +1,11 @@
 //! Whose rights a statement runs with, and what its code may leave behind.
 //!
-//! Statements on the stock table and its companions run as their owner, the way PostgreSQL runs its foreign-key triggers: the
-//! role is switched and `SECURITY_LOCAL_USERID_CHANGE` forbids SET ROLE meanwhile. Where the caller is another role, a
-//! superuser too, the statements form a security-restricted operation, as the maintenance commands of PostgreSQL do: code of
-//! the owner can leave no temporary object, held cursor or deferred trigger that would run as the caller. The search_path is
-//! always pinned, and every setting is put back at the end, whatever that code did to it.
+//! Statements on the stock table and its companions run as their owner, the way PostgreSQL runs its foreign-key
+//! triggers: the role is switched and `SECURITY_LOCAL_USERID_CHANGE` forbids SET ROLE meanwhile. Where the caller is
+//! another role, a superuser too, the statements form a security-restricted operation, as the maintenance commands of
+//! PostgreSQL do: code of the owner can leave no temporary object, held cursor or deferred trigger that would run as
+//! the caller. The search_path is always pinned, and every setting is put back at the end, whatever that code did to
+//! it.
 
 use crate::pg::encoding;
 use pgrx::pg_sys;
@@ -15,8 +16,8 @@ thread_local! {
     /// This process serves no client: it is the totals worker, whose own role is the bootstrap superuser. A fact of the
     /// process, set once, so it is no argument.
     static ALWAYS_RESTRICTED: Cell<bool> = const { Cell::new(false) };
-    /// The number of [`Acting`] values that hold a nest level of settings, so that an inner one need not open another. The
-    /// levels are PostgreSQL's own global state; this only counts ours.
+    /// The number of [`Acting`] values that hold a nest level of settings, so that an inner one need not open another.
+    /// The levels are PostgreSQL's own global state; this only counts ours.
     static PINNED: Cell<u32> = const { Cell::new(0) };
 }
 
@@ -32,14 +33,14 @@ pub fn is_restricted() -> bool {
     PINNED.get() > 0 && current().1 & pg_sys::SECURITY_RESTRICTED_OPERATION as i32 != 0
 }
 
-/// Switches to `role`, with `search_path` in force, until the result is dropped. Row-level security that is forced on the owner
-/// holds.
+/// Switches to `role`, with `search_path` in force, until the result is dropped. Row-level security that is forced on
+/// the owner holds.
 pub fn act_as(role: pg_sys::Oid, search_path: &CStr) -> Acting {
     switch(role, search_path, 0)
 }
 
-/// The same without forced row-level security: for companions, and for reading a whole stock table, as PostgreSQL reads it for
-/// a foreign key.
+/// The same without forced row-level security: for companions, and for reading a whole stock table, as PostgreSQL reads
+/// it for a foreign key.
 pub fn act_as_unfiltered(role: pg_sys::Oid, search_path: &CStr) -> Acting {
     switch(role, search_path, pg_sys::SECURITY_NOFORCE_RLS as i32)
 }
@@ -108,8 +109,9 @@ impl Drop for Acting {
         if let Some(level) = self.guc_level {
             PINNED.set(PINNED.get() - 1);
             if !std::thread::panicking() {
-                // SAFETY: as if the level were aborted: what any code set meanwhile goes, SET and SET LOCAL alike. While an
-                // error of PostgreSQL unwinds, the level is left to its abort, which pops it along with those above.
+                // SAFETY: as if the level were aborted: what any code set meanwhile goes, SET and SET LOCAL alike.
+                // While an error of PostgreSQL unwinds, the level is left to its abort, which pops it along with those
+                // above.
                 unsafe { pg_sys::AtEOXact_GUC(false, level) };
             }
         }
@@ -118,7 +120,8 @@ impl Drop for Acting {
     }
 }
 
-/// Whether forced row-level security is lifted now. A plan that was made with it lifted must not serve without, and the reverse.
+/// Whether forced row-level security is lifted now. A plan that was made with it lifted must not serve without, and the
+/// reverse.
 pub fn is_unfiltered() -> bool {
     current().1 & pg_sys::SECURITY_NOFORCE_RLS as i32 != 0
 }

@@ -1,9 +1,9 @@
 //! The setting `inventory_ext.idempotency_key`, which knows in which transaction it was set.
 //!
-//! A key that outlives its transaction would, behind a pooler, make the calls of other customers into retries of one. So each value
-//! carries a note of the transaction that set it. PostgreSQL keeps the note with the value, through savepoints, functions with a
-//! SET clause, and errors. A value that was set before the library was loaded, as in a session's first call, gets the note that it
-//! would have got.
+//! A key that outlives its transaction would, behind a pooler, make the calls of other customers into retries of one.
+//! So each value carries a note of the transaction that set it. PostgreSQL keeps the note with the value, through
+//! savepoints, functions with a SET clause, and errors. A value that was set before the library was loaded, as in a
+//! session's first call, gets the note that it would have got.
 
 use crate::pg::encoding;
 use pgrx::pg_sys::{self, GucStack, config_generic, config_string};
@@ -48,7 +48,8 @@ fn transaction() -> u32 {
     }
 }
 
-/// Notes beside each value which transaction set it; PostgreSQL keeps the note with the value when it saves and restores one.
+/// Notes beside each value which transaction set it; PostgreSQL keeps the note with the value when it saves and
+/// restores one.
 unsafe extern "C-unwind" fn key_is_set(
     _: *mut *mut c_char,
     extra: *mut *mut c_void,
@@ -115,9 +116,9 @@ pub fn define() {
 
 /// How many values PostgreSQL will hand to the new setting that no statement of this transaction has set.
 ///
-/// A setting of an unknown library is kept as a text with a stack of the values before it, one entry for each level of this
-/// transaction that has set it. Defining the setting hands over, in this order: its built-in value; the value that the session
-/// began with; the one at the bottom of the stack, if it is another; then those that this transaction set.
+/// A setting of an unknown library is kept as a text with a stack of the values before it, one entry for each level of
+/// this transaction that has set it. Defining the setting hands over, in this order: its built-in value; the value that
+/// the session began with; the one at the bottom of the stack, if it is another; then those that this transaction set.
 ///
 /// # Safety
 /// To be called before the setting is defined.

@@ -37,12 +37,13 @@ pub enum RowLock {
 // it is set once, with ALTER ROLE authenticator SET.
 static ERROR_STYLE: GucSetting<ErrorStyle> = GucSetting::<ErrorStyle>::new(ErrorStyle::Sqlstate);
 
-// auto: FOR UPDATE waits for the FOR KEY SHARE of a foreign key check. Two sales that each insert an order line and then
-// deduct the same item would deadlock, so a table that is referenced gets the weaker lock.
+// auto: FOR UPDATE waits for the FOR KEY SHARE of a foreign key check. Two sales that each insert an order line and
+// then deduct the same item would deadlock, so a table that is referenced gets the weaker lock.
 static ROW_LOCK: GucSetting<RowLock> = GucSetting::<RowLock>::new(RowLock::Auto);
 
 // Unset: most calls have none, and an empty text is read as none, because SET LOCAL leaves one behind.
 static REFERENCE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+// Unset: the sub of the claims, or the role, is the actor.
 static ACTOR: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
 // off: a header is the client's word, and a proxy that repeats one would make two sales into one.
@@ -51,7 +52,7 @@ static REQUEST_HEADERS: GucSetting<bool> = GucSetting::<bool>::new(false);
 // 10,000: an order of a wholesaler; its locks are held until commit, so more should be several orders.
 static MAX_BATCH_LINES: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 
-// Unset: no place stops anybody.
+// Unset: no place stops a backend.
 #[cfg(feature = "failpoints")]
 static FAILPOINT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
@@ -95,7 +96,8 @@ fn text(setting: &GucSetting<Option<CString>>) -> Option<String> {
     setting.get().map(|text| encoding::from_c(&text)).filter(|text| !text.is_empty())
 }
 
-/// A setting of another program that holds JSON, such as PostgREST's `request.headers`; None where it is not set or empty.
+/// A setting of another program that holds JSON, such as PostgREST's `request.headers`; None where it is not set or
+/// empty.
 pub fn foreign(name: &CStr) -> Option<String> {
     // SAFETY: the name is a C string; a missing setting gives NULL; the text is copied before any setting can change.
     unsafe {
@@ -111,7 +113,7 @@ pub fn define() {
     GucRegistry::define_enum_guc(
         c"inventory_ext.error_style",
         c"How inventory errors are reported.",
-        c"sqlstate: SQLSTATE class IV, figures in the message. postgrest: SQLSTATE PTnnn, which PostgREST turns into HTTP status nnn, and a constant message.",
+        c"sqlstate: class IV, figures in the message. postgrest: PTnnn, for an HTTP status nnn, and a constant message.",
         &ERROR_STYLE,
         GucContext::Userset,
         none,
@@ -119,7 +121,7 @@ pub fn define() {
     GucRegistry::define_enum_guc(
         c"inventory_ext.row_lock",
         c"How strongly a sale locks the row of its item.",
-        c"auto: FOR NO KEY UPDATE where a foreign key points at the stock table, else FOR UPDATE. update, no_key_update: always that.",
+        c"auto: FOR NO KEY UPDATE where a foreign key points at the table, else FOR UPDATE. Others: always that lock.",
         &ROW_LOCK,
         GucContext::Userset,
         none,

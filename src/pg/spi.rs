@@ -1,8 +1,8 @@
 //! The only module that calls SPI: kept plans, bound parameters, rows read by column name and type.
 //!
-//! Values are bound, never part of a SQL text. No row limit is passed: a limit would end an UPDATE … RETURNING early and skip
-//! AFTER STATEMENT triggers. Only Rust values outlive a connection, so that many calls in one transaction need no more memory
-//! than one. pgrx's own SPI client is not used: it assigns a transaction id before anything is written.
+//! Values are bound, never part of a SQL text. No row limit is passed: a limit would end an UPDATE … RETURNING early
+//! and skip AFTER STATEMENT triggers. Only Rust values outlive a connection, so that many calls in one transaction need
+//! no more memory than one. pgrx's own SPI client is not used: it assigns a transaction id before anything is written.
 
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
@@ -67,8 +67,8 @@ pub enum Snapshot {
 }
 
 impl Connection {
-    /// Prepares and keeps a statement, planned once for all parameters: every statement here finds its rows by key, so a plan
-    /// for one value is no better, and must not be made again for each call.
+    /// Prepares and keeps a statement, planned once for all parameters: every statement here finds its rows by key, so
+    /// a plan for one value is no better, and must not be made again for each call.
     pub fn prepare(&self, sql: &Sql) -> Plan {
         let text = encoding::c_text(&sql.text);
         let mut types: Vec<Oid> = sql.parameters.iter().map(|parameter| parameter.oid()).collect();
@@ -221,14 +221,16 @@ impl Rows<'_> {
         .ok_or_else(|| "null".to_owned())
     }
 
-    /// A value of a column whose type is one that `fits`; None where there is no such row. A table whose column has become of
-    /// another type since the statement was written gives an error, never memory that is read as something else.
+    /// A value of a column whose type is one that `fits`; None where there is no such row. A table whose column has
+    /// become of another type since the statement was written gives an error, never memory that is read as something
+    /// else.
     fn datum(&self, row: usize, column: &CStr, fits: impl FnOnce(Oid) -> bool) -> Option<(Datum, bool)> {
         if self.table.is_null() || row >= self.count {
             return None;
         }
         let mut is_null = true;
-        // SAFETY: the table is alive (see Drop) and has `count` rows; a column that is not there has a number below one.
+        // SAFETY: the table is alive (see Drop) and has `count` rows; a column that is not there has a number below
+        // one.
         let datum = unsafe {
             let table = &*self.table;
             let number = pg_sys::SPI_fnumber(table.tupdesc, column.as_ptr());

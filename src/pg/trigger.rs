@@ -53,49 +53,49 @@ fn fire(call: pg_sys::FunctionCallInfo, act: impl FnOnce(&Handlers) -> fn(&Firin
     handle(|handlers| act(handlers)(&firing))
 }
 
-/// Notes that a statement on the stock table begins; a BEFORE STATEMENT trigger of the stock table and of its stripes.
+/// Opens a statement on the stock table.
 #[pg_extern(sql = false)]
 fn inventory_movement_begin(call: pg_sys::FunctionCallInfo) -> i64 {
     fire(call, |handlers| handlers.statement_begins)
 }
 
-/// Notes a change of one item's quantity; an AFTER ROW trigger of the stock table and of its stripes.
+/// Buffers the change of one item's quantity.
 #[pg_extern(sql = false)]
 fn inventory_movement_record(call: pg_sys::FunctionCallInfo) -> i64 {
     fire(call, |handlers| handlers.row_changed)
 }
 
-/// Writes the noted changes at the end of the outermost statement; an AFTER STATEMENT trigger of the stock table and of its stripes.
+/// Writes the buffered changes when the outermost statement ends.
 #[pg_extern(sql = false)]
 fn inventory_movement_flush(call: pg_sys::FunctionCallInfo) -> i64 {
     fire(call, |handlers| handlers.statement_ends)
 }
 
-/// Refuses to change a ledger but by the triggers of its stock table; a BEFORE STATEMENT trigger of the ledger.
+/// Rejects changes of a ledger other than by the triggers of its stock table.
 #[pg_extern(sql = false)]
 fn inventory_movement_guard(call: pg_sys::FunctionCallInfo) -> i64 {
     fire(call, |handlers| handlers.guard_ledger)
 }
 
-/// Refuses TRUNCATE; a BEFORE STATEMENT trigger of the stock table.
+/// Rejects a TRUNCATE of the stock table.
 #[pg_extern(sql = false)]
 fn inventory_truncate_guard(call: pg_sys::FunctionCallInfo) -> i64 {
     fire(call, |handlers| handlers.guard_truncate)
 }
 
-/// Refuses direct writes to the idempotency keys; a BEFORE STATEMENT trigger of their table.
+/// Rejects direct writes to the idempotency keys.
 #[pg_extern(sql = false)]
 fn inventory_request_guard(call: pg_sys::FunctionCallInfo) -> i64 {
     fire(call, |handlers| handlers.guard_requests)
 }
 
-/// Refuses direct writes to stripes, and to what the stripes of an item hold; a trigger of the stripes, and of a stock table without a ledger.
+/// Rejects direct writes to stripes and to the quantity of a striped item.
 #[pg_extern(sql = false)]
 fn inventory_stripe_guard(call: pg_sys::FunctionCallInfo) -> i64 {
     fire(call, |handlers| handlers.guard_stripes)
 }
 
-/// Refuses to drop the tables that belong to an attached stock table; an event trigger.
+/// Rejects a DROP of the companion tables of an attached stock table.
 #[pg_extern(sql = false)]
 fn inventory_drop_guard(_call: pg_sys::FunctionCallInfo) -> i64 {
     handle(|handlers| (handlers.guard_drops)())
@@ -252,8 +252,8 @@ impl<'f> Row<'f> {
     /// A value of the row. A column of another type is an error, never read as if it were of this one.
     pub fn value(&self, column: &str, sql_type: SqlType) -> Result<Value<'f>> {
         let name = encoding::c_text(column);
-        // SAFETY: the tuple is of the relation whose descriptor is used; row triggers have one. A column that is not there has
-        // a number below one.
+        // SAFETY: the tuple is of the relation whose descriptor is used; row triggers have one. A column that is not
+        // there has a number below one.
         unsafe {
             let descriptor = (*(*self.firing.data).tg_relation).rd_att;
             let number = pg_sys::SPI_fnumber(descriptor, name.as_ptr());

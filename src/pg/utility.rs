@@ -1,7 +1,8 @@
 //! Commands that code of a table's owner must not run within a call.
 //!
-//! A security-restricted operation of PostgreSQL forbids most of what would outlive it. SET CONSTRAINTS it allows: it would fire the deferred
-//! triggers of the caller at once, in our surroundings, and stay in force for the caller's transaction.
+//! A security-restricted operation of PostgreSQL forbids most of what would outlive it. SET CONSTRAINTS it allows: it
+//! would fire the deferred triggers of the caller at once, in our surroundings, and stay in force for the caller's
+//! transaction.
 
 use crate::pg::role;
 use pgrx::pg_sys;

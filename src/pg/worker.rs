@@ -1,7 +1,7 @@
 //! The background worker `inventory_ext totals`: how it is started, its life, and its entry point.
 //!
-//! Its work is in `stripes::totals`, which registers it. It connects as the bootstrap superuser, with settings of its own
-//! whatever those of the database are, and every switch to another role is a security-restricted operation.
+//! Its work is in `stripes::totals`, which registers it. It connects as the bootstrap superuser, with settings of its
+//! own whatever those of the database are, and every switch to another role is a security-restricted operation.
 
 use crate::core::error::Error;
 use crate::pg::role::always_restrict;
@@ -15,7 +15,8 @@ use std::time::Duration;
 
 /// Between two looks: how long a total lags, and a little more.
 const PAUSE: Duration = Duration::from_millis(200);
-/// The number of looks without a change that end a worker. DROP DATABASE waits five seconds for others to go; this is less.
+/// The number of looks without a change that end a worker. DROP DATABASE waits five seconds for others to go; this is
+/// less.
 const IDLE_LOOKS: u32 = 10;
 
 /// What a look at the totals found.
@@ -63,7 +64,8 @@ pub enum Start {
     Requested,
 }
 
-/// Requests a worker for this database and waits for at most `patience_ms` until `is_there`, or until it has ended again.
+/// Requests a worker for this database and waits for at most `patience_ms` until `is_there`, or until it has ended
+/// again.
 pub fn start(patience_ms: u32, is_there: impl Fn() -> bool) -> Start {
     // SAFETY: variables of the backend, set once.
     let (database, own_pid) = unsafe { (pg_sys::MyDatabaseId, pg_sys::MyProcPid) };
@@ -86,8 +88,8 @@ pub fn start(patience_ms: u32, is_there: impl Fn() -> bool) -> Start {
     Start::Requested
 }
 
-/// Settings that the worker relies on, whatever the database or a role has set. Totals are made again from the stripes, so none
-/// of its commits need wait for the disk.
+/// Settings that the worker relies on, whatever the database or a role has set. Totals are made again from the stripes,
+/// so none of its commits need wait for the disk.
 const SETTINGS: [(&CStr, &CStr); 11] = [
     (c"synchronous_commit", c"off"),
     (c"default_transaction_isolation", c"read committed"),

@@ -6,8 +6,8 @@ use crate::pg::types::SqlType;
 /// The number of bad rows that an error names.
 const NAMED_ROWS: usize = 5;
 
-/// Finds the first rows whose quantity is no stock, and counts all of them. Digits count as in `core::quantity`: zeros at
-/// either end are none.
+/// Finds the first rows whose quantity is no stock, and counts all of them. Digits count as in `core::quantity`: zeros
+/// at either end are none.
 pub fn bad_rows(table: &str, id: &str, quantity: &str, quantity_type: SqlType, max_digits: usize) -> Sql {
     let of_numeric = match quantity_type {
         SqlType::Numeric => format!(
@@ -60,9 +60,10 @@ pub fn drop_constraint(table: &str, constraint: &str) -> Sql {
 
 /// Adds the CHECK, and validates it in a second statement.
 ///
-/// `< 'Infinity'` also refuses NaN, which numeric sorts above every number. The id stands in the CHECK, which holds for every
-/// id, so that the CHECK names both columns of the attachment, first the id. PostgreSQL reads the stored expression again for
-/// every statement that writes: constants of the column's own type spare it a cast, which it would evaluate each time.
+/// `< 'Infinity'` also refuses NaN, which numeric sorts above every number. The id stands in the CHECK, which holds for
+/// every id, so that the CHECK names both columns of the attachment, first the id. PostgreSQL reads the stored
+/// expression again for every statement that writes: constants of the column's own type spare it a cast, which it would
+/// evaluate each time.
 pub fn add_check(table: &str, constraint: &str, id: &str, quantity: &str, quantity_type: SqlType) -> [Sql; 2] {
     let bounds = match quantity_type {
         SqlType::Numeric => format!(
@@ -71,8 +72,10 @@ pub fn add_check(table: &str, constraint: &str, id: &str, quantity: &str, quanti
         ),
         _ => format!("{quantity} OPERATOR(pg_catalog.>=) 0"),
     };
-    let add =
-        format!("ALTER TABLE {table} ADD CONSTRAINT {constraint} CHECK ({id} IS NOT NULL AND {bounds}) NOT VALID");
+    let add = format!(
+        "ALTER TABLE {table} ADD CONSTRAINT {constraint}
+     CHECK ({id} IS NOT NULL AND {bounds}) NOT VALID"
+    );
     let validate = format!("ALTER TABLE {table} VALIDATE CONSTRAINT {constraint}");
     [add, validate].map(|text| Sql::new(text, &[]))
 }
@@ -85,8 +88,9 @@ pub fn lock_configuration(configuration: &str) -> Sql {
 /// Writes the configuration row.
 pub fn insert_configuration(configuration: &str) -> Sql {
     let text = format!(
-        "INSERT INTO {configuration} (stock_table, stock_schema, stock_name, check_name, id_column, quantity_column, run_as,
-                 movement_table, request_table, stripe_table, total_table)
+        "INSERT INTO {configuration}
+        (stock_table, stock_schema, stock_name, check_name, id_column, quantity_column, run_as,
+         movement_table, request_table, stripe_table, total_table)
  SELECT c.oid::pg_catalog.regclass, n.nspname, c.relname, $2::pg_catalog.name, $3::pg_catalog.name,
         $4::pg_catalog.name, $5, $6::pg_catalog.regclass, $7::pg_catalog.regclass, $8::pg_catalog.regclass,
         $9::pg_catalog.regclass

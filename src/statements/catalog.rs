@@ -54,11 +54,14 @@ const PLAIN_FUNCTIONS: &[&str] = &[
     "timezone",
 ];
 
-/// The functions that the WHEN clause of a trigger runs, and whether it runs nothing but plain ones and those of an owner.
+/// The functions that the WHEN clause of a trigger runs, and whether it runs nothing but plain ones and those of an
+/// owner.
 ///
 /// Dependencies do not tell: PostgreSQL records none on its own functions, and none on objects that a constant names.
 pub fn condition() -> Sql {
-    let list = |words: &[&str]| words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(", ");
+    let list = |words: &[&str]| words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>();
+    let list =
+        |words: &[&str]| list(words).chunks(7).map(|words| words.join(", ")).collect::<Vec<_>>().join(",\n       ");
     let (nodes, functions) = (list(PLAIN_NODES), list(PLAIN_FUNCTIONS));
     let text = format!(
         r"WITH tree AS (
@@ -80,7 +83,8 @@ SELECT ARRAY(SELECT f.oid FROM functions AS f WHERE f.oid OPERATOR(pg_catalog.>=
        NOT EXISTS (
            SELECT FROM tree CROSS JOIN LATERAL
                   pg_catalog.regexp_matches(tree.nodes, '(?<!\\)\{{([A-Z_]+)', 'g') AS node (name)
-            WHERE node.name[1] OPERATOR(pg_catalog.<>) ALL (ARRAY[{nodes}]))
+            WHERE node.name[1] OPERATOR(pg_catalog.<>) ALL (ARRAY[
+       {nodes}]))
        AND NOT EXISTS (
            SELECT FROM functions AS f
             WHERE NOT (f.proowner OPERATOR(pg_catalog.=) $2
@@ -88,7 +92,8 @@ SELECT ARRAY(SELECT f.oid FROM functions AS f WHERE f.oid OPERATOR(pg_catalog.>=
               AND NOT (f.oid OPERATOR(pg_catalog.<) '16384'::pg_catalog.oid
                        AND (f.field OPERATOR(pg_catalog.=) 'opno'
                             OR f.provolatile OPERATOR(pg_catalog.=) 'i'
-                            OR f.proname::pg_catalog.text OPERATOR(pg_catalog.=) ANY (ARRAY[{functions}]))))
+                            OR f.proname::pg_catalog.text OPERATOR(pg_catalog.=) ANY (ARRAY[
+       {functions}]))))
        AND NOT EXISTS (
            SELECT FROM called AS c JOIN pg_catalog.pg_type AS y ON y.oid OPERATOR(pg_catalog.=) c.oid
             WHERE c.field OPERATOR(pg_catalog.=) 'resulttype'
@@ -112,7 +117,8 @@ pub fn open_to_triggers() -> Sql {
     Sql::new(text, &[SqlType::OidArray])
 }
 
-/// The relations that subscriptions of this database write to. A database made from a template may have entries of another.
+/// The relations that subscriptions of this database write to. A database made from a template may have entries of
+/// another.
 const SUBSCRIBED: &str = "SELECT FROM pg_catalog.pg_subscription_rel AS r
   JOIN pg_catalog.pg_subscription AS s ON s.oid OPERATOR(pg_catalog.=) r.srsubid
   JOIN pg_catalog.pg_database AS d ON d.oid OPERATOR(pg_catalog.=) s.subdbid
@@ -120,7 +126,7 @@ const SUBSCRIBED: &str = "SELECT FROM pg_catalog.pg_subscription_rel AS r
 
 /// Returns a row where a subscription writes to one of some tables.
 pub fn subscribed() -> Sql {
-    Sql::new(format!("{SUBSCRIBED} AND r.srrelid OPERATOR(pg_catalog.=) ANY ($1) LIMIT 1"), &[SqlType::OidArray])
+    Sql::new(format!("{SUBSCRIBED}\n   AND r.srrelid OPERATOR(pg_catalog.=) ANY ($1) LIMIT 1"), &[SqlType::OidArray])
 }
 
 /// Finds the configuration table of the installed extension.
@@ -154,8 +160,8 @@ pub fn configured(configuration: &str) -> Sql {
     Sql::new(text, &[])
 }
 
-/// The striped items, each with the number of its stripes, and whether its row is in the table. Only the row of a partitioned
-/// table can be elsewhere: in a partition that is detached.
+/// The striped items, each with the number of its stripes, and whether its row is in the table. Only the row of a
+/// partitioned table can be elsewhere: in a partition that is detached.
 pub fn striped_items(stripes: &str, partitioned: Option<(&str, &str)>) -> Sql {
     let present = match partitioned {
         Some((stock, id)) => {
@@ -164,8 +170,10 @@ pub fn striped_items(stripes: &str, partitioned: Option<(&str, &str)>) -> Sql {
         None => "true".to_owned(),
     };
     let text = format!(
-        "SELECT s.inventory_id AS id, pg_catalog.max(s.stripe) AS stripes, {present} AS present
-  FROM ONLY {stripes} AS s GROUP BY s.inventory_id"
+        "SELECT s.inventory_id AS id, pg_catalog.max(s.stripe) AS stripes,
+       {present} AS present
+  FROM ONLY {stripes} AS s
+ GROUP BY s.inventory_id"
     );
     Sql::new(text, &[])
 }
@@ -175,8 +183,8 @@ pub fn open_cursors() -> Sql {
     Sql::new("SELECT name FROM pg_catalog.pg_cursors", &[])
 }
 
-/// The tables and the columns of tables that a command has dropped. PostgreSQL rejects the statement outside of an event
-/// trigger.
+/// The tables and the columns of tables that a command has dropped. PostgreSQL rejects the statement outside of an
+/// event trigger.
 pub fn dropped_objects() -> Sql {
     let text = "SELECT d.objid AS table, d.address_names[3] AS column, d.object_identity AS identity
   FROM pg_catalog.pg_event_trigger_dropped_objects() AS d

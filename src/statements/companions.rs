@@ -9,8 +9,8 @@ const FULL: u8 = 100;
 /// Pages are kept mostly empty: stripes are written all the time, and sessions that write one page wait for each other.
 const STRIPE_FILL: u8 = 10;
 
-/// Creates a companion. The quantity of a stripe is a numeric of any precision: a stripe may hold a fraction of a unit of the
-/// stock column; the sum of the stripes never does.
+/// Creates a companion. The quantity of a stripe is a numeric of any precision: a stripe may hold a fraction of a unit
+/// of the stock column; the sum of the stripes never does.
 pub fn create_table(name: &str, companion: Companion) -> Sql {
     let (columns, fill) = match companion {
         Companion::Movements => (
@@ -81,7 +81,8 @@ pub fn partitions() -> Sql {
     Sql::new(text, &[SqlType::Regclass])
 }
 
-/// The statements that take back the grants of default privileges on a new table and on the sequence of its identity column.
+/// The statements that take back the grants of default privileges on a new table and on the sequence of its identity
+/// column.
 pub fn default_grants() -> Sql {
     let text = "SELECT DISTINCT pg_catalog.format('REVOKE ALL ON %s %I.%I FROM %s CASCADE',
            CASE WHEN c.relkind OPERATOR(pg_catalog.=) 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, n.nspname, c.relname,
@@ -111,10 +112,10 @@ pub fn quote() -> Sql {
     Sql::new("SELECT pg_catalog.quote_ident($1) AS quoted", &[SqlType::Text])
 }
 
-/// Creates a trigger, and in a second statement makes it depend on the extension: DROP EXTENSION takes the trigger along, and
-/// needs no CASCADE, which might take more.
+/// Creates a trigger, and in a second statement makes it depend on the extension: DROP EXTENSION takes the trigger
+/// along, and needs no CASCADE, which might take more.
 pub fn create_trigger(name: &str, [when, each]: [&str; 2], relation: &str, function: &str) -> [Sql; 2] {
-    let create = format!("CREATE TRIGGER \"{name}\" {when} ON {relation} {each} EXECUTE FUNCTION {function}()");
+    let create = format!("CREATE TRIGGER \"{name}\" {when} ON {relation}\n   {each} EXECUTE FUNCTION {function}()");
     let depend = format!("ALTER TRIGGER \"{name}\" ON {relation} DEPENDS ON EXTENSION inventory_ext");
     [create, depend].map(|text| Sql::new(text, &[]))
 }

@@ -1,5 +1,5 @@
-//! Compares every statement with golden.sql, which shows the texts for two tables: an ordinary one with a numeric quantity, and
-//! a partitioned one with a whole-number quantity.
+//! Compares every statement with golden.sql, which shows the texts for two tables: an ordinary one with a numeric
+//! quantity, and a partitioned one with a whole-number quantity.
 //!
 //! `UPDATE_GOLDEN=1 cargo test --lib golden` writes the file anew; read its difference before it is committed.
 

@@ -1,114 +1,189 @@
 -- Every statement of the extension; written and compared by golden.rs.
 
 -- LockEnough (ordinary, numeric): $1 Uuid, $2 Numeric
-SELECT stock.quantity AS quantity, stock.ctid AS row FROM ONLY shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) $1 AND stock.quantity OPERATOR(pg_catalog.>=) $2 FOR UPDATE;
+SELECT stock.quantity AS quantity, stock.ctid AS row
+  FROM ONLY shop.stock AS stock
+ WHERE stock.id OPERATOR(pg_catalog.=) $1 AND stock.quantity OPERATOR(pg_catalog.>=) $2
+   FOR UPDATE;
 
 -- LockEnough (partitioned, integer): $1 Uuid, $2 Int8
-SELECT stock."On hand" AS quantity FROM shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) $1 AND stock."On hand" OPERATOR(pg_catalog.>=) $2 FOR UPDATE;
+SELECT stock."On hand" AS quantity
+  FROM shop.stock AS stock
+ WHERE stock.id OPERATOR(pg_catalog.=) $1 AND stock."On hand" OPERATOR(pg_catalog.>=) $2
+   FOR UPDATE;
 
 -- LockEnoughNoKey (ordinary, numeric): $1 Uuid, $2 Numeric
-SELECT stock.quantity AS quantity, stock.ctid AS row FROM ONLY shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) $1 AND stock.quantity OPERATOR(pg_catalog.>=) $2 FOR NO KEY UPDATE;
+SELECT stock.quantity AS quantity, stock.ctid AS row
+  FROM ONLY shop.stock AS stock
+ WHERE stock.id OPERATOR(pg_catalog.=) $1 AND stock.quantity OPERATOR(pg_catalog.>=) $2
+   FOR NO KEY UPDATE;
 
 -- LockEnoughNoKey (partitioned, integer): $1 Uuid, $2 Int8
-SELECT stock."On hand" AS quantity FROM shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) $1 AND stock."On hand" OPERATOR(pg_catalog.>=) $2 FOR NO KEY UPDATE;
+SELECT stock."On hand" AS quantity
+  FROM shop.stock AS stock
+ WHERE stock.id OPERATOR(pg_catalog.=) $1 AND stock."On hand" OPERATOR(pg_catalog.>=) $2
+   FOR NO KEY UPDATE;
 
 -- LockItem (ordinary, numeric): $1 Uuid
-SELECT stock.quantity AS quantity, stock.ctid AS row FROM ONLY shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) $1 FOR UPDATE;
+SELECT stock.quantity AS quantity, stock.ctid AS row
+  FROM ONLY shop.stock AS stock
+ WHERE stock.id OPERATOR(pg_catalog.=) $1
+   FOR UPDATE;
 
 -- LockItem (partitioned, integer): $1 Uuid
-SELECT stock."On hand" AS quantity FROM shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) $1 FOR UPDATE;
+SELECT stock."On hand" AS quantity
+  FROM shop.stock AS stock
+ WHERE stock.id OPERATOR(pg_catalog.=) $1
+   FOR UPDATE;
 
 -- LockItemNoKey (ordinary, numeric): $1 Uuid
-SELECT stock.quantity AS quantity, stock.ctid AS row FROM ONLY shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE;
+SELECT stock.quantity AS quantity, stock.ctid AS row
+  FROM ONLY shop.stock AS stock
+ WHERE stock.id OPERATOR(pg_catalog.=) $1
+   FOR NO KEY UPDATE;
 
 -- LockItemNoKey (partitioned, integer): $1 Uuid
-SELECT stock."On hand" AS quantity FROM shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE;
+SELECT stock."On hand" AS quantity
+  FROM shop.stock AS stock
+ WHERE stock.id OPERATOR(pg_catalog.=) $1
+   FOR NO KEY UPDATE;
 
 -- LookAtItem (ordinary, numeric): $1 Uuid
-SELECT stock.quantity AS quantity FROM ONLY shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) $1;
+SELECT stock.quantity AS quantity
+  FROM ONLY shop.stock AS stock
+ WHERE stock.id OPERATOR(pg_catalog.=) $1;
 
 -- LookAtItem (partitioned, integer): $1 Uuid
-SELECT stock."On hand" AS quantity FROM shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) $1;
+SELECT stock."On hand" AS quantity
+  FROM shop.stock AS stock
+ WHERE stock.id OPERATOR(pg_catalog.=) $1;
 
 -- Deduct (ordinary, numeric): $1 Tid, $2 Numeric
-UPDATE ONLY shop.stock AS stock SET quantity = stock.quantity OPERATOR(pg_catalog.-) $2 WHERE stock.ctid OPERATOR(pg_catalog.=) $1 RETURNING stock.quantity AS quantity;
+UPDATE ONLY shop.stock AS stock SET quantity = stock.quantity OPERATOR(pg_catalog.-) $2
+ WHERE stock.ctid OPERATOR(pg_catalog.=) $1
+RETURNING stock.quantity AS quantity;
 
 -- Deduct (partitioned, integer): $1 Uuid, $2 Int8
-UPDATE shop.stock AS stock SET "On hand" = stock."On hand" OPERATOR(pg_catalog.-) $2 WHERE stock.id OPERATOR(pg_catalog.=) $1 RETURNING stock."On hand" AS quantity;
+UPDATE shop.stock AS stock SET "On hand" = stock."On hand" OPERATOR(pg_catalog.-) $2
+ WHERE stock.id OPERATOR(pg_catalog.=) $1
+RETURNING stock."On hand" AS quantity;
 
 -- ReadAvailable (ordinary, numeric): $1 Uuid
-SELECT stock.quantity::pg_catalog.numeric AS quantity FROM ONLY shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) $1;
+SELECT stock.quantity::pg_catalog.numeric AS quantity
+  FROM ONLY shop.stock AS stock
+ WHERE stock.id OPERATOR(pg_catalog.=) $1;
 
 -- ReadAvailable (partitioned, integer): $1 Uuid
-SELECT stock."On hand"::pg_catalog.numeric AS quantity FROM shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) $1;
+SELECT stock."On hand"::pg_catalog.numeric AS quantity
+  FROM shop.stock AS stock
+ WHERE stock.id OPERATOR(pg_catalog.=) $1;
 
 -- MayChangeItem (ordinary, numeric): $1 Uuid
-SELECT FROM ONLY shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) $1 FOR KEY SHARE;
+SELECT FROM ONLY shop.stock AS stock
+ WHERE stock.id OPERATOR(pg_catalog.=) $1
+   FOR KEY SHARE;
 
 -- MayChangeItem (partitioned, integer): $1 Uuid
-SELECT FROM shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) $1 FOR KEY SHARE;
+SELECT FROM shop.stock AS stock
+ WHERE stock.id OPERATOR(pg_catalog.=) $1
+   FOR KEY SHARE;
 
 -- LockItems (ordinary, numeric): $1 UuidArray
-SELECT stock.id AS id, stock.quantity AS quantity FROM ONLY shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1) ORDER BY stock.id FOR UPDATE;
+SELECT stock.id AS id, stock.quantity AS quantity
+  FROM ONLY shop.stock AS stock
+ WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1)
+ ORDER BY stock.id
+   FOR UPDATE;
 
 -- LockItems (partitioned, integer): $1 UuidArray
-SELECT stock.id AS id, stock."On hand" AS quantity FROM shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1) ORDER BY stock.id FOR UPDATE;
+SELECT stock.id AS id, stock."On hand" AS quantity
+  FROM shop.stock AS stock
+ WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1)
+ ORDER BY stock.id
+   FOR UPDATE;
 
 -- LockItemsNoKey (ordinary, numeric): $1 UuidArray
-SELECT stock.id AS id, stock.quantity AS quantity FROM ONLY shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1) ORDER BY stock.id FOR NO KEY UPDATE;
+SELECT stock.id AS id, stock.quantity AS quantity
+  FROM ONLY shop.stock AS stock
+ WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1)
+ ORDER BY stock.id
+   FOR NO KEY UPDATE;
 
 -- LockItemsNoKey (partitioned, integer): $1 UuidArray
-SELECT stock.id AS id, stock."On hand" AS quantity FROM shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1) ORDER BY stock.id FOR NO KEY UPDATE;
+SELECT stock.id AS id, stock."On hand" AS quantity
+  FROM shop.stock AS stock
+ WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1)
+ ORDER BY stock.id
+   FOR NO KEY UPDATE;
 
 -- ChangeItems (ordinary, numeric): $1 UuidArray, $2 TextArray
 UPDATE ONLY shop.stock AS stock SET quantity = stock.quantity OPERATOR(pg_catalog.+) change.delta
-   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS change (id, delta)
-  WHERE stock.id OPERATOR(pg_catalog.=) change.id
- RETURNING stock.id AS id, stock.quantity AS quantity;
+  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS change (id, delta)
+ WHERE stock.id OPERATOR(pg_catalog.=) change.id
+RETURNING stock.id AS id, stock.quantity AS quantity;
 
 -- ChangeItems (partitioned, integer): $1 UuidArray, $2 TextArray
 UPDATE shop.stock AS stock SET "On hand" = stock."On hand" OPERATOR(pg_catalog.+) change.delta
-   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.int8[])) AS change (id, delta)
-  WHERE stock.id OPERATOR(pg_catalog.=) change.id
- RETURNING stock.id AS id, stock."On hand" AS quantity;
+  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.int8[])) AS change (id, delta)
+ WHERE stock.id OPERATOR(pg_catalog.=) change.id
+RETURNING stock.id AS id, stock."On hand" AS quantity;
 
 -- VisibleItems (ordinary, numeric): $1 UuidArray
-SELECT stock.id AS id FROM ONLY shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1);
+SELECT stock.id AS id
+  FROM ONLY shop.stock AS stock
+ WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1);
 
 -- VisibleItems (partitioned, integer): $1 UuidArray
-SELECT stock.id AS id FROM shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1);
+SELECT stock.id AS id
+  FROM shop.stock AS stock
+ WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1);
 
 -- ChangeableItems (ordinary, numeric): $1 UuidArray
-SELECT stock.id AS id FROM ONLY shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1) FOR KEY SHARE;
+SELECT stock.id AS id
+  FROM ONLY shop.stock AS stock
+ WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1)
+   FOR KEY SHARE;
 
 -- ChangeableItems (partitioned, integer): $1 UuidArray
-SELECT stock.id AS id FROM shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1) FOR KEY SHARE;
+SELECT stock.id AS id
+  FROM shop.stock AS stock
+ WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1)
+   FOR KEY SHARE;
 
 -- RepairItem (ordinary, numeric): $1 Uuid, $2 Text, $3 Text
-UPDATE ONLY shop.stock AS stock SET quantity = $2::pg_catalog.numeric WHERE stock.id OPERATOR(pg_catalog.=) $1
- RETURNING stock.quantity AS quantity,
-           (stock.quantity OPERATOR(pg_catalog.-) $3::pg_catalog.numeric)::pg_catalog.text AS adjusted;
+UPDATE ONLY shop.stock AS stock SET quantity = $2::pg_catalog.numeric
+ WHERE stock.id OPERATOR(pg_catalog.=) $1
+RETURNING stock.quantity AS quantity,
+          (stock.quantity OPERATOR(pg_catalog.-) $3::pg_catalog.numeric)::pg_catalog.text AS adjusted;
 
 -- RepairItem (partitioned, integer): $1 Uuid, $2 Text, $3 Text
-UPDATE shop.stock AS stock SET "On hand" = $2::pg_catalog.numeric WHERE stock.id OPERATOR(pg_catalog.=) $1
- RETURNING stock."On hand" AS quantity,
-           (stock."On hand" OPERATOR(pg_catalog.-) $3::pg_catalog.numeric)::pg_catalog.text AS adjusted;
+UPDATE shop.stock AS stock SET "On hand" = $2::pg_catalog.numeric
+ WHERE stock.id OPERATOR(pg_catalog.=) $1
+RETURNING stock."On hand" AS quantity,
+          (stock."On hand" OPERATOR(pg_catalog.-) $3::pg_catalog.numeric)::pg_catalog.text AS adjusted;
 
 -- RecordItem (ordinary, numeric): $1 Uuid, $2 Int2, $3 Text, $4 Numeric, $5 Numeric, $6 Text, $7 Text, $8 Text
-INSERT INTO shop.stock_movement (inventory_id, stripe, kind, old_quantity, new_quantity, reference, idempotency_key, actor) VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
+INSERT INTO shop.stock_movement
+       (inventory_id, stripe, kind, old_quantity, new_quantity, reference, idempotency_key, actor)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
 
 -- RecordItem (partitioned, integer): $1 Uuid, $2 Int2, $3 Text, $4 Int4, $5 Int4, $6 Text, $7 Text, $8 Text
-INSERT INTO shop.stock_movement (inventory_id, stripe, kind, old_quantity, new_quantity, reference, idempotency_key, actor) VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
+INSERT INTO shop.stock_movement
+       (inventory_id, stripe, kind, old_quantity, new_quantity, reference, idempotency_key, actor)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
 
 -- RecordStripe: $1 Uuid, $2 Int2, $3 Text, $4 Numeric, $5 Numeric, $6 Text, $7 Text, $8 Text
-INSERT INTO shop.stock_movement (inventory_id, stripe, kind, old_quantity, new_quantity, reference, idempotency_key, actor) VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
+INSERT INTO shop.stock_movement
+       (inventory_id, stripe, kind, old_quantity, new_quantity, reference, idempotency_key, actor)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
 
 -- RecordMany: $1 UuidArray, $2 Int2Array, $3 TextArray, $4 TextArray, $5 TextArray, $6 Text, $7 Text, $8 Text
-INSERT INTO shop.stock_movement (inventory_id, stripe, kind, old_quantity, new_quantity, reference, idempotency_key, actor)
- SELECT change.id, change.stripe, change.kind, change.old_quantity, change.new_quantity, $6, $7, $8
-   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3),
-                   pg_catalog.unnest($4::pg_catalog.numeric[]), pg_catalog.unnest($5::pg_catalog.numeric[]))
-        AS change (id, stripe, kind, old_quantity, new_quantity);
+INSERT INTO shop.stock_movement
+       (inventory_id, stripe, kind, old_quantity, new_quantity, reference, idempotency_key, actor)
+SELECT change.id, change.stripe, change.kind, change.old_quantity, change.new_quantity, $6, $7, $8
+  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3),
+                  pg_catalog.unnest($4::pg_catalog.numeric[]), pg_catalog.unnest($5::pg_catalog.numeric[]))
+       AS change (id, stripe, kind, old_quantity, new_quantity);
 
 -- ClaimKey: $1 Text, $2 Text, $3 Text
 INSERT INTO shop.stock_request (idempotency_key, function_name, arguments_hash)
@@ -125,66 +200,92 @@ SELECT function_name, answer::pg_catalog.text AS answer,
 UPDATE shop.stock_request SET answer = $2::pg_catalog.json WHERE idempotency_key OPERATOR(pg_catalog.=) $1;
 
 -- LockStripe: $1 Uuid, $2 Int2, $3 Text
-SELECT s.quantity, s.ctid AS row FROM shop.stock_stripe AS s
-  WHERE s.inventory_id OPERATOR(pg_catalog.=) $1 AND s.stripe OPERATOR(pg_catalog.=) $2
-    AND s.quantity OPERATOR(pg_catalog.>=) $3::pg_catalog.numeric FOR UPDATE;
+SELECT s.quantity, s.ctid AS row
+  FROM shop.stock_stripe AS s
+ WHERE s.inventory_id OPERATOR(pg_catalog.=) $1 AND s.stripe OPERATOR(pg_catalog.=) $2
+   AND s.quantity OPERATOR(pg_catalog.>=) $3::pg_catalog.numeric
+   FOR UPDATE;
 
 -- LookAtStripes: $1 Uuid
-SELECT s.stripe, s.quantity FROM shop.stock_stripe AS s
-  WHERE s.inventory_id OPERATOR(pg_catalog.=) $1 ORDER BY s.stripe;
+SELECT s.stripe, s.quantity
+  FROM shop.stock_stripe AS s
+ WHERE s.inventory_id OPERATOR(pg_catalog.=) $1
+ ORDER BY s.stripe;
 
 -- LockStripes: $1 Uuid
-SELECT s.stripe, s.quantity FROM shop.stock_stripe AS s
-  WHERE s.inventory_id OPERATOR(pg_catalog.=) $1 ORDER BY s.stripe FOR UPDATE;
+SELECT s.stripe, s.quantity
+  FROM shop.stock_stripe AS s
+ WHERE s.inventory_id OPERATOR(pg_catalog.=) $1
+ ORDER BY s.stripe
+   FOR UPDATE;
 
 -- SumOfItem: $1 Uuid
-SELECT pg_catalog.sum(s.quantity) AS quantity FROM shop.stock_stripe AS s WHERE s.inventory_id OPERATOR(pg_catalog.=) $1;
+SELECT pg_catalog.sum(s.quantity) AS quantity
+  FROM shop.stock_stripe AS s
+ WHERE s.inventory_id OPERATOR(pg_catalog.=) $1;
 
 -- ChangeStripe: $1 Tid, $2 Text
 UPDATE shop.stock_stripe AS s SET quantity = s.quantity OPERATOR(pg_catalog.+) $2::pg_catalog.numeric
-  WHERE s.ctid OPERATOR(pg_catalog.=) $1 RETURNING s.quantity;
+ WHERE s.ctid OPERATOR(pg_catalog.=) $1
+RETURNING s.quantity;
 
 -- ChangeStripes: $1 UuidArray, $2 Int2Array, $3 TextArray
 UPDATE shop.stock_stripe AS s SET quantity = s.quantity OPERATOR(pg_catalog.+) step.delta
-   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3::pg_catalog.numeric[]))
-        AS step (id, stripe, delta)
-  WHERE s.inventory_id OPERATOR(pg_catalog.=) step.id AND s.stripe OPERATOR(pg_catalog.=) step.stripe
- RETURNING s.inventory_id AS id, s.stripe, s.quantity;
+  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3::pg_catalog.numeric[]))
+       AS step (id, stripe, delta)
+ WHERE s.inventory_id OPERATOR(pg_catalog.=) step.id AND s.stripe OPERATOR(pg_catalog.=) step.stripe
+RETURNING s.inventory_id AS id, s.stripe, s.quantity;
 
 -- SumsOfItems
-SELECT inventory_id AS id, pg_catalog.sum(quantity)::pg_catalog.text AS total FROM shop.stock_stripe GROUP BY inventory_id;
+SELECT s.inventory_id AS id, pg_catalog.sum(s.quantity)::pg_catalog.text AS total
+  FROM shop.stock_stripe AS s
+ GROUP BY s.inventory_id;
 
 -- FindLagging (ordinary, numeric): $1 UuidArray, $2 TextArray
-SELECT stock.id AS id, given.total::pg_catalog.text AS total FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)
-   JOIN ONLY shop.stock AS stock ON stock.id OPERATOR(pg_catalog.=) given.id
-  WHERE stock.quantity OPERATOR(pg_catalog.<>) given.total;
+SELECT stock.id AS id, given.total::pg_catalog.text AS total
+  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)
+  JOIN ONLY shop.stock AS stock ON stock.id OPERATOR(pg_catalog.=) given.id
+ WHERE stock.quantity OPERATOR(pg_catalog.<>) given.total;
 
 -- FindLagging (partitioned, integer): $1 UuidArray, $2 TextArray
-SELECT stock.id AS id, given.total::pg_catalog.text AS total FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)
-   JOIN shop.stock AS stock ON stock.id OPERATOR(pg_catalog.=) given.id
-  WHERE stock."On hand" OPERATOR(pg_catalog.<>) given.total;
+SELECT stock.id AS id, given.total::pg_catalog.text AS total
+  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)
+  JOIN shop.stock AS stock ON stock.id OPERATOR(pg_catalog.=) given.id
+ WHERE stock."On hand" OPERATOR(pg_catalog.<>) given.total;
 
 -- LockLagging (ordinary, numeric): $1 UuidArray, $2 TextArray
-SELECT stock.id AS id, given.total::pg_catalog.text AS total FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)
-   JOIN ONLY shop.stock AS stock ON stock.id OPERATOR(pg_catalog.=) given.id
-  WHERE stock.quantity OPERATOR(pg_catalog.<>) given.total ORDER BY stock.id FOR NO KEY UPDATE OF stock SKIP LOCKED;
+SELECT stock.id AS id, given.total::pg_catalog.text AS total
+  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)
+  JOIN ONLY shop.stock AS stock ON stock.id OPERATOR(pg_catalog.=) given.id
+ WHERE stock.quantity OPERATOR(pg_catalog.<>) given.total
+ ORDER BY stock.id
+   FOR NO KEY UPDATE OF stock SKIP LOCKED;
 
 -- LockLagging (partitioned, integer): $1 UuidArray, $2 TextArray
-SELECT stock.id AS id, given.total::pg_catalog.text AS total FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)
-   JOIN shop.stock AS stock ON stock.id OPERATOR(pg_catalog.=) given.id
-  WHERE stock."On hand" OPERATOR(pg_catalog.<>) given.total ORDER BY stock.id FOR NO KEY UPDATE OF stock SKIP LOCKED;
+SELECT stock.id AS id, given.total::pg_catalog.text AS total
+  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)
+  JOIN shop.stock AS stock ON stock.id OPERATOR(pg_catalog.=) given.id
+ WHERE stock."On hand" OPERATOR(pg_catalog.<>) given.total
+ ORDER BY stock.id
+   FOR NO KEY UPDATE OF stock SKIP LOCKED;
 
 -- WriteTotals (ordinary, numeric): $1 UuidArray, $2 TextArray
-UPDATE ONLY shop.stock AS stock SET quantity = given.total FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total) WHERE stock.id OPERATOR(pg_catalog.=) given.id
- RETURNING stock.id AS id, stock.quantity::pg_catalog.text AS total;
+UPDATE ONLY shop.stock AS stock SET quantity = given.total
+  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)
+ WHERE stock.id OPERATOR(pg_catalog.=) given.id
+RETURNING stock.id AS id, stock.quantity::pg_catalog.text AS total;
 
 -- WriteTotals (partitioned, integer): $1 UuidArray, $2 TextArray
-UPDATE shop.stock AS stock SET "On hand" = given.total FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total) WHERE stock.id OPERATOR(pg_catalog.=) given.id
- RETURNING stock.id AS id, stock."On hand"::pg_catalog.text AS total;
+UPDATE shop.stock AS stock SET "On hand" = given.total
+  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)
+ WHERE stock.id OPERATOR(pg_catalog.=) given.id
+RETURNING stock.id AS id, stock."On hand"::pg_catalog.text AS total;
 
 -- KeepTotals: $1 UuidArray, $2 TextArray
-INSERT INTO shop.stock_stripe_total AS t (inventory_id, quantity) SELECT given.id, given.total FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)
- ON CONFLICT (inventory_id) DO UPDATE SET quantity = EXCLUDED.quantity;
+INSERT INTO shop.stock_stripe_total AS t (inventory_id, quantity)
+SELECT given.id, given.total
+  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)
+    ON CONFLICT (inventory_id) DO UPDATE SET quantity = EXCLUDED.quantity;
 
 -- requests::is_not_negative: $1 Interval
 SELECT $1 OPERATOR(pg_catalog.>=) '0'::pg_catalog.interval AS valid;
@@ -200,10 +301,14 @@ DELETE FROM shop.stock_stripe AS s WHERE s.inventory_id OPERATOR(pg_catalog.=) $
 DELETE FROM shop.stock_stripe_total AS s WHERE s.inventory_id OPERATOR(pg_catalog.=) $1;
 
 -- layout::show_total (ordinary, numeric): $1 Uuid, $2 Text
-UPDATE ONLY shop.stock AS stock SET quantity = $2::pg_catalog.numeric WHERE stock.id OPERATOR(pg_catalog.=) $1 RETURNING stock.quantity AS quantity;
+UPDATE ONLY shop.stock AS stock SET quantity = $2::pg_catalog.numeric
+ WHERE stock.id OPERATOR(pg_catalog.=) $1
+RETURNING stock.quantity AS quantity;
 
 -- layout::show_total (partitioned, integer): $1 Uuid, $2 Text
-UPDATE shop.stock AS stock SET "On hand" = $2::pg_catalog.int8 WHERE stock.id OPERATOR(pg_catalog.=) $1 RETURNING stock."On hand" AS quantity;
+UPDATE shop.stock AS stock SET "On hand" = $2::pg_catalog.int8
+ WHERE stock.id OPERATOR(pg_catalog.=) $1
+RETURNING stock."On hand" AS quantity;
 
 -- layout::insert_stripes: $1 Uuid, $2 Int2Array, $3 TextArray
 INSERT INTO shop.stock_stripe (inventory_id, stripe, quantity)
@@ -256,7 +361,9 @@ DELETE FROM shop.stock_stripe AS s WHERE s.inventory_id OPERATOR(pg_catalog.<>) 
 
 -- opening::of_stripes: $1 Text, $2 Text, $3 UuidArray, $4 UuidArray
 INSERT INTO shop.stock_movement (inventory_id, stripe, kind, old_quantity, new_quantity, reference, actor)
- SELECT item.id, item.stripe, CASE WHEN item.id OPERATOR(pg_catalog.=) ANY ($3) THEN 'transfer' ELSE 'external' END, last.new_quantity, 0, $1, $2
+ SELECT item.id, item.stripe,
+        CASE WHEN item.id OPERATOR(pg_catalog.=) ANY ($3) THEN 'transfer' ELSE 'external' END,
+        last.new_quantity, 0, $1, $2
    FROM (SELECT DISTINCT known.inventory_id AS id, known.stripe FROM shop.stock_movement AS known
           WHERE known.stripe IS NOT NULL) AS item
   CROSS JOIN LATERAL (SELECT last.new_quantity FROM shop.stock_movement AS last
@@ -269,7 +376,8 @@ INSERT INTO shop.stock_movement (inventory_id, stripe, kind, old_quantity, new_q
 -- opening::of_items (ordinary, numeric): $1 Text, $2 Text, $3 UuidArray, $4 UuidArray
 INSERT INTO shop.stock_movement (inventory_id, kind, old_quantity, new_quantity, reference, actor)
  SELECT item.id,
-        CASE WHEN COALESCE(last.kind, 'closing') OPERATOR(pg_catalog.=) 'closing' THEN 'opening' ELSE CASE WHEN item.id OPERATOR(pg_catalog.=) ANY ($3) THEN 'transfer' ELSE 'external' END END,
+        CASE WHEN COALESCE(last.kind, 'closing') OPERATOR(pg_catalog.=) 'closing' THEN 'opening' ELSE
+        CASE WHEN item.id OPERATOR(pg_catalog.=) ANY ($3) THEN 'transfer' ELSE 'external' END END,
         COALESCE(last.new_quantity, 0), item.quantity, $1, $2
    FROM (SELECT stock.id AS id, stock.quantity::pg_catalog.numeric AS quantity FROM shop.stock AS stock) AS item
    LEFT JOIN LATERAL (SELECT last.new_quantity, last.kind FROM shop.stock_movement AS last
@@ -286,7 +394,8 @@ INSERT INTO shop.stock_movement (inventory_id, kind, old_quantity, new_quantity,
 -- opening::of_items (partitioned, integer): $1 Text, $2 Text, $3 UuidArray, $4 UuidArray
 INSERT INTO shop.stock_movement (inventory_id, kind, old_quantity, new_quantity, reference, actor)
  SELECT item.id,
-        CASE WHEN COALESCE(last.kind, 'closing') OPERATOR(pg_catalog.=) 'closing' THEN 'opening' ELSE CASE WHEN item.id OPERATOR(pg_catalog.=) ANY ($3) THEN 'transfer' ELSE 'external' END END,
+        CASE WHEN COALESCE(last.kind, 'closing') OPERATOR(pg_catalog.=) 'closing' THEN 'opening' ELSE
+        CASE WHEN item.id OPERATOR(pg_catalog.=) ANY ($3) THEN 'transfer' ELSE 'external' END END,
         COALESCE(last.new_quantity, 0), item.quantity, $1, $2
    FROM (SELECT stock.id AS id, stock."On hand"::pg_catalog.numeric AS quantity FROM shop.stock AS stock) AS item
    LEFT JOIN LATERAL (SELECT last.new_quantity, last.kind FROM shop.stock_movement AS last
@@ -353,11 +462,13 @@ ALTER TABLE shop.stock ALTER COLUMN "On hand" SET NOT NULL;
 ALTER TABLE shop.stock DROP CONSTRAINT quantity_non_negative;
 
 -- attach::add_check, 1 (ordinary, numeric)
-ALTER TABLE shop.stock ADD CONSTRAINT quantity_non_negative CHECK (id IS NOT NULL AND quantity OPERATOR(pg_catalog.>=) '0'::pg_catalog.numeric
+ALTER TABLE shop.stock ADD CONSTRAINT quantity_non_negative
+     CHECK (id IS NOT NULL AND quantity OPERATOR(pg_catalog.>=) '0'::pg_catalog.numeric
      AND quantity OPERATOR(pg_catalog.<) 'Infinity'::pg_catalog.numeric) NOT VALID;
 
 -- attach::add_check, 1 (partitioned, integer)
-ALTER TABLE shop.stock ADD CONSTRAINT quantity_non_negative CHECK (id IS NOT NULL AND "On hand" OPERATOR(pg_catalog.>=) 0) NOT VALID;
+ALTER TABLE shop.stock ADD CONSTRAINT quantity_non_negative
+     CHECK (id IS NOT NULL AND "On hand" OPERATOR(pg_catalog.>=) 0) NOT VALID;
 
 -- attach::add_check, 2
 ALTER TABLE shop.stock VALIDATE CONSTRAINT quantity_non_negative;
@@ -366,8 +477,9 @@ ALTER TABLE shop.stock VALIDATE CONSTRAINT quantity_non_negative;
 LOCK TABLE public.inventory_attachment IN SHARE ROW EXCLUSIVE MODE;
 
 -- attach::insert_configuration: $1 Oid, $2 Text, $3 Text, $4 Text, $5 Text, $6 Oid, $7 Oid, $8 Oid, $9 Oid
-INSERT INTO public.inventory_attachment (stock_table, stock_schema, stock_name, check_name, id_column, quantity_column, run_as,
-                 movement_table, request_table, stripe_table, total_table)
+INSERT INTO public.inventory_attachment
+        (stock_table, stock_schema, stock_name, check_name, id_column, quantity_column, run_as,
+         movement_table, request_table, stripe_table, total_table)
  SELECT c.oid::pg_catalog.regclass, n.nspname, c.relname, $2::pg_catalog.name, $3::pg_catalog.name,
         $4::pg_catalog.name, $5, $6::pg_catalog.regclass, $7::pg_catalog.regclass, $8::pg_catalog.regclass,
         $9::pg_catalog.regclass
@@ -379,12 +491,16 @@ INSERT INTO public.inventory_attachment (stock_table, stock_schema, stock_name, 
 DELETE FROM public.inventory_attachment;
 
 -- catalog::striped_items (ordinary, numeric)
-SELECT s.inventory_id AS id, pg_catalog.max(s.stripe) AS stripes, true AS present
-  FROM ONLY shop.stock_stripe AS s GROUP BY s.inventory_id;
+SELECT s.inventory_id AS id, pg_catalog.max(s.stripe) AS stripes,
+       true AS present
+  FROM ONLY shop.stock_stripe AS s
+ GROUP BY s.inventory_id;
 
 -- catalog::striped_items (partitioned, integer)
-SELECT s.inventory_id AS id, pg_catalog.max(s.stripe) AS stripes, EXISTS (SELECT FROM shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) s.inventory_id) AS present
-  FROM ONLY shop.stock_stripe AS s GROUP BY s.inventory_id;
+SELECT s.inventory_id AS id, pg_catalog.max(s.stripe) AS stripes,
+       EXISTS (SELECT FROM shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) s.inventory_id) AS present
+  FROM ONLY shop.stock_stripe AS s
+ GROUP BY s.inventory_id;
 
 -- catalog::condition: $1 Oid, $2 Oid
 WITH tree AS (
@@ -406,7 +522,11 @@ SELECT ARRAY(SELECT f.oid FROM functions AS f WHERE f.oid OPERATOR(pg_catalog.>=
        NOT EXISTS (
            SELECT FROM tree CROSS JOIN LATERAL
                   pg_catalog.regexp_matches(tree.nodes, '(?<!\\)\{([A-Z_]+)', 'g') AS node (name)
-            WHERE node.name[1] OPERATOR(pg_catalog.<>) ALL (ARRAY['VAR', 'CONST', 'OPEXPR', 'DISTINCTEXPR', 'NULLIFEXPR', 'SCALARARRAYOPEXPR', 'BOOLEXPR', 'NULLTEST', 'BOOLEANTEST', 'RELABELTYPE', 'COERCEVIAIO', 'COERCETODOMAIN', 'FUNCEXPR', 'SQLVALUEFUNCTION', 'CASE', 'CASEEXPR', 'WHEN', 'CASEWHEN', 'CASETESTEXPR', 'COALESCE', 'COALESCEEXPR', 'MINMAX', 'MINMAXEXPR', 'ARRAY', 'ARRAYEXPR']))
+            WHERE node.name[1] OPERATOR(pg_catalog.<>) ALL (ARRAY[
+       'VAR', 'CONST', 'OPEXPR', 'DISTINCTEXPR', 'NULLIFEXPR', 'SCALARARRAYOPEXPR', 'BOOLEXPR',
+       'NULLTEST', 'BOOLEANTEST', 'RELABELTYPE', 'COERCEVIAIO', 'COERCETODOMAIN', 'FUNCEXPR', 'SQLVALUEFUNCTION',
+       'CASE', 'CASEEXPR', 'WHEN', 'CASEWHEN', 'CASETESTEXPR', 'COALESCE', 'COALESCEEXPR',
+       'MINMAX', 'MINMAXEXPR', 'ARRAY', 'ARRAYEXPR']))
        AND NOT EXISTS (
            SELECT FROM functions AS f
             WHERE NOT (f.proowner OPERATOR(pg_catalog.=) $2
@@ -414,7 +534,9 @@ SELECT ARRAY(SELECT f.oid FROM functions AS f WHERE f.oid OPERATOR(pg_catalog.>=
               AND NOT (f.oid OPERATOR(pg_catalog.<) '16384'::pg_catalog.oid
                        AND (f.field OPERATOR(pg_catalog.=) 'opno'
                             OR f.provolatile OPERATOR(pg_catalog.=) 'i'
-                            OR f.proname::pg_catalog.text OPERATOR(pg_catalog.=) ANY (ARRAY['now', 'transaction_timestamp', 'statement_timestamp', 'clock_timestamp', 'current_setting', 'pg_trigger_depth', 'concat', 'concat_ws', 'date_trunc', 'date_part', 'extract', 'to_char', 'timezone']))))
+                            OR f.proname::pg_catalog.text OPERATOR(pg_catalog.=) ANY (ARRAY[
+       'now', 'transaction_timestamp', 'statement_timestamp', 'clock_timestamp', 'current_setting', 'pg_trigger_depth', 'concat',
+       'concat_ws', 'date_trunc', 'date_part', 'extract', 'to_char', 'timezone']))))
        AND NOT EXISTS (
            SELECT FROM called AS c JOIN pg_catalog.pg_type AS y ON y.oid OPERATOR(pg_catalog.=) c.oid
             WHERE c.field OPERATOR(pg_catalog.=) 'resulttype'
@@ -436,7 +558,8 @@ SELECT DISTINCT c.oid
 SELECT FROM pg_catalog.pg_subscription_rel AS r
   JOIN pg_catalog.pg_subscription AS s ON s.oid OPERATOR(pg_catalog.=) r.srsubid
   JOIN pg_catalog.pg_database AS d ON d.oid OPERATOR(pg_catalog.=) s.subdbid
- WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database() AND r.srrelid OPERATOR(pg_catalog.=) ANY ($1) LIMIT 1;
+ WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
+   AND r.srrelid OPERATOR(pg_catalog.=) ANY ($1) LIMIT 1;
 
 -- catalog::configuration
 SELECT c.oid, c.relowner AS owner, pg_catalog.format('%I.%I', n.nspname, c.relname) AS relation,
@@ -512,7 +635,8 @@ SELECT DISTINCT pg_catalog.format('REVOKE ALL ON %s %I.%I FROM %s CASCADE',
 SELECT pg_catalog.quote_ident($1) AS quoted;
 
 -- companions::create_trigger, 1
-CREATE TRIGGER "0_inventory" BEFORE INSERT OR UPDATE OR DELETE ON shop.stock FOR EACH STATEMENT EXECUTE FUNCTION public.inventory_guard();
+CREATE TRIGGER "0_inventory" BEFORE INSERT OR UPDATE OR DELETE ON shop.stock
+   FOR EACH STATEMENT EXECUTE FUNCTION public.inventory_guard();
 
 -- companions::create_trigger, 2
 ALTER TRIGGER "0_inventory" ON shop.stock DEPENDS ON EXTENSION inventory_ext;

@@ -23,7 +23,7 @@ pub fn delete_total(names: &Names) -> Sql {
 pub fn show_total(names: &Names) -> Sql {
     let (source, quantity, amount, item) = (names.source(), &names.quantity, names.amount(), names.is_item());
     let text =
-        format!("UPDATE {source} SET {quantity} = $2::{amount} WHERE {item} RETURNING stock.{quantity} AS quantity");
+        format!("UPDATE {source} SET {quantity} = $2::{amount}\n WHERE {item}\nRETURNING stock.{quantity} AS quantity");
     Sql::new(text, &[names.id_type, SqlType::Text])
 }
 

@@ -18,8 +18,8 @@ pub struct Leftover<'a> {
     pub totals: &'a str,
 }
 
-/// The items that have stripes: the sum of the stripes, the quantity in the row, the total that was written there last, and
-/// whether the sum may be written to the row.
+/// The items that have stripes: the sum of the stripes, the quantity in the row, the total that was written there last,
+/// and whether the sum may be written to the row.
 pub fn items(Leftover { table, id, quantity, stripes, totals }: Leftover<'_>) -> Sql {
     let text = format!(
         "SELECT left_over.id, left_over.sum::pg_catalog.text AS sum, item.quantity::pg_catalog.text AS in_row,

@@ -1,8 +1,8 @@
 //! Every SQL text, as pure functions of names and column types.
 //!
-//! The statements of a call are variants of [`Statement`]; their plans are kept with the attachment. Other statements are
-//! functions of the modules here. A text holds names, never values: values are bound. Every name and operator is qualified, so
-//! that the search_path of a caller has no effect. golden.sql shows all texts; a test compares them.
+//! The statements of a call are variants of [`Statement`]; their plans are kept with the attachment. Other statements
+//! are functions of the modules here. A text holds names, never values: values are bound. Every name and operator is
+//! qualified, so that the search_path of a caller has no effect. golden.sql shows all texts; a test compares them.
 
 pub mod attach;
 pub mod catalog;
@@ -39,8 +39,8 @@ pub struct Names {
     pub quantity: String,
     /// Its type.
     pub quantity_type: SqlType,
-    /// A row that is locked can be named by its ctid: not in a partitioned table, where partitions share ctids, and not with
-    /// the caller's rights, who would need SELECT on the whole table and not on two columns.
+    /// A row that is locked can be named by its ctid: not in a partitioned table, where partitions share ctids, and not
+    /// with the caller's rights, who would need SELECT on the whole table and not on two columns.
     pub by_ctid: bool,
     /// The ledger, where there is one.
     pub movements: Option<String>,
@@ -53,7 +53,8 @@ pub struct Names {
 }
 
 impl Names {
-    /// The stock table under the alias `stock`. ONLY: rows of tables that inherit from an ordinary stock table are no items.
+    /// The stock table under the alias `stock`. ONLY: rows of tables that inherit from an ordinary stock table are no
+    /// items.
     fn source(&self) -> String {
         let only = if self.partitioned { "" } else { "ONLY " };
         format!("{only}{} AS stock", self.relation)
@@ -102,9 +103,9 @@ pub enum RowLock {
 impl RowLock {
     fn clause(self) -> &'static str {
         match self {
-            Self::Update => " FOR UPDATE",
-            Self::NoKeyUpdate => " FOR NO KEY UPDATE",
-            Self::KeyShare => " FOR KEY SHARE",
+            Self::Update => "\n   FOR UPDATE",
+            Self::NoKeyUpdate => "\n   FOR NO KEY UPDATE",
+            Self::KeyShare => "\n   FOR KEY SHARE",
             Self::Unlocked => "",
         }
     }

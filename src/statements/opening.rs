@@ -1,13 +1,13 @@
 //! The statements that add missing movements when a table is attached.
 //!
-//! Each has four parameters: reference, actor, the items whose stripes were merged into their rows, and the items whose row is
-//! in a detached partition.
+//! Each has four parameters: reference, actor, the items whose stripes were merged into their rows, and the items whose
+//! row is in a detached partition.
 
 use crate::pg::spi::Sql;
 use crate::pg::types::SqlType;
 
 const PARAMETERS: [SqlType; 4] = [SqlType::Text, SqlType::Text, SqlType::UuidArray, SqlType::UuidArray];
-const KIND: &str = "CASE WHEN item.id OPERATOR(pg_catalog.=) ANY ($3) THEN 'transfer' ELSE 'external' END";
+const KIND: &str = "\n        CASE WHEN item.id OPERATOR(pg_catalog.=) ANY ($3) THEN 'transfer' ELSE 'external' END";
 
 fn last_movement(ledger: &str) -> String {
     format!(
@@ -21,7 +21,8 @@ fn last_movement(ledger: &str) -> String {
 pub fn of_stripes(ledger: &str) -> Sql {
     let text = format!(
         "INSERT INTO {ledger} (inventory_id, stripe, kind, old_quantity, new_quantity, reference, actor)
- SELECT item.id, item.stripe, {KIND}, last.new_quantity, 0, $1, $2
+ SELECT item.id, item.stripe,{KIND},
+        last.new_quantity, 0, $1, $2
    FROM (SELECT DISTINCT known.inventory_id AS id, known.stripe FROM {ledger} AS known
           WHERE known.stripe IS NOT NULL) AS item
   CROSS JOIN LATERAL (SELECT last.new_quantity FROM {ledger} AS last
@@ -36,13 +37,14 @@ pub fn of_stripes(ledger: &str) -> Sql {
 
 /// An opening movement for every new item, and an external one where the stock has changed.
 ///
-/// Movements that were recorded in another order than they were made end elsewhere, and yet add up: none is missing then.
+/// Movements that were recorded in another order than they were made end elsewhere, and yet add up: none is missing
+/// then.
 pub fn of_items(table: &str, id: &str, quantity: &str, ledger: &str) -> Sql {
     let last = last_movement(ledger);
     let text = format!(
         "INSERT INTO {ledger} (inventory_id, kind, old_quantity, new_quantity, reference, actor)
  SELECT item.id,
-        CASE WHEN COALESCE(last.kind, 'closing') OPERATOR(pg_catalog.=) 'closing' THEN 'opening' ELSE {KIND} END,
+        CASE WHEN COALESCE(last.kind, 'closing') OPERATOR(pg_catalog.=) 'closing' THEN 'opening' ELSE{KIND} END,
         COALESCE(last.new_quantity, 0), item.quantity, $1, $2
    FROM (SELECT stock.{id} AS id, stock.{quantity}::pg_catalog.numeric AS quantity FROM {table} AS stock) AS item
    LEFT JOIN LATERAL ({last}) AS last ON true

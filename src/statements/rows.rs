@@ -9,8 +9,10 @@ use crate::pg::types::SqlType;
 pub fn lock_items(names: &Names, lock: RowLock) -> Result<Sql> {
     let (source, id, quantity) = (names.source(), &names.id, &names.quantity);
     let text = format!(
-        "SELECT stock.{id} AS id, stock.{quantity} AS quantity FROM {source} \
-         WHERE stock.{id} OPERATOR(pg_catalog.=) ANY ($1) ORDER BY stock.{id}{}",
+        "SELECT stock.{id} AS id, stock.{quantity} AS quantity
+  FROM {source}
+ WHERE stock.{id} OPERATOR(pg_catalog.=) ANY ($1)
+ ORDER BY stock.{id}{}",
         lock.clause()
     );
     Ok(Sql::new(text, &[names.id_array()]))
@@ -20,9 +22,9 @@ pub fn change_items(names: &Names) -> Result<Sql> {
     let (source, id, quantity, amount) = (names.source(), &names.id, &names.quantity, names.amount());
     let text = format!(
         "UPDATE {source} SET {quantity} = stock.{quantity} OPERATOR(pg_catalog.+) change.delta
-   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::{amount}[])) AS change (id, delta)
-  WHERE stock.{id} OPERATOR(pg_catalog.=) change.id
- RETURNING stock.{id} AS id, stock.{quantity} AS quantity"
+  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::{amount}[])) AS change (id, delta)
+ WHERE stock.{id} OPERATOR(pg_catalog.=) change.id
+RETURNING stock.{id} AS id, stock.{quantity} AS quantity"
     );
     Ok(Sql::new(text, &[names.id_array(), SqlType::TextArray]))
 }
@@ -30,7 +32,9 @@ pub fn change_items(names: &Names) -> Result<Sql> {
 pub fn permitted_items(names: &Names, lock: RowLock) -> Result<Sql> {
     let (source, id) = (names.source(), &names.id);
     let text = format!(
-        "SELECT stock.{id} AS id FROM {source} WHERE stock.{id} OPERATOR(pg_catalog.=) ANY ($1){}",
+        "SELECT stock.{id} AS id
+  FROM {source}
+ WHERE stock.{id} OPERATOR(pg_catalog.=) ANY ($1){}",
         lock.clause()
     );
     Ok(Sql::new(text, &[names.id_array()]))
@@ -40,9 +44,10 @@ pub fn permitted_items(names: &Names, lock: RowLock) -> Result<Sql> {
 pub fn repair_item(names: &Names) -> Result<Sql> {
     let (source, quantity, item) = (names.source(), &names.quantity, names.is_item());
     let text = format!(
-        "UPDATE {source} SET {quantity} = $2::pg_catalog.numeric WHERE {item}
- RETURNING stock.{quantity} AS quantity,
-           (stock.{quantity} OPERATOR(pg_catalog.-) $3::pg_catalog.numeric)::pg_catalog.text AS adjusted"
+        "UPDATE {source} SET {quantity} = $2::pg_catalog.numeric
+ WHERE {item}
+RETURNING stock.{quantity} AS quantity,
+          (stock.{quantity} OPERATOR(pg_catalog.-) $3::pg_catalog.numeric)::pg_catalog.text AS adjusted"
     );
     Ok(Sql::new(text, &[names.id_type, SqlType::Text, SqlType::Text]))
 }

@@ -13,7 +13,9 @@ fn locked_columns(names: &Names) -> String {
 pub fn lock_enough(names: &Names, lock: RowLock) -> Result<Sql> {
     let (columns, source, item, quantity) = (locked_columns(names), names.source(), names.is_item(), &names.quantity);
     let text = format!(
-        "SELECT {columns} FROM {source} WHERE {item} AND stock.{quantity} OPERATOR(pg_catalog.>=) $2{}",
+        "SELECT {columns}
+  FROM {source}
+ WHERE {item} AND stock.{quantity} OPERATOR(pg_catalog.>=) $2{}",
         lock.clause()
     );
     Ok(Sql::new(text, &[names.id_type, names.amount_type()]))
@@ -21,11 +23,12 @@ pub fn lock_enough(names: &Names, lock: RowLock) -> Result<Sql> {
 
 pub fn lock_item(names: &Names, lock: RowLock) -> Result<Sql> {
     let (columns, source, item) = (locked_columns(names), names.source(), names.is_item());
-    Ok(Sql::new(format!("SELECT {columns} FROM {source} WHERE {item}{}", lock.clause()), &[names.id_type]))
+    Ok(Sql::new(format!("SELECT {columns}\n  FROM {source}\n WHERE {item}{}", lock.clause()), &[names.id_type]))
 }
 
 pub fn look(names: &Names) -> Result<Sql> {
-    let text = format!("SELECT stock.{} AS quantity FROM {} WHERE {}", names.quantity, names.source(), names.is_item());
+    let text =
+        format!("SELECT stock.{} AS quantity\n  FROM {}\n WHERE {}", names.quantity, names.source(), names.is_item());
     Ok(Sql::new(text, &[names.id_type]))
 }
 
@@ -38,20 +41,21 @@ pub fn deduct(names: &Names) -> Result<Sql> {
         (names.is_item(), names.id_type)
     };
     let text = format!(
-        "UPDATE {source} SET {quantity} = stock.{quantity} OPERATOR(pg_catalog.-) $2 WHERE {row} \
-         RETURNING stock.{quantity} AS quantity"
+        "UPDATE {source} SET {quantity} = stock.{quantity} OPERATOR(pg_catalog.-) $2
+ WHERE {row}
+RETURNING stock.{quantity} AS quantity"
     );
     Ok(Sql::new(text, &[row_type, names.amount_type()]))
 }
 
 pub fn read_available(names: &Names) -> Result<Sql> {
     let (source, quantity, item) = (names.source(), &names.quantity, names.is_item());
-    let text = format!("SELECT stock.{quantity}::pg_catalog.numeric AS quantity FROM {source} WHERE {item}");
+    let text = format!("SELECT stock.{quantity}::pg_catalog.numeric AS quantity\n  FROM {source}\n WHERE {item}");
     Ok(Sql::new(text, &[names.id_type]))
 }
 
 /// The policies of the role in force decide on the row, which is locked against nothing but its deletion.
 pub fn may_change(names: &Names) -> Result<Sql> {
     let (source, item, lock) = (names.source(), names.is_item(), RowLock::KeyShare.clause());
-    Ok(Sql::new(format!("SELECT FROM {source} WHERE {item}{lock}"), &[names.id_type]))
+    Ok(Sql::new(format!("SELECT FROM {source}\n WHERE {item}{lock}"), &[names.id_type]))
 }

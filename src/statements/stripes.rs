@@ -7,18 +7,22 @@ use crate::pg::types::SqlType;
 
 pub fn lock_stripe(names: &Names) -> Result<Sql> {
     let text = format!(
-        "SELECT s.quantity, s.ctid AS row FROM {} AS s
-  WHERE s.inventory_id OPERATOR(pg_catalog.=) $1 AND s.stripe OPERATOR(pg_catalog.=) $2
-    AND s.quantity OPERATOR(pg_catalog.>=) $3::pg_catalog.numeric FOR UPDATE",
-        names.stripes
+        "SELECT s.quantity, s.ctid AS row
+  FROM {} AS s
+ WHERE s.inventory_id OPERATOR(pg_catalog.=) $1 AND s.stripe OPERATOR(pg_catalog.=) $2
+   AND s.quantity OPERATOR(pg_catalog.>=) $3::pg_catalog.numeric{}",
+        names.stripes,
+        RowLock::Update.clause()
     );
     Ok(Sql::new(text, &[names.id_type, SqlType::Int2, SqlType::Text]))
 }
 
 pub fn read_all(names: &Names, lock: RowLock) -> Result<Sql> {
     let text = format!(
-        "SELECT s.stripe, s.quantity FROM {} AS s
-  WHERE s.inventory_id OPERATOR(pg_catalog.=) $1 ORDER BY s.stripe{}",
+        "SELECT s.stripe, s.quantity
+  FROM {} AS s
+ WHERE s.inventory_id OPERATOR(pg_catalog.=) $1
+ ORDER BY s.stripe{}",
         names.stripes,
         lock.clause()
     );
@@ -28,7 +32,9 @@ pub fn read_all(names: &Names, lock: RowLock) -> Result<Sql> {
 /// One row, NULL where the item has no stripes.
 pub fn sum_of_item(names: &Names) -> Result<Sql> {
     let text = format!(
-        "SELECT pg_catalog.sum(s.quantity) AS quantity FROM {} AS s WHERE s.inventory_id OPERATOR(pg_catalog.=) $1",
+        "SELECT pg_catalog.sum(s.quantity) AS quantity
+  FROM {} AS s
+ WHERE s.inventory_id OPERATOR(pg_catalog.=) $1",
         names.stripes
     );
     Ok(Sql::new(text, &[names.id_type]))
@@ -37,7 +43,8 @@ pub fn sum_of_item(names: &Names) -> Result<Sql> {
 pub fn change_stripe(names: &Names) -> Result<Sql> {
     let text = format!(
         "UPDATE {} AS s SET quantity = s.quantity OPERATOR(pg_catalog.+) $2::pg_catalog.numeric
-  WHERE s.ctid OPERATOR(pg_catalog.=) $1 RETURNING s.quantity",
+ WHERE s.ctid OPERATOR(pg_catalog.=) $1
+RETURNING s.quantity",
         names.stripes
     );
     Ok(Sql::new(text, &[SqlType::Tid, SqlType::Text]))
@@ -46,10 +53,10 @@ pub fn change_stripe(names: &Names) -> Result<Sql> {
 pub fn change_stripes(names: &Names) -> Result<Sql> {
     let text = format!(
         "UPDATE {} AS s SET quantity = s.quantity OPERATOR(pg_catalog.+) step.delta
-   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3::pg_catalog.numeric[]))
-        AS step (id, stripe, delta)
-  WHERE s.inventory_id OPERATOR(pg_catalog.=) step.id AND s.stripe OPERATOR(pg_catalog.=) step.stripe
- RETURNING s.inventory_id AS id, s.stripe, s.quantity",
+  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3::pg_catalog.numeric[]))
+       AS step (id, stripe, delta)
+ WHERE s.inventory_id OPERATOR(pg_catalog.=) step.id AND s.stripe OPERATOR(pg_catalog.=) step.stripe
+RETURNING s.inventory_id AS id, s.stripe, s.quantity",
         names.stripes
     );
     Ok(Sql::new(text, &[names.id_array(), SqlType::Int2Array, SqlType::TextArray]))

@@ -14,7 +14,9 @@ fn parameters(names: &Names) -> [SqlType; 2] {
 
 pub fn sums(names: &Names) -> Result<Sql> {
     let text = format!(
-        "SELECT inventory_id AS id, pg_catalog.sum(quantity)::pg_catalog.text AS total FROM {} GROUP BY inventory_id",
+        "SELECT s.inventory_id AS id, pg_catalog.sum(s.quantity)::pg_catalog.text AS total
+  FROM {} AS s
+ GROUP BY s.inventory_id",
         names.stripes
     );
     Ok(Sql::new(text, &[]))
@@ -25,12 +27,13 @@ pub fn lagging(names: &Names, lock: RowLock) -> Result<Sql> {
     let (source, id, quantity) = (names.source(), &names.id, &names.quantity);
     let lock = match lock {
         RowLock::Unlocked => String::new(),
-        lock => format!(" ORDER BY stock.{id}{} OF stock SKIP LOCKED", lock.clause()),
+        lock => format!("\n ORDER BY stock.{id}{} OF stock SKIP LOCKED", lock.clause()),
     };
     let text = format!(
-        "SELECT stock.{id} AS id, given.total::pg_catalog.text AS total FROM {GIVEN}
-   JOIN {source} ON stock.{id} OPERATOR(pg_catalog.=) given.id
-  WHERE stock.{quantity} OPERATOR(pg_catalog.<>) given.total{lock}"
+        "SELECT stock.{id} AS id, given.total::pg_catalog.text AS total
+  FROM {GIVEN}
+  JOIN {source} ON stock.{id} OPERATOR(pg_catalog.=) given.id
+ WHERE stock.{quantity} OPERATOR(pg_catalog.<>) given.total{lock}"
     );
     Ok(Sql::new(text, &parameters(names)))
 }
@@ -38,8 +41,10 @@ pub fn lagging(names: &Names, lock: RowLock) -> Result<Sql> {
 pub fn write(names: &Names) -> Result<Sql> {
     let (source, id, quantity) = (names.source(), &names.id, &names.quantity);
     let text = format!(
-        "UPDATE {source} SET {quantity} = given.total FROM {GIVEN} WHERE stock.{id} OPERATOR(pg_catalog.=) given.id
- RETURNING stock.{id} AS id, stock.{quantity}::pg_catalog.text AS total"
+        "UPDATE {source} SET {quantity} = given.total
+  FROM {GIVEN}
+ WHERE stock.{id} OPERATOR(pg_catalog.=) given.id
+RETURNING stock.{id} AS id, stock.{quantity}::pg_catalog.text AS total"
     );
     Ok(Sql::new(text, &parameters(names)))
 }
@@ -47,8 +52,10 @@ pub fn write(names: &Names) -> Result<Sql> {
 /// The total that the row shows now: by it a later attach recognizes a row that no other statement has written.
 pub fn keep(names: &Names) -> Result<Sql> {
     let text = format!(
-        "INSERT INTO {} AS t (inventory_id, quantity) SELECT given.id, given.total FROM {GIVEN}
- ON CONFLICT (inventory_id) DO UPDATE SET quantity = EXCLUDED.quantity",
+        "INSERT INTO {} AS t (inventory_id, quantity)
+SELECT given.id, given.total
+  FROM {GIVEN}
+    ON CONFLICT (inventory_id) DO UPDATE SET quantity = EXCLUDED.quantity",
         names.totals
     );
     Ok(Sql::new(text, &parameters(names)))

@@ -44,8 +44,8 @@ pub fn in_context(
     act(context).map_err(|error| error.traced(reference.as_deref()))
 }
 
-/// Runs `act` on the attached table, with the rights of its owner or of the caller. Cursors that code of the owner left open are
-/// closed.
+/// Runs `act` on the attached table, with the rights of its owner or of the caller. Cursors that code of the owner left
+/// open are closed.
 pub fn on_stock<T>(intent: Intent, act: impl FnOnce(&Connection, &Attachment) -> Result<T>) -> Result<T> {
     let stock = cache::current()?;
     let caller = current_role();
@@ -62,8 +62,8 @@ pub fn on_stock<T>(intent: Intent, act: impl FnOnce(&Connection, &Attachment) ->
 impl Call {
     /// Runs `act` on the attached table.
     ///
-    /// `items` are those that the call names. `arguments` returns all arguments that decide what is done, in one canonical text;
-    /// it is called where there is a key.
+    /// `items` are those that the call names. `arguments` returns all arguments that decide what is done, in one
+    /// canonical text; it is called where there is a key.
     pub fn run(
         &self,
         items: &[ItemId],

@@ -1,7 +1,7 @@
 //! An order of many lines: all of it or nothing, unless short lines may be left out.
 //!
-//! Lock order: the idempotency key (before this module is called), then rows of the stock table by id ascending, then the
-//! striped items among the lines, in the same order. However many lines, the rows are locked by one statement.
+//! Lock order: the idempotency key (before this module is called), then rows of the stock table by id ascending, then
+//! the striped items among the lines, in the same order. However many lines, the rows are locked by one statement.
 
 use crate::core::error::Result;
 use crate::core::item_id::ItemId;

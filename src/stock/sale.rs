@@ -2,10 +2,11 @@
 //!
 //! Lock order: one item, one row lock; nothing else is locked but the stock table, in the mode of any writer.
 //!
-//! Two statements, because under READ COMMITTED each takes a snapshot of its own and an UPDATE by ctid must see the version
-//! that was locked. The quantity stands in the condition of the locking SELECT: an item that is sold out is refused
-//! without a row lock, a transaction id or WAL, and without waiting for the session that holds the row. A result is returned
-//! only where the row was written as old - deducted; what an AFTER trigger does to it then is an act of its own.
+//! Two statements, because under READ COMMITTED each takes a snapshot of its own and an UPDATE by ctid must see the
+//! version that was locked. The quantity stands in the condition of the locking SELECT: an item that is sold out is
+//! refused without a row lock, a transaction id or WAL, and without waiting for the session that holds the row. A
+//! result is returned only where the row was written as old - deducted; what an AFTER trigger does to it then is an act
+//! of its own.
 
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
@@ -63,10 +64,10 @@ struct Sale<'a> {
 impl<'a> Sale<'a> {
     /// Locks the item where it has enough; else refuses truthfully.
     ///
-    /// Where the locking SELECT returns no row but a plain look finds enough, a restock came between the two: it is tried
-    /// once more, and then decided under an unconditional lock, so that a row which may be seen but not locked
-    /// (row-level security for the caller) cannot keep the call going round. The item that this session saw short last is
-    /// looked at first: while it stays sold out, one statement refuses it.
+    /// Where the locking SELECT returns no row but a plain look finds enough, a restock came between the two: it is
+    /// tried once more, and then decided under an unconditional lock, so that a row which may be seen but not locked
+    /// (row-level security for the caller) cannot keep the call going round. The item that this session saw short last
+    /// is looked at first: while it stays sold out, one statement refuses it.
     fn lock(&self) -> Result<Rows<'a>> {
         if self.stock.seen_short.borrow().as_ref() == Some(self.id) {
             self.look()?;

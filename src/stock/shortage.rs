@@ -1,8 +1,8 @@
 //! Shortages: whether a requested quantity may be taken, and the words of the refusal.
 //!
-//! Every path asks here before it refuses: a sale, a line of an order, the source of a transfer, a striped item. A refusal is
-//! truthful: it is decided on a committed quantity, without a lock where that is possible, and only after everything that may
-//! still have stock was asked.
+//! Every path asks here before it refuses: a sale, a line of an order, the source of a transfer, a striped item. A
+//! refusal is truthful: it is decided on a committed quantity, without a lock where that is possible, and only after
+//! everything that may still have stock was asked.
 
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
@@ -26,9 +26,9 @@ pub fn require(id: &ItemId, available: Quantity, requested: Quantity) -> Result<
 
 /// Refuses a quantity that an item does not have, as far as it was read without a lock.
 ///
-/// In a transaction whose snapshot is older than the end of the item's stripes the row shows a total of that time, which may
-/// lag: the stripes of the snapshot decide. Where they have enough, PostgreSQL raises a serialization failure when the row is
-/// locked.
+/// In a transaction whose snapshot is older than the end of the item's stripes the row shows a total of that time,
+/// which may lag: the stripes of the snapshot decide. Where they have enough, PostgreSQL raises a serialization failure
+/// when the row is locked.
 pub fn require_unlocked(
     spi: &Connection,
     stock: &Attachment,
@@ -53,8 +53,8 @@ pub enum Supply<T> {
     Short(Quantity),
 }
 
-/// Takes a stripe that has enough. A stripe that another session holds is never counted as missing; stock that lies in several
-/// stripes is gathered before a sale is refused.
+/// Takes a stripe that has enough. A stripe that another session holds is never counted as missing; stock that lies in
+/// several stripes is gathered before a sale is refused.
 pub fn search<'a>(striped: &Striped<'a>, requested: Quantity) -> Result<Supply<Held<'a>>> {
     let mut found = striped.search(requested)?;
     loop {
@@ -154,7 +154,8 @@ impl Lines {
             return Err(Error::unreadable_stock(id, stored));
         }
         self.short.push(json!({
-            "reason": "unreadable_stock", "inventory_id": id.to_json(), "stored": stored, "requested": number(requested),
+            "reason": "unreadable_stock", "inventory_id": id.to_json(), "stored": stored,
+            "requested": number(requested),
         }));
         Ok(())
     }

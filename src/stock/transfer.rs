@@ -44,10 +44,11 @@ enum Side<'a> {
     Striped(Striped<'a>),
 }
 
-/// Locks both items of a transfer: those of the stock table first, then the striped ones, each in the order of their ids.
+/// Locks both items of a transfer: those of the stock table first, then the striped ones, each in the order of their
+/// ids.
 ///
-/// An unknown item is reported in the order of the arguments, striped or not, before anything else of either is reported. A
-/// shortage of the source is reported before a target that cannot hold more, whichever was locked first.
+/// An unknown item is reported in the order of the arguments, striped or not, before anything else of either is
+/// reported. A shortage of the source is reported before a target that cannot hold more, whichever was locked first.
 fn hold_both(
     spi: &Connection,
     stock: &Attachment,

@@ -1,7 +1,7 @@
 //! The guards: who may write the companions, and the row of a striped item.
 //!
-//! Guards stay on the companions of a detached table, so they take no lock and need no attachment: without a permit every write
-//! is refused, and only our own code takes one.
+//! Guards stay on the companions of a detached table, so they take no lock and need no attachment: without a permit
+//! every write is refused, and only our own code takes one.
 
 use crate::core::error::{Error, Result};
 use crate::core::quantity::differ;

@@ -1,7 +1,7 @@
 //! Divides an item into stripes, and merges them.
 //!
-//! Lock order: the stock table, so strongly that no session sells meanwhile; then the item. So a sale that runs knows for its
-//! whole transaction which items are striped.
+//! Lock order: the stock table, so strongly that no session sells meanwhile; then the item. So a sale that runs knows
+//! for its whole transaction which items are striped.
 
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
@@ -72,9 +72,9 @@ fn remove(spi: &Connection, stock: &Attachment, id: &ItemId) -> Result<Quantity>
     }
 }
 
-/// Writes the total into the row, and reads it back. It is written also where it is the same, so that PostgreSQL raises a
-/// serialization failure in a transaction with an older snapshot. Returns the quantity of the row then: a trigger of the owner
-/// may have changed it again.
+/// Writes the total into the row, and reads it back. It is written also where it is the same, so that PostgreSQL raises
+/// a serialization failure in a transaction with an older snapshot. Returns the quantity of the row then: a trigger of
+/// the owner may have changed it again.
 fn show(spi: &Connection, stock: &Attachment, id: &ItemId, total: Quantity) -> Result<Quantity> {
     let integer = stock.names.quantity_type.is_integer();
     let printed = if integer { total.canonical().to_string() } else { total.to_string() };

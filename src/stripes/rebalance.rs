@@ -16,8 +16,8 @@ const WORTH: usize = 4;
 const MOST_STRIPES_KEPT: usize = 2;
 
 impl<'a> Striped<'a> {
-    /// Where the own stripe has too little and the held one has plenty, half of it goes to the own one: so a restock of one
-    /// stripe spreads to those that sell.
+    /// Where the own stripe has too little and the held one has plenty, half of it goes to the own one: so a restock of
+    /// one stripe spreads to those that sell.
     pub(super) fn share(&self, held: Held<'a>, requested: Quantity, own_is_short: bool) -> Result<Held<'a>> {
         let halves = held.quantity.checked_sub(requested).map(|spare| spare.shares(2));
         let Some(half) = halves.and_then(|halves| halves.get(1).copied()) else { return Ok(held) };
@@ -32,8 +32,8 @@ impl<'a> Striped<'a> {
         self.held(stripe)
     }
 
-    /// Goes on after a search whose sum suffices: takes the item alone and searches again, or, with the item held alone, moves
-    /// to the fullest stripe what it lacks, and some more.
+    /// Goes on after a search whose sum suffices: takes the item alone and searches again, or, with the item held
+    /// alone, moves to the fullest stripe what it lacks, and some more.
     pub fn gather(&self, requested: Quantity) -> Result<Search<'a>> {
         if self.item_lock.get() == ItemLock::Shared {
             // Two sales that kept their share would wait for each other.
@@ -93,7 +93,8 @@ impl<'a> Striped<'a> {
         if gone.is_positive() { self.shift(steps.collect()) } else { Ok(()) }
     }
 
-    /// Moves to one stripe until it has so much, or everything, from the fullest stripes first. Returns the stripes that changed.
+    /// Moves to one stripe until it has so much, or everything, from the fullest stripes first. Returns the stripes
+    /// that changed.
     fn collect(&self, into: i16, mut seen: Seen, wanted: Option<Quantity>) -> Result<Vec<i16>> {
         seen.sort_by_key(|&(stripe, quantity)| (Reverse(quantity), stripe));
         let overflow = |quantity, delta| move || Error::overflow(&self.id, quantity, delta);

@@ -1,9 +1,9 @@
 //! A striped item, locked and changed stripe by stripe.
 //!
-//! Lock order, after all rows of the stock table that the call locks: striped items by id ascending; of each the gate that
-//! restocks pass, then the item, then stripes. A sale shares the item and holds one stripe; it waits for another stripe only
-//! while it holds none. Where it needs several, it releases them and takes the item alone. Stripes that it does not need are
-//! released. Whether a sum of stripes is too little is decided in `stock::shortage`.
+//! Lock order, after all rows of the stock table that the call locks: striped items by id ascending; of each the gate
+//! that restocks pass, then the item, then stripes. A sale shares the item and holds one stripe; it waits for another
+//! stripe only while it holds none. Where it needs several, it releases them and takes the item alone. Stripes that it
+//! does not need are released. Whether a sum of stripes is too little is decided in `stock::shortage`.
 
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
@@ -170,7 +170,8 @@ impl<'a> Striped<'a> {
         Ok(can && requested.is_finer_than(self.total(&self.look()?)?))
     }
 
-    /// Checks that a sale leaves a sum of stripes that is a quantity: a column without a scale keeps the decimals of every sale.
+    /// Checks that a sale leaves a sum of stripes that is a quantity: a column without a scale keeps the decimals of
+    /// every sale.
     pub fn require_few_digits(&self, held: &Held<'_>, requested: Quantity) -> Result<()> {
         if self.stock.capacity == Capacity::Unbounded && requested.is_finer_than(held.quantity) {
             let total = self.total(&self.look()?)?;
@@ -195,8 +196,8 @@ impl<'a> Striped<'a> {
         Ok((self.held(stripe)?, most))
     }
 
-    /// The quantities of the stripes, with the item held alone and all its rows locked: in a transaction with an older snapshot
-    /// PostgreSQL raises a serialization failure.
+    /// The quantities of the stripes, with the item held alone and all its rows locked: in a transaction with an older
+    /// snapshot PostgreSQL raises a serialization failure.
     pub fn lock_all(&self) -> Result<Seen> {
         self.item().wait(Mode::Exclusive);
         let seen = self.read_with(Statement::LockStripes, Snapshot::Isolation)?;
@@ -246,8 +247,8 @@ impl<'a> Striped<'a> {
         seen.into_iter().map(|(stripe, _)| stripe).collect()
     }
 
-    /// The stripe where it has so much, its row locked. Its lock is held, so no session waits for the row, and a row that has
-    /// less is not locked.
+    /// The stripe where it has so much, its row locked. Its lock is held, so no session waits for the row, and a row
+    /// that has less is not locked.
     pub(super) fn read(&self, stripe: i16, least: Quantity) -> Result<Option<Held<'a>>> {
         let _acting = self.stock.act_on_companions();
         let least = least.to_string();
@@ -290,9 +291,9 @@ impl<'a> Striped<'a> {
         (0..rows.count()).map(stripe).collect()
     }
 
-    /// The error where the stripes are not visible: in a transaction whose snapshot is older than they, PostgreSQL raises a
-    /// serialization failure, because the row of the item was written when it was striped. Or a trigger calls that fires while
-    /// the stripes are merged.
+    /// The error where the stripes are not visible: in a transaction whose snapshot is older than they, PostgreSQL
+    /// raises a serialization failure, because the row of the item was written when it was striped. Or a trigger calls
+    /// that fires while the stripes are merged.
     fn not_seen(&self) -> Box<Error> {
         match rows::lock(self.spi, self.stock, std::slice::from_ref(&self.id)) {
             Ok(rows) if rows.is_empty() => Error::unknown_item(&self.id),

@@ -1,10 +1,10 @@
 //! The totals in the rows of striped items, and the background worker that brings them up to date.
 //!
-//! Sales of a striped item leave its row alone, so the total is written after they have committed. The first sale starts a
-//! worker for the database; it looks five times a second and ends when nothing has changed for a while. It ends only while no
-//! transaction that wrote stripes is open: such a transaction locks the table of stripes first, and then looks for a worker. A
-//! worker that was killed is started again by the next call that finds a total that lags. It works as the owner of the table in
-//! a security-restricted operation.
+//! Sales of a striped item leave its row alone, so the total is written after they have committed. The first sale
+//! starts a worker for the database; it looks five times a second and ends when nothing has changed for a while. It
+//! ends only while no transaction that wrote stripes is open: such a transaction locks the table of stripes first, and
+//! then looks for a worker. A worker that was killed is started again by the next call that finds a total that lags. It
+//! works as the owner of the table in a security-restricted operation.
 
 use crate::core::error::Result;
 use crate::core::item_id::ItemId;
@@ -99,7 +99,8 @@ fn look(may_end: bool) -> Look {
     }
     let Some(stock) = striped_stock() else {
         failpoint::reached(Place::TotalsOver);
-        // A session that stripes an item before this is released finds a worker that is about to end: so it looks once more.
+        // A session that stripes an item before this is released finds a worker that is about to end: so it looks once
+        // more.
         Lock::of_worker().release_wholly();
         let again = striped_stock().is_some() && Lock::of_worker().take_for_session();
         return if again { Look::Changed } else { Look::Over };

@@ -63,8 +63,8 @@ pub struct Attachment {
     pub refusal: Option<Box<Error>>,
     /// The objection to a trigger that would run with the owner's rights.
     pub objection: Option<Box<Error>>,
-    /// Locked with the stock table by each call, until the transaction ends: the ledger, and the companions and partitions on
-    /// which others may create triggers, so that no trigger is created while the call runs.
+    /// Locked with the stock table by each call, until the transaction ends: the ledger, and the companions and
+    /// partitions on which others may create triggers, so that no trigger is created while the call runs.
     pub locked: Vec<Oid>,
     /// The number of the invalidation message that it was read after.
     pub generation: u32,
@@ -75,7 +75,8 @@ pub struct Attachment {
 /// The striped items, each with the number of its stripes.
 pub type StripeCounts = HashMap<ItemId, i16>;
 
-/// Kept plans, apart for statements with and without forced row-level security: PostgreSQL does not plan again for that.
+/// Kept plans, apart for statements with and without forced row-level security: PostgreSQL does not plan again for
+/// that.
 pub struct Plans([[OnceCell<Plan>; 2]; PLANS]);
 
 impl Default for Plans {
@@ -146,7 +147,8 @@ impl Attachment {
 
     /// Assumes the rights with which the stock table is read and written; None for those of the caller.
     ///
-    /// A superuser who is not the owner never runs code of the owner: such a caller acts as the owner, too, but sees all rows.
+    /// A superuser who is not the owner never runs code of the owner: such a caller acts as the owner, too, but sees
+    /// all rows.
     pub fn act(&self, intent: Intent) -> Result<Option<Acting>> {
         self.require_healthy()?;
         if !self.run_as_caller {

@@ -1,8 +1,8 @@
 //! The attached table, looked up once a session and cached until something about it changes.
 //!
-//! `pg::invalidation` counts the changes, from messages that are read when a lock is taken; so the order is: lock the stock
-//! table, then compare the counter. Attach and detach hold a stronger lock until they commit, so no sale runs on a table that is
-//! no longer attached. A lookup also reads the changes of its own transaction. It starts no worker.
+//! `pg::invalidation` counts the changes, from messages that are read when a lock is taken; so the order is: lock the
+//! stock table, then compare the counter. Attach and detach hold a stronger lock until they commit, so no sale runs on
+//! a table that is no longer attached. A lookup also reads the changes of its own transaction. It starts no worker.
 
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
@@ -50,8 +50,8 @@ pub fn current() -> Result<Rc<Attachment>> {
     Ok(loaded)
 }
 
-/// Raises 42501 where the rights of the caller decide and do not suffice: before a lock is requested that others would wait
-/// for.
+/// Raises 42501 where the rights of the caller decide and do not suffice: before a lock is requested that others would
+/// wait for.
 pub fn require_rights_of_caller() -> Result<()> {
     let stock = current()?;
     if stock.run_as_caller {

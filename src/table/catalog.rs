@@ -116,8 +116,8 @@ pub fn describe(spi: &Connection, table: Oid, columns: Columns<'_>) -> Result<Op
 pub struct Condition {
     /// Functions that are not PostgreSQL's own.
     pub functions: Vec<Oid>,
-    /// It runs plain functions and operators of PostgreSQL's own, and functions of the table's owner; none that takes SQL, names
-    /// or types as arguments. Any role that may create a trigger writes its condition.
+    /// It runs plain functions and operators of PostgreSQL's own, and functions of the table's owner; none that takes
+    /// SQL, names or types as arguments. Any role that may create a trigger writes its condition.
     pub plain: bool,
 }
 
@@ -135,8 +135,8 @@ pub fn open_to_triggers(spi: &Connection, tables: Vec<Oid>) -> Result<Vec<Oid>> 
     (0..rows.count()).map(|row| rows.required(row, c"oid")).collect()
 }
 
-/// The statement that describes tables, planned once for several: planning it costs some milliseconds, which the first call of
-/// every session waits for.
+/// The statement that describes tables, planned once for several: planning it costs some milliseconds, which the first
+/// call of every session waits for.
 pub struct Catalog<'c> {
     spi: &'c Connection,
     plan: Plan,

@@ -1,7 +1,7 @@
 //! The columns that a companion must have: names, types, NOT NULL and the source of the values.
 //!
-//! Checked when a table left by an earlier attach is reused, when the attachment is cached, and after each change. A user may
-//! add columns.
+//! Checked when a table left by an earlier attach is reused, when the attachment is cached, and after each change. A
+//! user may add columns.
 
 use crate::core::part::Companion;
 use crate::pg::Oid;

@@ -1,7 +1,7 @@
 //! The configuration row: which table is the stock table, and which tables belong to it.
 //!
-//! Read with the latest snapshot, as the owner of the configuration table. The row is the one that attach wrote, or one that a
-//! restored dump or a subscription brought along; `table::health` decides whether it still is an attachment.
+//! Read with the latest snapshot, as the owner of the configuration table. The row is the one that attach wrote, or one
+//! that a restored dump or a subscription brought along; `table::health` decides whether it still is an attachment.
 
 use crate::core::error::{Error, Result};
 use crate::core::part::Companion;

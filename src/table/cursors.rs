@@ -1,7 +1,7 @@
 //! The cursors of the caller, while code of the table's owner runs.
 //!
-//! That code could close a cursor of the caller and open one of the same name, from which the caller would then fetch with its
-//! own rights. So the caller's cursors are pinned, and cursors that are left open are closed.
+//! That code could close a cursor of the caller and open one of the same name, from which the caller would then fetch
+//! with its own rights. So the caller's cursors are pinned, and cursors that are left open are closed.
 
 use crate::core::error::Result;
 use crate::pg::Oid;

@@ -1,7 +1,7 @@
 //! The check that a trigger function runs in a trigger that attach created.
 //!
-//! Any role may name these functions in a trigger on a table of its own, so name, table, timing, level and event must be those
-//! of the list. Until that is known no lock is taken and no state is touched.
+//! Any role may name these functions in a trigger on a table of its own, so name, table, timing, level and event must
+//! be those of the list. Until that is known no lock is taken and no state is touched.
 
 use crate::core::error::{Error, Result};
 use crate::core::part::Part;
@@ -12,7 +12,8 @@ use crate::table::cache;
 use crate::table::triggers::{STOCK_GUARD, TRIGGERS};
 use std::rc::Rc;
 
-/// The attachment and the part of it that a trigger function fires for; an error in any trigger that attach did not make.
+/// The attachment and the part of it that a trigger function fires for; an error in any trigger that attach did not
+/// make.
 pub fn verified(function: &str, firing: &Firing) -> Result<(Rc<Attachment>, Part)> {
     let stray = || Error::stray_trigger(&firing.table_name());
     let part = part_fired(function, firing)?.ok_or_else(stray)?;
@@ -31,8 +32,8 @@ pub fn part_fired(function: &str, firing: &Firing) -> Result<Option<Part>> {
     Ok(part.filter(|part| fired().any(|trigger| trigger.part == *part)))
 }
 
-/// Whether a guard fires in a trigger that attach created: on a companion of the attached table, or on one that a detached table
-/// left, which has the columns of that companion.
+/// Whether a guard fires in a trigger that attach created: on a companion of the attached table, or on one that a
+/// detached table left, which has the columns of that companion.
 pub fn guards(function: &str, firing: &Firing) -> Result<bool> {
     if part_fired(function, firing)?.is_some() {
         return Ok(true);

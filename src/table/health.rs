@@ -1,8 +1,9 @@
 //! Whether the configuration row still describes an attachment that may be sold from.
 //!
-//! Checked when the attachment is looked up, under the lock on the stock table, and again after every change that PostgreSQL
-//! announces: no subscription writes to the tables, no other table took the name, our triggers are in force, companions have our
-//! columns and the owner of the stock table, and no trigger runs code of another role, or at commit, with the owner's rights.
+//! Checked when the attachment is looked up, under the lock on the stock table, and again after every change that
+//! PostgreSQL announces: no subscription writes to the tables, no other table took the name, our triggers are in force,
+//! companions have our columns and the owner of the stock table, and no trigger runs code of another role, or at
+//! commit, with the owner's rights.
 
 use crate::core::error::{Error, Result};
 use crate::core::part::{Companion, Part};
@@ -27,7 +28,8 @@ pub fn is_the_attached_table(configured: &Configured, name: &str) -> Result<()> 
     }
 }
 
-/// A companion, with its columns and its owner as they must be, and no trigger that must not run with the owner's rights.
+/// A companion, with its columns and its owner as they must be, and no trigger that must not run with the owner's
+/// rights.
 pub fn companion(table: Oid, companion: Companion, owner: Oid) -> Result<Facts> {
     let facts = relation::facts(table).ok_or_else(|| dropped(companion.reason_dropped(), table))?;
     if let Some(problem) = companion.problem(&facts, owner) {
@@ -57,7 +59,8 @@ fn changed(table: &str, problem: &str) -> Box<Error> {
     )
 }
 
-/// The triggers of ours on the partitions of a stock table, which PostgreSQL made of those of the whole: each can be disabled by itself.
+/// The triggers of ours on the partitions of a stock table, which PostgreSQL made of those of the whole: each can be
+/// disabled by itself.
 pub fn partitions_in_force(partitions: &[Facts], (ledger, striped): (bool, bool)) -> Result<()> {
     let wanted = || triggers::expected(Part::Stock, ledger, striped).filter(|trigger| trigger.row);
     for (facts, trigger) in partitions.iter().flat_map(|facts| wanted().map(move |trigger| (facts, trigger))) {
@@ -114,8 +117,8 @@ fn object_to(table: &str, trigger: &TriggerFacts, owner: Oid) -> Option<Box<Erro
     foreign.map(|of| Error::foreign_trigger(table, &trigger.name, &role_name(of)))
 }
 
-/// Refuses to write rows as the owner under an objection, but for the owner itself, whose deferred trigger runs at the commit of the
-/// owner's own transaction.
+/// Refuses to write rows as the owner under an objection, but for the owner itself, whose deferred trigger runs at the
+/// commit of the owner's own transaction.
 pub fn require_writable_by_caller(objection: Option<Box<Error>>, owner: Oid) -> Result<()> {
     objection
         .filter(|error| error.reason() != Some("deferrable_trigger") || current_role() != owner)

@@ -1,14 +1,15 @@
 //! The triggers that attach creates.
 //!
-//! One list serves CREATE TRIGGER, the check that an attached table still has them, and the check at the head of every trigger
-//! function (`table::fired`).
+//! One list serves CREATE TRIGGER, the check that an attached table still has them, and the check at the head of every
+//! trigger function (`table::fired`).
 
 use crate::core::part::{Companion, Part};
 use crate::pg::trigger::{Firing, Operation};
 
 /// One trigger.
 pub struct TriggerDefinition {
-    /// Its name. A digit sorts before a letter: ours fire before the triggers of a user, so the ledger has the order of the changes.
+    /// Its name. A digit sorts before a letter: ours fire before the triggers of a user, so the ledger has the order of
+    /// the changes.
     pub name: &'static str,
     /// Before or after.
     pub before: bool,

@@ -5,6 +5,7 @@ what remains is a word of the program, at its line; `shipped` blanks what only t
 never change.
 """
 
+import functools
 import re
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def sources():
     return {str(path.relative_to(SRC)): path.read_text() for path in sorted(SRC.rglob("*.rs"))}
 
 
+@functools.cache
 def blank(text, literals=True):
     """The text with comments, and the insides of literals, as spaces: same length, same lines."""
     done, position = [], 0

@@ -80,7 +80,7 @@ impl Error {
             "55000",
             "another table now has the name of the attached table",
             json!({"reason": "stock_table_swapped", "table": table, "attached_as": attached_as}),
-            "Rename the tables back; or make sure that the quantities of the new table are right, call detach_inventory, then attach_inventory.",
+            "Rename the tables back; or check the quantities of the new table, call detach_inventory, then attach_inventory.",
         )
     }
 
@@ -94,7 +94,8 @@ impl Error {
             "55000",
             "the row of an item differs from the stripes that are left of it",
             detail,
-            "Set the quantity of the row to the figure under stripes (with the triggers of the table disabled, if it has any of inventory_ext), attach the table, then call adjust_inventory with what is really there.",
+            "Set the quantity of the row to the figure under stripes (with the triggers of inventory_ext disabled, if the \
+             table has any), attach the table, then call adjust_inventory with the quantity that is really there.",
         )
     }
 
@@ -122,7 +123,7 @@ impl Error {
     pub fn foreign_condition(table: &str, trigger: &str) -> Box<Self> {
         Self::new(
             "55000",
-            "the WHEN clause of a trigger runs more than comparisons, plain functions and functions of the table's owner",
+            "the WHEN clause of a trigger runs code other than plain functions and functions of the table's owner",
             json!({"reason": "foreign_trigger", "table": table, "trigger": trigger, "condition": true}),
             "Move the condition into the function of the trigger, or drop the trigger.",
         )
@@ -134,7 +135,7 @@ impl Error {
             "55000",
             "a partition of the stock table belongs to another role",
             json!({"reason": "foreign_partition", "table": table, "owner": owner}),
-            "Give the partition to the owner of the table with ALTER TABLE and OWNER TO, or attach with p_run_as => 'caller'.",
+            "Give the partition to the owner of the table with ALTER TABLE … OWNER TO, or attach with p_run_as => 'caller'.",
         )
     }
 

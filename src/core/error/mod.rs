@@ -1,8 +1,8 @@
 //! Every error of the extension as data: SQLSTATE, MESSAGE, DETAIL, HINT. `pg::report` reports them.
 //!
-//! DETAIL is one JSON object whose first key is `reason`; a fact that is unknown is null. HINT says what to do. A MESSAGE
-//! holds no text of a caller: in the `postgrest` style it becomes an HTTP status line. Errors that PostgreSQL raises itself
-//! are never converted: they pass unchanged.
+//! DETAIL is one JSON object whose first key is `reason`; a fact that is unknown is null. HINT says what to do. A
+//! MESSAGE holds no text of a caller: in the `postgrest` style it becomes an HTTP status line. Errors that PostgreSQL
+//! raises itself are never converted: they pass unchanged.
 
 mod attachment;
 mod input;

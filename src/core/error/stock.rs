@@ -43,14 +43,15 @@ impl Error {
         Self::styled(["IV002", "PT404"], None, NOT_FOUND, detail, "Check the ids of the items.")
     }
 
-    /// `IV002`: no such item, or none that the caller may sell. Both have the same words, so that no caller learns of an
-    /// item of another tenant.
+    /// `IV002`: no such item, or none that the caller may sell. Both have the same words, so that no caller learns of
+    /// an item of another tenant.
     pub fn unknown_item(item: &ItemId) -> Box<Self> {
         let detail = json!({"reason": "unknown_item", "inventory_id": item.to_json()});
         Self::styled(["IV002", "PT404"], None, NOT_FOUND, detail, "Check the id of the item.")
     }
 
-    /// `IV007`: the table holds something else than was written. A quantity that was not read, or not requested, is None.
+    /// `IV007`: the table holds something else than was written. A quantity that was not read, or not requested, is
+    /// None.
     pub fn verification_failed(
         item: &ItemId,
         old_quantity: impl Into<Option<Quantity>>,

@@ -1,0 +1,51 @@
+//! Installs an attachment: companions, triggers, the stripes that were left, the movements that are missing.
+//!
+//! Statements run as the owner of the table, with the search_path pinned, while the stock table is locked.
+
+use crate::attach::companions::{self, Found};
+use crate::attach::leftover;
+use crate::attach::opening;
+use crate::attach::triggers::{self, run_as_owner};
+use crate::core::error::Result;
+use crate::core::part::{Companion, Part};
+use crate::pg::spi::Connection;
+use crate::statements::companions::index_movements;
+use crate::table::catalog::Description;
+use crate::table::configuration::{CompanionOids, Configuration};
+
+/// Creates, or finds again, the companions of a table that is being attached.
+pub fn make(
+    spi: &Connection,
+    configuration: &Configuration,
+    table: &Description,
+    ledger: bool,
+) -> Result<CompanionOids> {
+    let requests = companions::make_table(spi, table, Companion::Requests)?;
+    let stripes = companions::make_table(spi, table, Companion::Stripes)?;
+    let totals = companions::make_table(spi, table, Companion::Totals)?;
+    let movements = if ledger { Some(companions::make_table(spi, table, Companion::Movements)?) } else { None };
+    // Triggers that a dump or a broken attachment left look for an attachment that is not there yet.
+    triggers::drop_from_stock(spi, table)?;
+    triggers::drop_recording(spi, table, (stripes.oid, &stripes.name));
+    let merged = leftover::merge(spi, table, &stripes, &totals)?;
+    let set = |companion, found: &Found| {
+        triggers::set(spi, configuration, table, (Part::Companion(companion), found.oid, &found.name), ledger);
+    };
+    set(Companion::Requests, &requests);
+    set(Companion::Stripes, &stripes);
+    set(Companion::Totals, &totals);
+    if let Some(movements) = &movements {
+        if movements.new {
+            run_as_owner(spi, table, &index_movements(&movements.name));
+        }
+        set(Companion::Movements, movements);
+        opening::record_stock(table, movements, &merged)?;
+        triggers::set_on_stock(spi, configuration, table)?;
+    }
+    Ok(CompanionOids {
+        movements: movements.map(|movements| movements.oid),
+        requests: requests.oid,
+        stripes: stripes.oid,
+        totals: totals.oid,
+    })
+}
