@@ -1,6 +1,6 @@
 //! inventory_ext: stock, decided inside PostgreSQL.
 //!
-//! The layers, each of which imports only from those before it, and what the entry points in `pg` call in the others.
+//! The layers, each of which imports only from those before it, and the functions that the entry points in `pg` call.
 //! docs/internals.md draws them.
 
 pub mod api;

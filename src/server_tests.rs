@@ -1,4 +1,4 @@
-//! What is best seen from inside a server: run by `cargo pgrx test`. Everything a client can see is tested in tests/.
+//! Tests that run inside a server, by `cargo pgrx test`. Everything a client can see is tested in tests/.
 
 #![allow(unsafe_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -24,7 +24,7 @@ mod tests {
         Spi::get_one(sql).expect("one text")
     }
 
-    /// Runs a statement in a subtransaction; gives the SQLSTATE it failed with, or 00000.
+    /// Runs a statement in a subtransaction; returns the SQLSTATE it failed with, or 00000.
     fn sqlstate(sql: &str) -> String {
         Spi::run(
             "CREATE OR REPLACE FUNCTION tried(what text) RETURNS text LANGUAGE plpgsql AS

@@ -9,7 +9,7 @@ use crate::pg::trigger::{Firing, Handlers};
 use crate::stripes::guard::{self, Passage};
 use crate::table::fired;
 
-/// What the entry points in `pg::trigger` do.
+/// The handlers of the entry points in `pg::trigger`.
 pub fn handlers() -> Handlers {
     Handlers {
         statement_begins,

@@ -89,7 +89,7 @@ fn attach_locked(
     (table, companions): (&Description, &[Oid]),
 ) -> Result<String> {
     require_suitable(table, [&options.id_column, &options.quantity_column])?;
-    // Rows are written to them as the owner, whatever the rights of later sales will be.
+    // Rows are written to them as the owner, even if later sales run with the rights of the caller.
     let facts: Vec<Facts> = companions.iter().copied().filter_map(relation::facts).collect();
     if let Some(objection) = health::objection(&facts, table.owner) {
         return Err(objection);
@@ -134,8 +134,8 @@ pub fn lock_configuration(spi: &Connection, configuration: &Configuration) {
     spi.once(&statements::lock_configuration(&configuration.relation), &[]);
 }
 
-/// Locks the table, and the companions that an earlier attach left, as ALTER TABLE will, and describes what then can no
-/// longer change.
+/// Locks the table, and the companions that an earlier attach left, as ALTER TABLE will, and describes the
+/// table as it can no longer change.
 ///
 /// The stock table comes last: a session that has read the ledger and then sells must not wait for an attach that waits
 /// for the ledger.

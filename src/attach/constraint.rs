@@ -55,7 +55,7 @@ pub fn constrain(spi: &Connection, table: &Description) -> Result<String> {
     if !quantity.not_null {
         spi.once(&statements::set_not_null(name, &quantity.quoted), &[]);
     }
-    // A constraint of that name is of an earlier attach: it is made anew, whatever was done to it since.
+    // A constraint of that name is of an earlier attach: it is created again, in case it was changed since.
     if check.exists {
         spi.once(&statements::drop_constraint(name, &check.quoted), &[]);
     }

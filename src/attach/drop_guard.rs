@@ -1,4 +1,4 @@
-//! Refuses to drop what belongs to an attached stock table: its ledger, keys, stripes and totals, or their columns.
+//! Refuses to drop the companions of an attached stock table: its ledger, keys, stripes and totals, or their columns.
 //!
 //! Called by an event trigger after every DROP of the database, so it looks at the dropped objects first. Dropping is
 //! allowed once the stock table itself is gone. DROP EXTENSION drops the event trigger, too.

@@ -1,4 +1,4 @@
-//! The id of an item, whatever the type of the id column.
+//! The id of an item, for id columns of any type.
 //!
 //! Every function takes and passes ids as this one type; the conversion from and to PostgreSQL's values is in
 //! `pg::args`. Ids sort as PostgreSQL sorts them, which is the lock order.

@@ -25,7 +25,7 @@ pub enum Unfit {
     Malformed,
 }
 
-/// What a quantity column can hold.
+/// The capacity of a quantity column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capacity {
     /// `numeric` without precision: bounded by [`MAX_DIGITS`] alone.

@@ -14,7 +14,7 @@ use crate::pg::trigger::depth;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-/// What the movements of one act have in common.
+/// The common facts of the movements of one act.
 pub struct Act {
     /// The kind of the movements.
     pub kind: MovementKind,

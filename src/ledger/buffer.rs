@@ -134,7 +134,7 @@ pub fn drain_until(command: u32, write: impl FnOnce(Vec<Note>)) {
     write(notes.into_iter().map(|(_, note)| note).collect());
 }
 
-/// What the buffer does at the ends of transactions.
+/// The work of the buffer at the ends of transactions.
 pub fn at_end() -> AtEnd {
     AtEnd { before_commit, ended: transaction_ended, subtransaction_aborted }
 }

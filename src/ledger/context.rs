@@ -134,7 +134,7 @@ fn json_setting(name: &str, setting: &CStr, member: &str) -> Result<Option<Strin
     }
 }
 
-/// The member of this name of a JSON object, where it is a text. What else there is, is passed over without being kept.
+/// The member of this name of a JSON object, where it is a text. Other members are skipped without being kept.
 fn json_member(text: &str, member: &str) -> Option<String> {
     let mut json = serde_json::Deserializer::from_str(text);
     let found = Member(member).deserialize(&mut json).ok()?;

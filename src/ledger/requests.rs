@@ -21,7 +21,7 @@ pub struct Request<'a> {
     pub key: &'a str,
     /// The function called.
     pub function: &'static str,
-    /// All arguments that decide what is done, in one canonical text.
+    /// All arguments that decide on the change, in one canonical text.
     pub arguments: String,
     /// The items that the call names.
     pub items: &'a [ItemId],
@@ -44,7 +44,7 @@ pub fn once(
     stock.require_sale_rights();
     let hidden = hidden_items(spi, stock, request.items, Statement::VisibleItems)?;
     if let Some(id) = hidden.first().filter(|_| request.needs_all) {
-        // The call fails in its own words, whatever the key stands for, and waits for no other user of the key.
+        // The call fails in its own words, independent of the key, and waits for no other user of the key.
         act()?;
         return Err(Error::unknown_item(id));
     }

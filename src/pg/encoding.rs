@@ -73,7 +73,7 @@ pub fn from_c(text: &CStr) -> String {
     from_server(text.to_bytes())
 }
 
-/// Converts what can be converted; `escape` gives an ASCII text for the first character of what cannot, and its length.
+/// Converts all convertible characters; `escape` returns an ASCII text for the first other one, and its length.
 fn convert(bytes: &[u8], from: i32, to: i32, escape: impl Fn(&[u8]) -> (String, usize)) -> Vec<u8> {
     // SAFETY: looks a conversion up; there may be none.
     let conversion = unsafe { pg_sys::FindDefaultConversionProc(from, to) };
@@ -100,8 +100,8 @@ fn convert(bytes: &[u8], from: i32, to: i32, escape: impl Fn(&[u8]) -> (String, 
 fn convert_prefix(conversion: pg_sys::Oid, bytes: &[u8], from: i32, to: i32) -> (Vec<u8>, usize) {
     let mut source = bytes.to_vec();
     let mut target = vec![0_u8; bytes.len() * pg_sys::MAX_CONVERSION_GROWTH as usize + 1];
-    // SAFETY: both buffers are of the lengths that are passed; the conversion stops at what it cannot convert, and ends
-    // what it wrote with a NUL.
+    // SAFETY: both buffers are of the lengths that are passed; the conversion stops at a character that it cannot
+    // convert, and ends its output with a NUL.
     let used = unsafe {
         pg_sys::pg_do_encoding_conversion_buf(
             conversion,

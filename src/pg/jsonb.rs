@@ -105,7 +105,7 @@ impl Items for JsonbArg {
 /// # Safety
 /// `container` must be alive.
 unsafe fn read_object(container: *mut JsonbContainer) -> Option<Element> {
-    // SAFETY: as the caller promises; a member that is not there gives NULL.
+    // SAFETY: as the caller promises; a missing member is NULL.
     unsafe {
         let flags = (*container).header;
         if flags & pg_sys::JB_FOBJECT == 0 {

@@ -1,7 +1,7 @@
 //! Facts about relations that PostgreSQL's own caches have at hand: triggers, columns, owner, partitions.
 //!
 //! Read whenever the attachment is looked up, so without SQL. Every function names a table by oid and takes the weakest
-//! lock for the time it reads; a table that is gone gives None or nothing.
+//! lock for the time it reads; a table that is gone is None or an empty list.
 
 use crate::pg::encoding;
 use pgrx::pg_sys::{self, Oid};
@@ -31,7 +31,7 @@ pub struct ColumnFacts {
     pub name: String,
     /// Its type.
     pub type_oid: Oid,
-    /// What the type is restricted to; -1 for nothing.
+    /// Its type modifier; -1 for none.
     pub modifier: i32,
     /// Declared NOT NULL.
     pub not_null: bool,
@@ -42,7 +42,7 @@ pub struct ColumnFacts {
 /// Where the values of a column come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// From whoever writes the row.
+    /// From the statement that writes the row.
     Writer,
     /// From a sequence of its own.
     Identity,
@@ -50,7 +50,7 @@ pub enum Source {
     Expression,
 }
 
-/// What is read of one table at once.
+/// The facts about one table that are read at once.
 pub struct Facts {
     /// The table's owner.
     pub owner: Oid,
@@ -71,7 +71,7 @@ pub struct Facts {
 /// Reads a table; None where there is no such table.
 pub fn facts(table: Oid) -> Option<Facts> {
     let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-    // SAFETY: opens a relation if it is there, reads it while it is open, and closes it; what is read is copied.
+    // SAFETY: opens a relation if it is there, reads it while it is open, and closes it; the facts are copied.
     unsafe {
         let relation = pg_sys::try_relation_open(table, lock);
         if relation.is_null() {
@@ -93,7 +93,7 @@ pub fn facts(table: Oid) -> Option<Facts> {
 }
 
 unsafe fn has_children(table: Oid) -> bool {
-    // SAFETY: gives a list of oids in the current memory context; the flag in pg_class may outlive the children.
+    // SAFETY: returns a list of oids in the current memory context; the flag in pg_class may outlive the children.
     unsafe {
         pg_sys::has_subclass(table)
             && !pg_sys::find_inheritance_children(table, pg_sys::NoLock as pg_sys::LOCKMODE).is_null()
@@ -145,7 +145,7 @@ pub fn with_partitions(table: Oid) -> Vec<Oid> {
     if unsafe { pg_sys::get_rel_relkind(table) } == 0 {
         return Vec::new();
     }
-    // SAFETY: gives a list of oids in the current memory context; no lock is taken.
+    // SAFETY: returns a list of oids in the current memory context; no lock is taken.
     unsafe {
         let list = pg_sys::find_all_inheritors(table, pg_sys::NoLock as pg_sys::LOCKMODE, std::ptr::null_mut());
         let count = if list.is_null() { 0 } else { (*list).length };
@@ -153,7 +153,8 @@ pub fn with_partitions(table: Oid) -> Vec<Oid> {
     }
 }
 
-/// Whether triggers of this table, or of a partition of it, are still to fire for what the transaction has written.
+/// Whether triggers of this table, or of a partition of it, are still to fire for rows that the transaction has
+/// written.
 pub fn has_pending_triggers(table: Oid) -> bool {
     // SAFETY: looks through the queue of trigger events of the transaction.
     with_partitions(table).into_iter().any(|table| unsafe { pg_sys::AfterTriggerPendingOnRel(table) })
@@ -162,7 +163,7 @@ pub fn has_pending_triggers(table: Oid) -> bool {
 /// The owner of a function; None where there is no such function.
 pub fn function_owner(function: Oid) -> Option<Oid> {
     let cache = pg_sys::SysCacheIdentifier::PROCOID as i32;
-    // SAFETY: looks a function up, reads its row and gives the row back.
+    // SAFETY: looks a function up, reads its row and releases it.
     unsafe {
         let row = pg_sys::SearchSysCache1(cache, function.into());
         if row.is_null() {
@@ -177,7 +178,7 @@ pub fn function_owner(function: Oid) -> Option<Oid> {
 /// The table that has this name in this schema now, where it is a table.
 pub fn table_named(schema: &str, name: &str) -> Option<Oid> {
     let [schema, name] = [schema, name].map(encoding::c_text);
-    // SAFETY: looks names up; a missing one gives an invalid oid.
+    // SAFETY: looks names up; a missing one is an invalid oid.
     unsafe {
         let namespace = pg_sys::get_namespace_oid(schema.as_ptr(), true);
         let found = if namespace == pg_sys::InvalidOid {

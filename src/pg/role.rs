@@ -1,10 +1,10 @@
-//! Whose rights a statement runs with, and what its code may leave behind.
+//! The rights with which a statement runs, and the traces that its code may leave.
 //!
 //! Statements on the stock table and its companions run as their owner, the way PostgreSQL runs its foreign-key
 //! triggers: the role is switched and `SECURITY_LOCAL_USERID_CHANGE` forbids SET ROLE meanwhile. Where the caller is
 //! another role, a superuser too, the statements form a security-restricted operation, as the maintenance commands of
 //! PostgreSQL do: code of the owner can leave no temporary object, held cursor or deferred trigger that would run as
-//! the caller. The search_path is always pinned, and every setting is put back at the end, whatever that code did to
+//! the caller. The search_path is always pinned, and every setting is restored at the end, even if that code changed
 //! it.
 
 use crate::pg::encoding;
@@ -76,7 +76,7 @@ fn current() -> (pg_sys::Oid, i32) {
 }
 
 fn is_in_force(search_path: &CStr) -> bool {
-    // SAFETY: gives the value of a setting that always exists, which is compared before any setting can change.
+    // SAFETY: returns the value of a setting that always exists, which is compared before any setting can change.
     unsafe {
         let value = pg_sys::GetConfigOption(c"search_path".as_ptr(), true, false);
         !value.is_null() && CStr::from_ptr(value) == search_path
@@ -109,7 +109,7 @@ impl Drop for Acting {
         if let Some(level) = self.guc_level {
             PINNED.set(PINNED.get() - 1);
             if !std::thread::panicking() {
-                // SAFETY: as if the level were aborted: what any code set meanwhile goes, SET and SET LOCAL alike.
+                // SAFETY: as if the level were aborted: settings of that code are reverted, SET and SET LOCAL alike.
                 // While an error of PostgreSQL unwinds, the level is left to its abort, which pops it along with those
                 // above.
                 unsafe { pg_sys::AtEOXact_GUC(false, level) };
@@ -140,7 +140,7 @@ pub fn is_superuser(role: pg_sys::Oid) -> bool {
 
 /// The name of a role, or its number where it was dropped meanwhile.
 pub fn role_name(role: pg_sys::Oid) -> String {
-    // SAFETY: gives NULL for a missing role, else a palloc'd C string, which is copied.
+    // SAFETY: returns NULL for a missing role, else a palloc'd C string, which is copied.
     unsafe {
         let name = pg_sys::GetUserNameFromId(role, true);
         if name.is_null() { role.to_u32().to_string() } else { encoding::from_c(CStr::from_ptr(name)) }

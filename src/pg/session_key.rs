@@ -62,7 +62,7 @@ unsafe extern "C-unwind" fn key_is_set(
             return false;
         }
         let committed = KEY.with(|key| key.committed.replace(key.committed.get().saturating_sub(1)));
-        // RESET brings back what the session began with, which is not of this transaction either.
+        // RESET restores the value that the session began with, which is not of this transaction either.
         let by_statement = source == pg_sys::GucSource::PGC_S_SESSION;
         note.write(if committed == 0 && by_statement { transaction() } else { 0 });
         extra.write(note.cast());
@@ -161,7 +161,7 @@ fn entry(name: &CStr) -> Option<*mut config_generic> {
 
 #[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
 fn entry(name: &CStr) -> Option<*mut config_generic> {
-    // SAFETY: looks a setting up; one that is not there gives NULL, and no error.
+    // SAFETY: looks a setting up; a missing one is NULL, and no error.
     let entry = unsafe { pg_sys::find_option(name.as_ptr(), false, true, pg_sys::DEBUG5 as i32) };
     (!entry.is_null()).then_some(entry)
 }

@@ -14,7 +14,7 @@ pub enum ErrorStyle {
     /// SQLSTATE class IV, with the figures in the message.
     #[name = c"sqlstate"]
     Sqlstate,
-    /// SQLSTATE `PTnnn`, which PostgREST answers as HTTP status nnn; the message is a constant.
+    /// SQLSTATE `PTnnn`, which PostgREST returns as HTTP status nnn; the message is a constant.
     #[name = c"postgrest"]
     Postgrest,
 }
@@ -99,7 +99,7 @@ fn text(setting: &GucSetting<Option<CString>>) -> Option<String> {
 /// A setting of another program that holds JSON, such as PostgREST's `request.headers`; None where it is not set or
 /// empty.
 pub fn foreign(name: &CStr) -> Option<String> {
-    // SAFETY: the name is a C string; a missing setting gives NULL; the text is copied before any setting can change.
+    // SAFETY: the name is a C string; a missing setting is NULL; the text is copied before any setting can change.
     unsafe {
         let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
         (!value.is_null()).then(|| encoding::json_from_c(CStr::from_ptr(value)))
@@ -149,7 +149,7 @@ pub fn define() {
     reserve_prefix();
 }
 
-/// What a caller who cannot pass more arguments says about a call, with SET LOCAL.
+/// The settings by which a caller describes a call, with SET LOCAL.
 fn define_call_context() {
     let texts = [
         (

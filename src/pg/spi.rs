@@ -62,7 +62,7 @@ pub fn connected<T>(act: impl FnOnce(&Connection) -> T) -> T {
 pub enum Snapshot {
     /// As the isolation level decides: a new one for each statement under READ COMMITTED.
     Isolation,
-    /// The committed state now, whatever the isolation level: for our own configuration.
+    /// The committed state now, at any isolation level: for our own configuration.
     Latest,
 }
 
@@ -131,7 +131,7 @@ impl Connection {
         self.run(&self.prepare(sql), args, Snapshot::Isolation)
     }
 
-    /// The same with the latest snapshot, whatever the isolation level.
+    /// The same with the latest snapshot, at any isolation level.
     pub fn once_latest<'c>(&'c self, sql: &Sql, args: &[Arg<'_>]) -> Rows<'c> {
         self.run(&self.prepare(sql), args, Snapshot::Latest)
     }
@@ -222,7 +222,7 @@ impl Rows<'_> {
     }
 
     /// A value of a column whose type is one that `fits`; None where there is no such row. A table whose column has
-    /// become of another type since the statement was written gives an error, never memory that is read as something
+    /// become of another type since the statement was written is an error, never memory that is read as something
     /// else.
     fn datum(&self, row: usize, column: &CStr, fits: impl FnOnce(Oid) -> bool) -> Option<(Datum, bool)> {
         if self.table.is_null() || row >= self.count {

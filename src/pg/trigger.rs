@@ -1,6 +1,6 @@
-//! Triggers: what PostgreSQL passes to a trigger function, read safely, and the entry points of ours.
+//! Triggers: safe access to the data that PostgreSQL passes to a trigger function, and the entry points of ours.
 //!
-//! An entry point only reads the firing; what it does is registered by lib.rs when the library is loaded.
+//! An entry point only reads the firing; lib.rs registers its handler when the library is loaded.
 
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
@@ -13,7 +13,7 @@ use std::ffi::CStr;
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 
-/// What the entry points do.
+/// The handlers of the entry points.
 pub struct Handlers {
     /// A statement on the stock table or its stripes begins.
     pub statement_begins: fn(&Firing) -> Result<()>,
@@ -48,7 +48,7 @@ fn handle(act: impl FnOnce(&Handlers) -> Result<()>) -> i64 {
 }
 
 fn fire(call: pg_sys::FunctionCallInfo, act: impl FnOnce(&Handlers) -> fn(&Firing) -> Result<()>) -> i64 {
-    // SAFETY: what PostgreSQL passed.
+    // SAFETY: the argument that PostgreSQL passed.
     let firing = unsafe { Firing::of(call) };
     handle(|handlers| act(handlers)(&firing))
 }
@@ -105,7 +105,7 @@ pub struct Firing {
     data: *mut pg_sys::TriggerData,
 }
 
-/// What was done to the table.
+/// The operation on the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// INSERT, COPY and the like.
@@ -147,7 +147,7 @@ impl Firing {
     /// The firing a trigger function was called for.
     ///
     /// # Safety
-    /// `call` must be what PostgreSQL passed to the function that is running.
+    /// `call` must be the argument that PostgreSQL passed to the function that is running.
     pub unsafe fn of(call: pg_sys::FunctionCallInfo) -> Self {
         // SAFETY: PostgreSQL calls functions that return trigger only as triggers, with TriggerData as context; it is
         // checked all the same.
@@ -159,7 +159,7 @@ impl Firing {
         }
     }
 
-    /// What was done.
+    /// The operation.
     pub fn operation(&self) -> Operation {
         // SAFETY: the data is alive until the trigger returns.
         match unsafe { (*self.data).tg_event } & pg_sys::TRIGGER_EVENT_OPMASK {

@@ -1,8 +1,8 @@
 //! Commands that code of a table's owner must not run within a call.
 //!
-//! A security-restricted operation of PostgreSQL forbids most of what would outlive it. SET CONSTRAINTS it allows: it
-//! would fire the deferred triggers of the caller at once, in our surroundings, and stay in force for the caller's
-//! transaction.
+//! A security-restricted operation of PostgreSQL forbids most commands whose effect would outlive it. It allows SET
+//! CONSTRAINTS: it would fire the deferred triggers of the caller at once, in our surroundings, and stay in force for
+//! the caller's transaction.
 
 use crate::pg::role;
 use pgrx::pg_sys;
@@ -34,7 +34,7 @@ unsafe extern "C-unwind" fn run(
     receiver: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    // SAFETY: what PostgreSQL passed, and what it asks of a hook.
+    // SAFETY: the arguments are those of PostgreSQL; a hook calls the next one.
     unsafe {
         let command = (*statement).utilityStmt;
         if !command.is_null() && (*command).type_ == pg_sys::NodeTag::T_ConstraintsSetStmt && role::is_restricted() {

@@ -1,7 +1,7 @@
 //! The background worker `inventory_ext totals`: how it is started, its life, and its entry point.
 //!
 //! Its work is in `stripes::totals`, which registers it. It connects as the bootstrap superuser, with settings of its
-//! own whatever those of the database are, and every switch to another role is a security-restricted operation.
+//! own, independent of those of the database, and every switch to another role is a security-restricted operation.
 
 use crate::core::error::Error;
 use crate::pg::role::always_restrict;
@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// less.
 const IDLE_LOOKS: u32 = 10;
 
-/// What a look at the totals found.
+/// The result of a look at the totals.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Look {
     /// Totals were written.
@@ -88,8 +88,8 @@ pub fn start(patience_ms: u32, is_there: impl Fn() -> bool) -> Start {
     Start::Requested
 }
 
-/// Settings that the worker relies on, whatever the database or a role has set. Totals are made again from the stripes,
-/// so none of its commits need wait for the disk.
+/// Settings that the worker relies on, in place of those of the database or a role. Totals are computed from the
+/// stripes, so none of its commits need wait for the disk.
 const SETTINGS: [(&CStr, &CStr); 11] = [
     (c"synchronous_commit", c"off"),
     (c"default_transaction_isolation", c"read committed"),
@@ -123,7 +123,7 @@ unsafe fn set(name: &CStr, value: &CStr) {
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn inventory_totals_main(database: Datum) {
     let Some(work) = WORK.get() else { Error::internal("the totals worker has no work").raise() };
-    // SAFETY: the argument is what `start` passed, an oid; the signal is handled as in any backend: the next check for
+    // SAFETY: the argument is the oid that `start` passed; the signal is handled as in any backend: the next check for
     // interrupts ends the process.
     unsafe {
         let database = pg_sys::Oid::from_datum(database, false);
@@ -189,7 +189,7 @@ fn in_transaction(act: impl FnOnce() -> Look) -> Look {
         pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, c"bringing totals up to date".as_ptr());
     }
     let look = act();
-    // SAFETY: closes what was opened above.
+    // SAFETY: closes the transaction opened above.
     unsafe {
         pg_sys::PopActiveSnapshot();
         pg_sys::CommitTransactionCommand();

@@ -1,4 +1,4 @@
-//! What is read of the catalog, of the configuration, and of the session.
+//! The statements that read the catalog, the configuration, and the session.
 
 use crate::pg::spi::Sql;
 use crate::pg::types::SqlType;

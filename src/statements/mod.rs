@@ -138,7 +138,7 @@ statements! {
     LockEnough => |names| sale::lock_enough(names, RowLock::Update);
     /// The same, with the weaker lock.
     LockEnoughNoKey => |names| sale::lock_enough(names, RowLock::NoKeyUpdate);
-    /// Locks an item, whatever it has.
+    /// Locks an item in any case.
     LockItem => |names| sale::lock_item(names, RowLock::Update);
     /// The same, with the weaker lock.
     LockItemNoKey => |names| sale::lock_item(names, RowLock::NoKeyUpdate);

@@ -1,4 +1,4 @@
-//! The statements of a sale of one item, and of what one item has.
+//! The statements of a sale of one item, and of the quantity of one item.
 
 use super::{Names, RowLock};
 use crate::core::error::Result;

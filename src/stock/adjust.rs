@@ -13,7 +13,7 @@ use crate::table::attachment::Attachment;
 use crate::table::rows;
 use serde_json::{Value, json};
 
-/// Sets an item to what was counted, where it has what was expected, and returns the result.
+/// Sets an item to the counted quantity, where it has the expected one, and returns the result.
 pub fn set(
     spi: &Connection,
     stock: &Attachment,
@@ -60,7 +60,7 @@ fn set_stripes(
     let held = striped.gather_all(seen)?;
     let new_quantity = striped.change(&held, delta)?;
     striped.spread(held.stripe, new_quantity)?;
-    // A trigger of the owner may have changed another stripe meanwhile: the sum must be what was counted.
+    // A trigger of the owner may have changed another stripe meanwhile: the sum must be the counted quantity.
     let sum = striped.total(&striped.lock_all()?)?;
     if sum != counted {
         return Err(Error::verification_failed(striped.id(), old_quantity, Some(sum), delta.negated()));

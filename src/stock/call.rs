@@ -14,7 +14,7 @@ use crate::table::attachment::{Attachment, Intent};
 use crate::table::cache;
 use crate::table::cursors;
 
-/// What is called, and how the ledger records it.
+/// The function that is called, and how the ledger records it.
 pub struct Call {
     /// The public name of the function.
     pub function: &'static str,
@@ -62,7 +62,7 @@ pub fn on_stock<T>(intent: Intent, act: impl FnOnce(&Connection, &Attachment) ->
 impl Call {
     /// Runs `act` on the attached table.
     ///
-    /// `items` are those that the call names. `arguments` returns all arguments that decide what is done, in one
+    /// `items` are those that the call names. `arguments` returns all arguments that decide on the change, in one
     /// canonical text; it is called where there is a key.
     pub fn run(
         &self,

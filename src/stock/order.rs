@@ -17,7 +17,7 @@ use crate::table::rows;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
-/// The order as its retries must repeat it: the same items and sums, in whatever order they are named.
+/// The order as its retries must repeat it: the same items and sums, in any order.
 pub fn canonical(lines: &[Line], on_shortage: OnShortage, reference: Option<&str>) -> String {
     let line = |line: &Line| format!("{} {}", line.id, line.quantity.canonical());
     let mut lines: Vec<String> = lines.iter().map(line).collect();

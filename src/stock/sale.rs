@@ -5,7 +5,7 @@
 //! Two statements, because under READ COMMITTED each takes a snapshot of its own and an UPDATE by ctid must see the
 //! version that was locked. The quantity stands in the condition of the locking SELECT: an item that is sold out is
 //! refused without a row lock, a transaction id or WAL, and without waiting for the session that holds the row. A
-//! result is returned only where the row was written as old - deducted; what an AFTER trigger does to it then is an act
+//! result is returned only where the row was written as old - deducted; a later change by an AFTER trigger is an act
 //! of its own.
 
 use crate::core::error::{Error, Result};

@@ -14,7 +14,7 @@ use crate::stripes::striped::{Held, Search, Striped, sum_in_snapshot};
 use crate::table::attachment::Attachment;
 use serde_json::{Map, Value, json};
 
-/// The rule: a quantity may be taken from what is available.
+/// The rule: a quantity may be taken from an available one that is not less.
 fn is_enough(available: Quantity, requested: Quantity) -> bool {
     available >= requested
 }
@@ -45,7 +45,7 @@ pub fn require_unlocked(
     require(id, available, requested)
 }
 
-/// What an item has of a requested quantity.
+/// The supply of a requested quantity.
 pub enum Supply<T> {
     /// Enough, and it is held.
     Held(T),
@@ -80,7 +80,7 @@ pub fn require_stripe<'a>(striped: &Striped<'a>, requested: Quantity) -> Result<
     }
 }
 
-/// What an order does with a line that is short.
+/// The treatment of a short line by an order.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum OnShortage {
     /// The order fails.

@@ -21,7 +21,7 @@ pub fn require_permit(function: &str, firing: &Firing, refusal: fn(&str, &str) -
     Err(refusal(firing.operation().name(), &firing.table_name()))
 }
 
-/// What a write to a row of the stock table is.
+/// The nature of a write to a row of the stock table.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Passage {
     /// A change of stock, or of another column.

@@ -33,7 +33,7 @@ impl<'a> Striped<'a> {
     }
 
     /// Goes on after a search whose sum suffices: takes the item alone and searches again, or, with the item held
-    /// alone, moves to the fullest stripe what it lacks, and some more.
+    /// alone, moves to the fullest stripe the quantity that it lacks, and some more.
     pub fn gather(&self, requested: Quantity) -> Result<Search<'a>> {
         if self.item_lock.get() == ItemLock::Shared {
             // Two sales that kept their share would wait for each other.

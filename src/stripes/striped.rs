@@ -274,7 +274,7 @@ impl<'a> Striped<'a> {
         self.read_with(Statement::LookAtStripes, Snapshot::Isolation)
     }
 
-    /// All stripes as they are committed now, whatever the isolation level.
+    /// All stripes as they are committed now, at any isolation level.
     fn committed(&self) -> Result<Seen> {
         let snapshot = if has_one_snapshot() { Snapshot::Latest } else { Snapshot::Isolation };
         self.read_with(Statement::LookAtStripes, snapshot)

@@ -81,7 +81,7 @@ fn is_lagging(spi: &Connection, stock: &Attachment) -> Result<bool> {
     Ok(stock.run(spi, Statement::FindLagging, &[Arg::items(&ids), Arg::owned(totals)]).count() > 0)
 }
 
-/// What the worker does.
+/// The work of the worker.
 pub fn work() -> Work {
     Work { begin, look }
 }

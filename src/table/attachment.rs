@@ -41,7 +41,7 @@ pub struct Attachment {
     pub quantity_name: String,
     /// The numbers of the id column and of the quantity column.
     pub numbers: [i16; 2],
-    /// What the quantity column can hold.
+    /// The capacity of the quantity column.
     pub capacity: Capacity,
     /// A foreign key points at the table.
     pub referenced: bool,
@@ -85,7 +85,7 @@ impl Default for Plans {
     }
 }
 
-/// What a call is about to do with the stock table.
+/// The purpose for which a call uses the stock table.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Intent {
     /// No row is written, so no trigger fires.
@@ -180,7 +180,7 @@ impl Attachment {
         act_as_unfiltered(self.owner, &self.search_path)
     }
 
-    /// Raises 42501 where the role in force may not sell: for what is decided without a write to the stock table.
+    /// Raises 42501 where the role in force may not sell: for a decision without a write to the stock table.
     pub fn require_sale_rights(&self) {
         require_sale_rights(self.oid, &self.table_name, self.numbers);
     }

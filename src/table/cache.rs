@@ -264,7 +264,7 @@ fn resolve<'a>(configured: &Configured, table: &'a Description) -> Result<Resolv
     Ok(Resolved { id, quantity, id_type, quantity_type, capacity })
 }
 
-/// Describes the attached table; its columns are those that the CHECK names, whatever they are called now.
+/// Describes the attached table; its columns are those that the CHECK contains, under their present names.
 pub fn describe_configured(spi: &Connection, configured: &Configured) -> Result<Description> {
     describe_attached(&Catalog::of(spi), configured)
 }

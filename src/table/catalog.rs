@@ -1,6 +1,6 @@
 //! The catalog's description of a table that is attached, or is to be.
 //!
-//! Everything is read with the latest snapshot, whatever the isolation level of the caller.
+//! Everything is read with the latest snapshot, at any isolation level of the caller.
 
 use crate::core::error::{Error, Result};
 use crate::core::quantity::Capacity;

@@ -1,4 +1,4 @@
-//! The errors about the attached table itself: what it is, what has become of it, and what belongs to it.
+//! The errors about the attached table itself, its later changes, and its companions.
 //!
 //! The other half of error.rs, under the same rules.
 
@@ -27,7 +27,7 @@ impl Error {
         )
     }
 
-    /// The same with what helps a superuser, whom the rights of the caller protect like those of the owner.
+    /// The same with a HINT for a superuser, whom the rights of the caller protect like those of the owner.
     pub fn for_superuser(mut self: Box<Self>) -> Box<Self> {
         self.hint =
             "Call as a role that is no superuser; or make the trigger NOT DEFERRABLE, with code of the table's owner.";
@@ -119,7 +119,8 @@ impl Error {
         )
     }
 
-    /// `55000`: whoever may create a trigger writes its WHEN clause, which runs with the rights of the table's owner.
+    /// `55000`: any role that may create a trigger writes its WHEN clause, which runs with the rights of the table's
+    /// owner.
     pub fn foreign_condition(table: &str, trigger: &str) -> Box<Self> {
         Self::new(
             "55000",
@@ -159,7 +160,7 @@ impl Error {
         )
     }
 
-    /// `55000`: a ledger, or what belongs to it, would be dropped from an attached table.
+    /// `55000`: a companion would be dropped from an attached table.
     pub fn companion_of_attached(object: &str) -> Box<Self> {
         Self::new(
             "55000",
@@ -189,7 +190,7 @@ impl Error {
         )
     }
 
-    /// `55000`: the attached table is no longer what was attached.
+    /// `55000`: the attached table has changed so that it cannot be sold from.
     pub fn broken_attachment(reason: &str, message: &str, facts: Value, hint: &'static str) -> Box<Self> {
         Self::with_reason("55000", message, reason, facts, hint)
     }
@@ -204,7 +205,7 @@ impl Error {
         )
     }
 
-    /// An attach refused for what the table is: the SQLSTATE names the kind of mismatch.
+    /// A table that cannot be attached: the SQLSTATE names the kind of mismatch.
     pub fn unsuitable(
         sqlstate: &'static str,
         message: &str,

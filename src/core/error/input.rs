@@ -89,7 +89,7 @@ impl Error {
         )
     }
 
-    /// `22023`: p_items is not what it must be. `facts` names the element.
+    /// `22023`: p_items is malformed. `facts` names the element.
     pub fn malformed_items(message: &str, reason: &str, facts: Value) -> Box<Self> {
         Self::with_reason(
             "22023",

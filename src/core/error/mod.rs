@@ -1,6 +1,6 @@
 //! Every error of the extension as data: SQLSTATE, MESSAGE, DETAIL, HINT. `pg::report` reports them.
 //!
-//! DETAIL is one JSON object whose first key is `reason`; a fact that is unknown is null. HINT says what to do. A
+//! DETAIL is one JSON object whose first key is `reason`; a fact that is unknown is null. HINT is an action. A
 //! MESSAGE holds no text of a caller: in the `postgrest` style it becomes an HTTP status line. Errors that PostgreSQL
 //! raises itself are never converted: they pass unchanged.
 

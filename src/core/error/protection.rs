@@ -1,4 +1,4 @@
-//! The errors of direct writes to what the extension writes, and of idempotency keys.
+//! The errors of direct writes to protected tables, and of idempotency keys.
 
 use super::Error;
 use crate::core::item_id::ItemId;
@@ -65,7 +65,7 @@ impl Error {
         )
     }
 
-    /// `23502`: a direct write of NULL, which the ledger cannot record; somebody dropped NOT NULL.
+    /// `23502`: a direct write of NULL, which the ledger cannot record, after NOT NULL was dropped.
     pub fn null_in_stock(table: &str, column: &str) -> Box<Self> {
         Self::new(
             "23502",
@@ -75,7 +75,7 @@ impl Error {
         )
     }
 
-    /// `55000`: the trigger at the end of the statement did not fire, so what was noted would be lost.
+    /// `55000`: the trigger at the end of the statement did not fire, so the notes would be lost.
     pub fn unrecorded() -> Box<Self> {
         Self::new(
             "55000",

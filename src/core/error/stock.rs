@@ -25,8 +25,8 @@ impl Error {
         )
     }
 
-    /// `IV001` of an order: every line that is short or unknown. `first` is what the first short one has, and what was
-    /// requested of it.
+    /// `IV001` of an order: every line that is short or unknown. `first` is the available and the
+    /// requested quantity of the first short one.
     pub fn short_lines([available, requested]: [Quantity; 2], lines: Vec<Value>) -> Box<Self> {
         Self::styled(
             ["IV001", "PT409"],
@@ -82,7 +82,7 @@ impl Error {
         )
     }
 
-    /// `IV005`: the stock is not what the caller expected. `found` is the text of the stored quantity.
+    /// `IV005`: the stock is not as the caller expected. `found` is the text of the stored quantity.
     pub fn stale(item: &ItemId, expected: Quantity, found: &str) -> Box<Self> {
         Self::styled(
             ["IV005", "PT409"],
