@@ -38,8 +38,7 @@ pub fn sell(
         return Ok(deduction(held.quantity, new_quantity, Some(held.stripe)));
     }
     let sale = Sale { spi, stock, id, requested, bound: bind(stock, argument, requested) };
-    let locked = sale.lock()?;
-    let old_quantity = sale.read(&locked)?;
+    let (locked, old_quantity) = sale.lock()?;
     let new_quantity = sale.write(&locked, old_quantity)?;
     Ok(deduction(old_quantity, new_quantity, None))
 }
@@ -62,13 +61,13 @@ struct Sale<'a> {
 }
 
 impl<'a> Sale<'a> {
-    /// Locks the item where it has enough; else refuses truthfully.
+    /// Locks the item where it has enough, and reads its quantity; else refuses truthfully.
     ///
     /// Where the locking SELECT returns no row but a plain look finds enough, a restock came between the two: it is
     /// tried once more, and then decided under an unconditional lock, so that a row which may be seen but not locked
     /// (row-level security for the caller) cannot keep the call going round. The item that this session saw short last
     /// is looked at first: while it stays sold out, one statement refuses it.
-    fn lock(&self) -> Result<Rows<'a>> {
+    fn lock(&self) -> Result<(Rows<'a>, Quantity)> {
         if self.stock.seen_short.borrow().as_ref() == Some(self.id) {
             self.look()?;
         }
@@ -76,7 +75,7 @@ impl<'a> Sale<'a> {
             let statement = self.stock.by_strength(Statement::LockEnough, Statement::LockEnoughNoKey);
             let locked = self.stock.run(self.spi, statement, &[Arg::item(self.id), self.bound]);
             if locked.count() > 0 {
-                return Ok(locked);
+                return self.decide(locked);
             }
             self.look()?;
         }
@@ -84,8 +83,14 @@ impl<'a> Sale<'a> {
         if locked.count() == 0 {
             return Err(Error::unknown_item(self.id));
         }
-        shortage::require(self.id, self.read(&locked)?, self.requested)?;
-        Ok(locked)
+        self.decide(locked)
+    }
+
+    /// Refuses a shortage of a locked row.
+    fn decide(&self, locked: Rows<'a>) -> Result<(Rows<'a>, Quantity)> {
+        let available = self.read(&locked)?;
+        shortage::require(self.id, available, self.requested)?;
+        Ok((locked, available))
     }
 
     /// Refuses a shortage without a lock.
