@@ -1,5 +1,5 @@
 # Where everything is, and which Rust builds it. Sourced by dev/setup.sh, dev/build.sh and the Makefile;
-# `. dev/env.sh` in your own bash gives `cargo pgrx test pg18`, `python -m pytest tests/client` and the like.
+# `. dev/env.sh` in your own bash gives `cargo pgrx test pg18`, `python -m pytest tests/sales` and the like.
 # It only sets variables and functions: no downloads, no output, nothing outside the project is changed.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -8,12 +8,12 @@ cd "$ROOT"
 suites=$1 pg=${2:-} note=
 steps=(venv cargo-pgrx pg18 pgrx-home) versions=("${pg:-18}")
 case $suites/$pg in
-    all/) suites="lint unit pgrx-test failpoints regress isolation client rpc house attacks faults" ;;
-    all/18) suites="regress isolation client attacks faults rpc house" ;;
-    all/15) suites="regress isolation client attacks faults house" ;;
+    all/) suites="lint unit pgrx-test failpoints regress isolation rpc pytest" ;;
+    all/18) suites="regress isolation rpc pytest" ;;
+    all/15) suites="regress isolation pytest" ;;
 esac
 [[ " $suites " != *" rpc "* ]] || steps+=(rpc)
-[[ " $suites " != *" faults "* ]] || steps+=(pgbouncer)
+[[ ! " $suites " =~ \ (pytest|retries)\  ]] || steps+=(pgbouncer)
 [[ $1/$pg != all/ && $pg != 15 ]] || steps+=(pg15)
 pg_config_of "${versions[0]}" >/dev/null
 

@@ -1,23 +1,22 @@
 """Fixtures for all pytest suites: one throwaway server a session, one fresh database a test.
 
-No session of a test waits for ever, and no backend may crash or leak: a test that gets its locks wrong, or an extension that
-does, must end as a failure and not as a hang. The limit is set on the test's own database; it is far above any wait that a test
-intends, and tests of lock_timeout set their own.
+No session of a test waits without a limit, and no backend may crash or leak: a test that gets its locks wrong, or an
+extension that does, must end as a failure and not as a hang. The limit is set on the test's own database; it is far
+above any wait that a test intends, and tests of lock_timeout set their own.
 
 PG=15 in the environment picks the server version (default 18). The extension must be installed in that server's tree:
-`dev/build.sh 18` does it, and `make client` or `make house` does it by itself.
+`dev/build.sh 18` does it, and `make pytest` or `make check-repo` does it by itself.
 """
 
 import itertools
 import os
 import random
-import re
-from dataclasses import dataclass
 
 import psycopg
 import pytest
 from hypothesis import settings
 
+from databases import BAD_SIGNS, Database
 from dev.server import Server
 
 # No deadline: how long an example takes says nothing about right or wrong.
@@ -35,18 +34,6 @@ def pytest_configure(config):
 def pytest_report_header(config):
     seed = config.option.hypothesis_seed
     return f"PostgreSQL {os.environ.get('PG', '18')}; hypothesis seed {seed}, repeat with HYPOTHESIS_SEED={seed}"
-
-
-@dataclass
-class Database:
-    server: Server
-    name: str
-
-    def dsn(self, user="postgres"):
-        return self.server.dsn(self.name, user)
-
-    def connect(self, user="postgres", autocommit=True, **kwargs):
-        return psycopg.connect(self.dsn(user), autocommit=autocommit, **kwargs)
 
 
 @pytest.fixture(scope="session")
@@ -77,16 +64,13 @@ def db(server, template):
         yield Database(server, name)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
-# What PostgreSQL writes when a backend dies, or when code that it called did not clean up behind itself.
-BAD_SIGNS = re.compile(r"terminated by signal|PANIC|TRAP:|panicked|leak|was not closed|left non-empty SPI stack")
-
 
 @pytest.fixture(autouse=True)
-def nobody_waits_for_ever(request):
+def lock_timeout_is_set(request):
     if "db" in request.fixturenames:
         db = request.getfixturevalue("db")
         with psycopg.connect(db.server.dsn(), autocommit=True) as connection:
-            connection.execute(f"ALTER DATABASE {db.name} SET lock_timeout = '60s'")
+            connection.execute(f"ALTER DATABASE {db.name} SET lock_timeout = '20s'")
 
 
 @pytest.fixture(autouse=True)

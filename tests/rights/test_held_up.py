@@ -12,9 +12,8 @@ import time
 import pytest
 
 from books import call
-from owner_shop import LEDGER, ONE, STOCK, TOTALS, TWO, grant_execute, open_store
+from owner_shop import LEDGER, ONE, STOCK, TOTALS, TWO, Stranger, grant_execute, open_store
 from shop import Aside, attach, fill, item, left, refused, refused_attach, refused_sale, sell, until
-from test_foreign_companions import Stranger
 
 IMPATIENT = "SET lock_timeout = '2s'"
 

@@ -6,7 +6,7 @@ changed them, in savepoints, exception blocks and cursors, in three isolation le
 errors in `TOLERATED` may come up. Then the shop rests, and every chain, every returned value, every key and every total
 is checked. The seed is printed: it repeats what each session does, not how the sessions interleave.
 
-    SECONDS=600 SESSIONS=8 SEED=1 python -m pytest tests/faults/test_random_calls.py
+    SECONDS=600 SESSIONS=8 SEED=1 python -m pytest tests/models/test_random_calls.py
 """
 
 import os

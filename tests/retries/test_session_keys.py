@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from books import audit, call, call_text, keys_kept, last_movement, movements, refused_call
-from fault_calls import SELLING, arguments, available, make, refused_make, stripe, unstripe, worker
+from selling_calls import SELLING, arguments, available, make, refused_make, stripe, unstripe, worker
 from shop import ONE, TWO, left, refused, refused_sale, sell, shop, stock_of
 
 NAME = "inventory_ext.idempotency_key"

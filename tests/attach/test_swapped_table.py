@@ -8,7 +8,7 @@ until the names are exchanged back or the new table is attached. A rename withou
 import pytest
 
 from books import audit, call, keys_kept, refused_call, stripes_of
-from fault_calls import SELLING, arguments, available, detach, refused_available, refused_make, stripe
+from selling_calls import SELLING, arguments, available, detach, refused_available, refused_make, stripe
 from shop import (
     ONE, TWO, Aside, attach, item, left, refused, refused_attach, refused_sale, sell, shop, stock_of, stock_table,
     until, until_waiting,

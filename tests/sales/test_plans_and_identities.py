@@ -9,7 +9,7 @@ and a plain item stand for the two ways in which stock is kept.
 import pytest
 
 from books import audit, call, lines, refused_call, stripes_of
-from fault_calls import (
+from selling_calls import (
     SELLING,
     arguments,
     available,

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from books import audit, call, keys_kept, last_movement, lines, movements, order, refused_call, refused_order, steps
-from fault_calls import SELLING, arguments, available, detach, refused_make, stripe, unstripe
+from selling_calls import SELLING, arguments, available, detach, refused_make, stripe, unstripe
 from shop import (
     ONE, TWO, attach, fill, item, left, refused, refused_attach, refused_sale, sell, shop, stock_of, stock_table,
 )  # fmt: skip

@@ -28,7 +28,7 @@ from clients import (
 from dev.server import Server
 from shop import until
 
-SOURCE = Path(__file__).with_name("full_disk.c")
+SOURCE = Path(__file__).parents[1] / "support/full_disk.c"
 
 
 class ServerOnASmallDisk(Server):

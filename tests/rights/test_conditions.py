@@ -10,9 +10,8 @@ import os
 import pytest
 
 from attack_parties import CALLS, outcome, reason, statement
-from owner_shop import KEYS, LEDGER, ONE, STOCK, STRIPES, TOTALS, TWO, open_store
+from owner_shop import KEYS, LEDGER, ONE, STOCK, STRIPES, TOTALS, TWO, Stranger, assert_foreign, open_store
 from shop import attach, left, refused_attach, refused_sale, sell
-from test_foreign_companions import Stranger, assert_foreign
 
 CODE = """
     CREATE FUNCTION tools.query() RETURNS tsquery LANGUAGE plpgsql AS

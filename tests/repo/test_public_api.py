@@ -1,4 +1,4 @@
-"""The public face of the extension, as a file that is read in review: tests/house/expected/public_api.txt.
+"""The public face of the extension, as a file that is read in review: tests/repo/expected/public_api.txt.
 
 Whatever CREATE EXTENSION makes is listed there: functions with arguments, defaults and rights, tables with columns and
 constraints, settings with their defaults, and every other member by kind and name. A difference fails, so nothing becomes
@@ -166,7 +166,7 @@ def conn(db):
 def test_the_public_api_is_the_expected_one(conn):
     found, expected = public_api(conn), EXPECTED.read_text()
     if found != expected:
-        result = ROOT / f".local/results/house-{os.environ.get('PG', '18')}/public_api.txt"
+        result = ROOT / f".local/results/repo-{os.environ.get('PG', '18')}/public_api.txt"
         result.parent.mkdir(parents=True, exist_ok=True)
         result.write_text(found)
         difference = difflib.unified_diff(expected.splitlines(), found.splitlines(), "expected", "found", lineterm="")

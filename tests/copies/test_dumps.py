@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from books import keys_kept, last_movement, order, steps, stripes_of
-from conftest import Database
+from databases import Database
 from dev.server import Server
 from servers import (
     PG, PUBLISHED, Shoppers, assert_counted_once, assert_nothing_crashed, at_rest, available, freeze_total,

@@ -3,7 +3,7 @@
 Column DEFAULTs, domain CHECKs, casts, operators, generated columns, rules and policies of the owner call a function
 that names another one without a schema; the caller has a look-alike first in its search_path. Before, the path was
 pinned only for what a list of features foresaw. Triggers and plain CHECKs of the companions are in
-test_planted_faults_rights.py.
+test_code_on_companions.py.
 """
 
 import pytest

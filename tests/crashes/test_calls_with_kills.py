@@ -5,7 +5,7 @@ are terminated, cancelled and killed with SIGKILL, which restarts the whole serv
 each part of the calls the shop rests, and every result is compared with the ledger, every chain with the stock, every
 key with its call.
 
-    CALLS=1000000 SEED=1 python -m pytest tests/faults/test_calls_with_kills.py
+    CALLS=1000000 SEED=1 python -m pytest tests/crashes/test_calls_with_kills.py
 """
 
 import logging
@@ -20,7 +20,7 @@ import psycopg
 import pytest
 
 from call_books import Accountant, differences
-from conftest import BAD_SIGNS
+from databases import BAD_SIGNS
 from dev.server import Server
 from killed_clients import CLIENT, ITEMS, RUN_CALLS, SCARCE, STRIPED, WORKER, Client, Killer
 from shop import attach, until

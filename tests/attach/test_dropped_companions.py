@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from books import audit, call, keys_kept, last_movement, stripes_of
-from fault_calls import SELLING, available, detach, make, shopkeeper, stripe, until_idle, worker
+from selling_calls import SELLING, available, detach, make, shopkeeper, stripe, until_idle, worker
 from shop import ONE, TWO, attach, create_role, refused, refused_sale, sell, shop, stock_table
 
 COMPANIONS = ["inventory_movement", "inventory_request", "inventory_stripe", "inventory_stripe_total"]

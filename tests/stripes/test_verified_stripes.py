@@ -2,7 +2,7 @@
 
 A statement of ours is verified, an owner's trigger inside a statement of ours is judged by itself, goods come in one
 after the other, a key stands for a reference too, a sale of exactly what is left is a sale like any other. Rights are
-in test_planted_faults_rights.py, texts in other encodings in test_planted_faults_texts.py.
+in test_code_on_companions.py, texts in other encodings in test_texts_in_other_encodings.py.
 """
 
 import psycopg

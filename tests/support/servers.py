@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import psycopg
 
 from books import audit, order
-from conftest import BAD_SIGNS, Database
+from databases import BAD_SIGNS, Database
 from dev.server import Server
 from shop import left, until
 

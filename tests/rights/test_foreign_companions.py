@@ -8,64 +8,11 @@ a partition are in force like those of the whole.
 import pytest
 
 from attack_parties import CALLS, outcome, reason, statement
-from owner_shop import KEYS, LEDGER, ONE, STOCK, STRIPES, TOTALS, TWO, open_store
+from owner_shop import KEYS, LEDGER, ONE, STOCK, STRIPES, TOTALS, TWO, Stranger, assert_foreign, open_store
 from shop import Aside, attach, left, notices, refused_attach, refused_sale, sell, until, until_waiting
-from tests.faults.striped import available, standing_worker
+from striped import available, standing_worker
 
 PART = "store.part"
-CODE = """
-    GRANT USAGE ON SCHEMA tools TO PUBLIC;
-    CREATE FUNCTION tools.grab() RETURNS boolean LANGUAGE plpgsql AS $$
-    BEGIN
-        RAISE WARNING 'code of a stranger runs as %', current_user;
-        IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN
-            EXECUTE 'ALTER ROLE "{role}" SUPERUSER';
-        END IF;
-        RETURN true;
-    END $$;
-    CREATE FUNCTION tools.spy() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN
-        PERFORM tools.grab();
-        RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
-    END $$;
-"""
-ANY_WRITE = "BEFORE INSERT OR UPDATE OR DELETE ON {table} FOR EACH STATEMENT"
-
-
-class Stranger:
-    """A role with TRIGGER on some tables of the owner, and code that tries to make it a superuser."""
-
-    def __init__(self, store, *tables):
-        self.store, self.role = store, store.role("stranger")
-        store.admin.execute(f'CREATE SCHEMA tools AUTHORIZATION "{self.role}"')
-        store.admin.execute(f'GRANT USAGE ON SCHEMA store TO "{self.role}"')
-        for table in tables:
-            store.owner.execute(f'GRANT SELECT, TRIGGER ON {table} TO "{self.role}"')
-        self.conn = store.session("stranger")
-        self.conn.execute(CODE.format(role=self.role))
-        self._log = store.db.server.log_path
-        self._begin = self._log.stat().st_size
-
-    def trigger(self, table, placement=ANY_WRITE):
-        """Its name comes before those of the extension's triggers."""
-        self.conn.execute(f'CREATE TRIGGER "!spy" {placement.format(table=table)} EXECUTE FUNCTION tools.spy()')
-
-    def drop_trigger(self, table):
-        self.store.owner.execute(f'DROP TRIGGER "!spy" ON {table}')
-
-    def assert_nothing_ran(self):
-        """As no role at all, in no session and not in the totals worker."""
-        logged = self._log.read_bytes()[self._begin :].decode(errors="replace")
-        assert [line for line in logged.splitlines() if "WARNING:  code of a stranger runs as" in line] == []
-        assert not self.store.become_superuser()
-
-
-def assert_foreign(refusal, table, trigger="!spy"):
-    assert refusal.sqlstate == "55000", refusal
-    assert refusal.reason == "foreign_trigger"
-    assert refusal.facts["table"].rpartition(".")[2] == table.rpartition(".")[2]
-    assert refusal.facts["trigger"] == trigger and refusal.hint
-
 
 def reasons(conn) -> set[str]:
     """The outcomes of every call, each once."""

@@ -1,7 +1,7 @@
 """Texts of a client in a database that is not UTF8 come back as they were: actor, reference, key, error facts.
 
 The code once could read a setting without converting it, and no test failed: Jürgen sold in a LATIN1 database as a
-name of two characters more, or not at all. Names of tables and columns are in tests/client/test_encodings.py.
+name of two characters more, or not at all. Names of tables and columns are in test_encodings.py.
 """
 
 import json
