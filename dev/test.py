@@ -17,7 +17,7 @@ import time
 import traceback
 from pathlib import Path
 
-from dev.server import TREES, Server, other_user
+from dev.server import TREES, Server, keep_servers_in_memory, other_user
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".local" / "results"
@@ -265,6 +265,7 @@ def main():
     parser.add_argument("suites", nargs="+", metavar="SUITE", help=", ".join(ONCE | FOR_EACH_SERVER))
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    keep_servers_in_memory()
     runs = []
     for name in args.suites:
         for pg in args.pg or ["18"]:

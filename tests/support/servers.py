@@ -37,11 +37,10 @@ class Standby(Server):
         super().__init__(primary.pg, primary.settings | (settings or {}), primary.tree)
         self.primary = primary
 
-    def _run(self, program, *args):
-        """Where another server runs initdb, this one copies its primary; its settings are appended either way."""
-        if program == "initdb":
-            program, args = "pg_basebackup", ["-D", self.data, "-R", "-c", "fast", "-d", self.primary.dsn()]
-        return super()._run(program, *args)
+    def _make_data(self):
+        options = ["-D", self.data, "-R", "-c", "fast", "-d", self.primary.dsn()]
+        backup = self._run("pg_basebackup", *options)
+        assert backup.returncode == 0, backup.stdout
 
     def catch_up(self):
         """Returns when all that the primary has committed so far can be read here."""
