@@ -1,15 +1,16 @@
-"""Each test here fails on a small change of the code that all other tests once let pass.
+"""Every statement that writes stripes is verified, and an owner's trigger inside it is judged by itself.
 
-A statement of ours is verified, an owner's trigger inside a statement of ours is judged by itself, goods come in one
-after the other, a key stands for a reference too, a sale of exactly what is left is a sale like any other. Rights are
-in test_code_on_companions.py, texts in other encodings in test_texts_in_other_encodings.py.
+A trigger that changes, drops or repeats the write of a stripe fails the call with IV007. Goods that come in at several
+stripes at once do not exceed the column together. Each test fails on a small change of the code that all other tests
+once let pass; so do those of test_undone_blocks.py, test_references_of_keys.py and test_number_of_searches.py.
 """
 
 import psycopg
 import pytest
 
-from books import audit, call, last_movement, lines, movements, refused_call, steps, stripes_of
-from shop import ONE, TWO, Aside, attach, item, left, refused, refused_sale, sell, shop, until
+from books import audit, audit_when_shown, call, last_movement, lines, movements, refused_call, steps, stripes_of
+from owner_shop import owners_trigger
+from shop import ONE, TWO, Aside, item, left, refused, refused_sale, sell, shop, until
 
 THREE = item(3)
 
@@ -25,14 +26,6 @@ def stripe(conn, key=ONE, stripes=4):
 
 def available(conn, key=ONE):
     return conn.execute("SELECT available_inventory(%s)", (key,)).fetchone()[0]
-
-
-def owners_trigger(conn, body, timing="BEFORE UPDATE", table="inventory_stripe", each="ROW", when=""):
-    """A trigger of the table's owner, with this body."""
-    conn.execute(
-        f"CREATE FUNCTION owners_code() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; RETURN NEW; END $$;"
-        f"CREATE TRIGGER owners_code {timing} ON {table} FOR EACH {each} {when} EXECUTE FUNCTION owners_code()"
-    )
 
 
 # What a trigger on the stripes can make of a write, and whether it meets what comes in or what goes out.
@@ -290,13 +283,6 @@ def refused_or(conn, function, **arguments):
     return "success"
 
 
-def audit_when_shown(conn, stock):
-    """The totals in the rows come to be those, and then the ledger tells the same."""
-    for key, quantity in stock.items():
-        until(lambda key=key, quantity=quantity: left(conn, key) == quantity, f"the row shows {quantity}")
-    audit(conn)
-
-
 @pytest.mark.parametrize("timing", ["BEFORE UPDATE", "AFTER UPDATE"])
 @pytest.mark.parametrize("inner", [f"UPDATE inventory SET quantity = quantity - 1 WHERE id = '{TWO}'",
                                    f"PERFORM decrement_inventory('{TWO}', 1)"], ids=["update", "sale"])  # fmt: skip
@@ -385,181 +371,3 @@ def test_a_trigger_that_fires_before_the_guard_cannot_write_stripes_either(conn,
         refusal = refused_sale(conn, ONE, wanted)
         assert (refusal.sqlstate, refusal.reason) == ("55000", "stripes_protected")
     assert available(conn) == 12
-
-
-KEPT_IN_UNDONE = {
-    "update": f"UPDATE inventory SET quantity = quantity + 5 WHERE id = '{THREE}'",
-    "two updates": "UPDATE inventory SET quantity = quantity + 5; "
-    f"UPDATE inventory SET quantity = 1 WHERE id = '{ONE}'",
-    "sale": f"PERFORM decrement_inventory('{THREE}', 2)",
-    "order": f"""PERFORM decrement_inventory_batch('[{{"inventory_id": "{ONE}", "quantity": 2}},
-        {{"inventory_id": "{THREE}", "quantity": 2}}]', 'inner')""",
-    "delete": f"DELETE FROM inventory WHERE id = '{THREE}'",
-    "insert": "INSERT INTO inventory VALUES (gen_random_uuid(), 3)",
-    "block in a block": f"""BEGIN UPDATE inventory SET quantity = 3 WHERE id = '{THREE}';
-        EXCEPTION WHEN division_by_zero THEN NULL; END""",
-}
-STATEMENTS = {
-    "update": ("UPDATE inventory SET quantity = quantity - 1", "external"),
-    "order": (
-        f"""SELECT decrement_inventory_batch('[{{"inventory_id": "{THREE}", "quantity": 1}},
-        {{"inventory_id": "{TWO}", "quantity": 1}}, {{"inventory_id": "{ONE}", "quantity": 1}}]')""",
-        "sale",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", STATEMENTS)
-@pytest.mark.parametrize("inner", KEPT_IN_UNDONE)
-def test_a_kept_block_inside_an_undone_block_leaves_no_movement(conn, inner, name):
-    """The inner block ends well, the outer one does not: what the inner one changed is undone, and no movement
-    is left of it."""
-    shop(conn, {ONE: 10, TWO: 10, THREE: 10})
-    body = f"""IF NEW.id = '{TWO}' THEN
-        BEGIN
-            BEGIN {KEPT_IN_UNDONE[inner]}; EXCEPTION WHEN division_by_zero THEN NULL; END;
-            RAISE 'undo';
-        EXCEPTION WHEN raise_exception THEN NULL;
-        END; END IF"""
-    owners_trigger(conn, body, "AFTER UPDATE", "inventory", when="WHEN (pg_trigger_depth() = 0)")
-    after = last_movement(conn)
-    sql, kind = STATEMENTS[name]
-    with conn.transaction():
-        conn.execute("SAVEPOINT one; SAVEPOINT two; RELEASE two")
-        conn.execute(sql)
-    assert sorted(m[:4] for m in movements(conn, after=after)) == [(key, kind, 10, 9) for key in (ONE, TWO, THREE)]
-    audit(conn)
-
-
-def test_a_kept_block_of_an_undone_block_on_stripes_leaves_no_movement(conn):
-    """The same where the statement writes stripes."""
-    shop(conn, {ONE: 12, TWO: 10})
-    stripe(conn)
-    body = f"""BEGIN
-            BEGIN UPDATE inventory SET quantity = quantity + 5 WHERE id = '{TWO}';
-            EXCEPTION WHEN division_by_zero THEN NULL; END;
-            RAISE 'undo';
-        EXCEPTION WHEN raise_exception THEN NULL; END"""
-    owners_trigger(conn, body, "AFTER UPDATE", when="WHEN (pg_trigger_depth() = 0)")
-    after = last_movement(conn)
-    sell(conn, ONE, 6)
-    assert {m.item for m in movements(conn, after=after)} == {ONE}
-    audit_when_shown(conn, {ONE: 6, TWO: 10})
-
-
-KEYED = {
-    "decrement_inventory": {"p_inventory_id": ONE, "p_quantity": 1},
-    "decrement_inventory_batch": {"p_items": lines((ONE, 1), (TWO, 1))},
-    "restock_inventory": {"p_inventory_id": ONE, "p_quantity": 1},
-    "adjust_inventory": {"p_inventory_id": ONE, "p_counted_quantity": 7},
-    "transfer_inventory": {"p_from": ONE, "p_to": TWO, "p_quantity": 1},
-    "stripe_inventory": {"p_inventory_id": ONE},
-    "unstripe_inventory": {"p_inventory_id": ONE},
-}
-
-
-def keyed_call(conn, function, reference, execute):
-    """One call in a transaction of its own, key and reference from settings."""
-    with conn.transaction():
-        conn.execute("SELECT set_config('inventory_ext.idempotency_key', 'k', true)")
-        conn.execute("SELECT set_config('inventory_ext.reference', %s, true)", (reference or "",))
-        return execute(conn, function, **KEYED[function])
-
-
-@pytest.mark.parametrize("way", ["first", "striped"])
-@pytest.mark.parametrize("function", KEYED)
-def test_a_key_stands_for_its_reference_too(conn, function, way):
-    """The same key with 'order 1' and then with 'order 2' is another request: the second customer does
-    not get the result of the first."""
-    shop(conn, {ONE: "10.00", TWO: "10.00"})
-    if way == "striped":
-        stripe(conn)
-    first = keyed_call(conn, function, "order 1", call)
-    assert first["success"] and "replayed" not in first
-    for reference in ("order 2", None, "order 1 ", "order 11", "ORDER 1"):
-        refusal = keyed_refusal(conn, function, reference)
-        assert (refusal.sqlstate, refusal.reason) == ("IV003", "key_reused"), reference
-    assert keyed_call(conn, function, "order 1", call)["replayed"] is True
-
-
-@pytest.mark.parametrize("function", KEYED)
-def test_a_key_without_a_reference_is_not_the_one_with(conn, function):
-    shop(conn, {ONE: "10.00", TWO: "10.00"})
-    keyed_call(conn, function, None, call)
-    assert keyed_refusal(conn, function, "order 1").sqlstate == "IV003"
-    assert keyed_call(conn, function, None, call)["replayed"] is True
-
-
-def keyed_refusal(conn, function, reference):
-    """The transaction is aborted by the refusal, and rolled back."""
-    with conn.transaction(force_rollback=True):
-        conn.execute("SELECT set_config('inventory_ext.idempotency_key', 'k', true)")
-        conn.execute("SELECT set_config('inventory_ext.reference', %s, true)", (reference or "",))
-        conn.execute("SAVEPOINT here")
-        refusal = refused_call(conn, function, **KEYED[function])
-        conn.execute("ROLLBACK TO here")
-        return refusal
-
-
-def test_the_reason_of_a_count_belongs_to_its_key(conn):
-    shop(conn, {ONE: "10.00"})
-
-    def count(reason, execute):
-        with conn.transaction(force_rollback=execute is refused_call):
-            conn.execute("SELECT set_config('inventory_ext.idempotency_key', 'k', true); SAVEPOINT here")
-            told = execute(conn, "adjust_inventory", p_inventory_id=ONE, p_counted_quantity=7, p_reason=reason)
-            conn.execute("ROLLBACK TO here" if execute is refused_call else "RELEASE here")
-            return told
-
-    count("shelf 1", call)
-    assert count("shelf 2", refused_call).sqlstate == "IV003"
-    assert count("shelf 1", call)["replayed"] is True
-
-
-def scans_of(conn, work, tables="inventory|part"):
-    """How often a piece of work of this session searches these tables; other sessions and the worker do not count."""
-    sql = "SELECT sum(seq_scan + coalesce(idx_scan, 0)) FROM pg_stat_xact_user_tables WHERE relname ~ %s"
-    with conn.transaction():
-        before = conn.execute(sql, (f"^({tables})$",)).fetchone()[0]
-        work()
-        return conn.execute(sql, (f"^({tables})$",)).fetchone()[0] - before
-
-
-@pytest.mark.parametrize("type", ["integer", "numeric(12,2)"])
-@pytest.mark.parametrize("how", ["owner", "caller", "partitioned", "referenced"])
-def test_a_sale_of_exactly_what_is_left_searches_no_more_than_any_other(conn, how, type):
-    """The condition under which the row is locked was "more than", and the last unit took four statements
-    instead of two."""
-    partitions = " PARTITION BY HASH (id)" if how == "partitioned" else ""
-    conn.execute(f"CREATE TABLE inventory (id uuid PRIMARY KEY, quantity {type}){partitions}")
-    if partitions:
-        conn.execute("CREATE TABLE part PARTITION OF inventory FOR VALUES WITH (MODULUS 1, REMAINDER 0)")
-    if how == "referenced":
-        conn.execute("CREATE TABLE line (item uuid REFERENCES inventory)")
-    conn.execute("INSERT INTO inventory VALUES (%s, 10), (%s, 10), (%s, 10)", (ONE, TWO, THREE))
-    attach(conn, p_run_as="caller" if how == "caller" else "owner")
-    sell(conn, TWO, 1)
-    some = scans_of(conn, lambda: sell(conn, TWO, 8))
-    assert scans_of(conn, lambda: sell(conn, TWO, 1)) == some
-    assert scans_of(conn, lambda: sell(conn, THREE, 10)) == some
-    # After a refusal the session looks at that item first.
-    assert refused_sale(conn, ONE, 11).sqlstate == "IV001"
-    assert scans_of(conn, lambda: sell(conn, ONE, 9)) == scans_of(conn, lambda: sell(conn, ONE, 1)) + 1 == some + 1
-
-
-def test_a_sale_of_exactly_what_a_stripe_has_searches_no_more_than_any_other(conn):
-    """From the session's own stripe, and from another one where the own one has too little: in both the
-    stripe was passed over."""
-    shop(conn, {ONE: "12", TWO: "12", THREE: "12"}, type="integer")
-    for key in (ONE, TWO, THREE):
-        stripe(conn, key)
-
-    def each_of(key, quantity):
-        """The searches of two sales: the second finds too little in the own stripe."""
-        return [scans_of(conn, lambda: sell(conn, key, quantity), "inventory_stripe") for _ in range(2)]
-
-    sell(conn, THREE, 1)
-    some = each_of(ONE, 2)
-    assert each_of(TWO, 3) == some
-    assert sorted(stripes_of(conn, ONE).values()) == [1, 1, 3, 3]
-    assert sorted(stripes_of(conn, TWO).values()) == [0, 0, 3, 3]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import NamedTuple
 
-from shop import Refusal, exact_json, literal, refused
+from shop import Refusal, exact_json, left, literal, refused, until
 
 TYPES = {
     "p_inventory_id": "uuid", "p_from": "uuid", "p_to": "uuid", "p_items": "jsonb", "p_older_than": "interval",
@@ -120,3 +120,10 @@ def stripes_of(conn, item, table="inventory_stripe") -> dict:
 
 def keys_kept(conn, table="inventory_request") -> list[str]:
     return [key for (key,) in conn.execute(f"SELECT idempotency_key FROM {table} ORDER BY 1").fetchall()]
+
+
+def audit_when_shown(conn, stock):
+    """The totals in the rows come to be those, and then the ledger tells the same."""
+    for key, quantity in stock.items():
+        until(lambda key=key, quantity=quantity: left(conn, key) == quantity, f"the row shows {quantity}")
+    audit(conn)

@@ -246,6 +246,14 @@ def assert_foreign(refusal, table, trigger="!spy"):
     assert refusal.facts["trigger"] == trigger and refusal.hint
 
 
+def owners_trigger(conn, body, timing="BEFORE UPDATE", table="inventory_stripe", each="ROW", when=""):
+    """A trigger of the table's owner, with this body."""
+    conn.execute(
+        f"CREATE FUNCTION owners_code() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; RETURN NEW; END $$;"
+        f"CREATE TRIGGER owners_code {timing} ON {table} FOR EACH {each} {when} EXECUTE FUNCTION owners_code()"
+    )
+
+
 def heard_while(conn, work) -> list[str]:
     """The notices of a session while it works, without their severity."""
     heard = notices(conn)
@@ -256,5 +264,6 @@ def heard_while(conn, work) -> list[str]:
 
 __all__ = [
     "KEYS", "LEDGER", "ONE", "STOCK", "STRIPES", "TOTALS", "TWO", "WAYS_OUT", "Store", "Stranger", "assert_foreign",
-    "attempt_on_every_table", "grant_execute", "heard_while", "hostile_store", "open_store", "sell",
+    "attempt_on_every_table", "grant_execute", "heard_while", "hostile_store", "open_store",
+    "owners_trigger", "sell",
 ]  # fmt: skip
