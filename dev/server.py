@@ -1,9 +1,9 @@
 """Throwaway PostgreSQL servers, for the demo, the tests and `make psql`.
 
-`with Server(pg="18") as s:` gives a server that is ready, in a new folder under /tmp, on a free port. However the Python
-process ends, the server is stopped and its folder deleted. PostgreSQL refuses to run as root, so root runs it as the
-user postgres, or nobody; if that user can't read this project's folder, from a copy. The data directory is a copy of one
-that initdb made once, in .local/initdb. Only the standard library is used.
+`with Server(pg="18") as s:` gives a server that is ready, in a new folder under /tmp, on a free port. However the
+Python process ends, the server is stopped and its folder deleted. PostgreSQL refuses to run as root, so root runs it
+as the user postgres, or nobody; if that user can't read this project's folder, from a copy. The data directory is a
+copy of one that initdb made once, in .local/initdb. Only the standard library is used.
 
 `python -m dev.server [--pg 15] [--database shop] [-- COMMAND…]` runs a command, or psql, with PGHOST, PGPORT … of one.
 """

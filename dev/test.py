@@ -212,7 +212,16 @@ def failpoints(suite):
     tree, package = ROOT / ".local/pg18-failpoints", ROOT / "target/failpoints"
     pg_config = ROOT / ".local/pg18" / TREES["18"] / "bin/pg_config"
     shutil.rmtree(package, ignore_errors=True)
-    build = ["cargo", "pgrx", "package", "--pg-config", pg_config, "--no-default-features", "--features", "pg18 failpoints"]
+    build = [
+        "cargo",
+        "pgrx",
+        "package",
+        "--pg-config",
+        pg_config,
+        "--no-default-features",
+        "--features",
+        "pg18 failpoints",
+    ]
     if not suite.run(*build, "--out-dir", package, counts=lambda _: (0, 0)):
         return
     shutil.rmtree(tree, ignore_errors=True)

@@ -1,8 +1,8 @@
 """What attach_inventory does to a table, once, and how it answers.
 
-It adds NOT NULL and a CHECK, makes the tables for keys and ledger and their triggers, remembers the table, and says so; called
-again with the same arguments it changes nothing; while one table is attached no other can be. Whatever fails, nothing has
-changed.
+It adds NOT NULL and a CHECK, makes the tables for keys and ledger and their triggers, remembers the table, and says
+so; called again with the same arguments it changes nothing; while one table is attached no other can be. Whatever
+fails, nothing has changed.
 """
 
 import pytest
@@ -32,8 +32,8 @@ def conn(db):
 
 
 def traces(conn, table="inventory"):
-    """What attach leaves on a table: CHECK constraints and the NOT NULL of quantity. Its tables and triggers are made with the
-    CHECK or not at all."""
+    """What attach leaves on a table: CHECK constraints and the NOT NULL of quantity. Its tables and triggers are made
+    with the CHECK or not at all."""
     checks = conn.execute(
         "SELECT conname FROM pg_constraint WHERE conrelid = %s::regclass AND contype = 'c'", (table,)
     ).fetchall()
@@ -53,8 +53,13 @@ def test_attach_answers_what_it_attached(conn):
     """A JSON object that names the table, the columns and the options."""
     stock_table(conn, {ONE: "1", TWO: "2"})
     assert attach(conn) == {
-        "success": True, "table": "public.inventory", "id_column": "id", "quantity_column": "quantity",
-        "ledger": True, "run_as": "owner", "items": 2,
+        "success": True,
+        "table": "public.inventory",
+        "id_column": "id",
+        "quantity_column": "quantity",
+        "ledger": True,
+        "run_as": "owner",
+        "items": 2,
     }
     assert traces(conn) == (["quantity_non_negative"], True)
     conn.execute("SELECT detach_inventory()")
@@ -107,7 +112,9 @@ def test_without_a_ledger_there_is_neither_ledger_nor_trigger(conn):
     """p_ledger => false: keys work, and nothing stands between a writer and the table."""
     shop(conn, {ONE: "5"}, p_ledger=False)
     assert conn.execute("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'inventory'::regclass").fetchone() == (0,)
-    assert conn.execute("SELECT to_regclass('inventory_movement'), to_regclass('inventory_request')::text").fetchone() == (
+    assert conn.execute(
+        "SELECT to_regclass('inventory_movement'), to_regclass('inventory_request')::text"
+    ).fetchone() == (
         None,
         "inventory_request",
     )

@@ -89,7 +89,9 @@ def test_an_id_of_another_type_is_refused(conn, type):
     assert (answer.sqlstate, answer.reason) == ("42804", "id_type")
 
 
-@pytest.mark.parametrize("type", ["real", "double precision", "money", "text", "numeric[]", "numrange", "boolean", "oid"])
+@pytest.mark.parametrize(
+    "type", ["real", "double precision", "money", "text", "numeric[]", "numrange", "boolean", "oid"]
+)
 def test_a_quantity_of_another_type_is_refused(conn, type):
     """Only exact numbers are quantities."""
     conn.execute(f"CREATE TABLE inventory (id uuid PRIMARY KEY, quantity {type})")

@@ -108,9 +108,9 @@ def test_a_column_of_ours_cannot_be_dropped(db, conn, companion):
 
 def test_renamed_and_moved_companions_are_still_companions(conn):
     """They are known by what they are; another table that now has the name is none."""
-    conn.execute("CREATE SCHEMA archive; CREATE SCHEMA \"Other One\"")
+    conn.execute('CREATE SCHEMA archive; CREATE SCHEMA "Other One"')
     conn.execute("ALTER TABLE inventory_movement RENAME TO history; ALTER TABLE inventory_request SET SCHEMA archive")
-    conn.execute("ALTER TABLE inventory_stripe_total SET SCHEMA \"Other One\"")
+    conn.execute('ALTER TABLE inventory_stripe_total SET SCHEMA "Other One"')
     assert_refused(
         conn, "DROP TABLE history", "DROP TABLE archive.inventory_request",
         'DROP TABLE "Other One".inventory_stripe_total', "ALTER TABLE history DROP COLUMN reference",

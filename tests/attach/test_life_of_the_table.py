@@ -146,8 +146,14 @@ def test_any_other_unique_index_may_take_over(conn, sessions):
 
 @pytest.mark.parametrize(
     ("type", "unfit", "fit"),
-    [("integer", "0.5", "1"), ("bigint", "0.5", "1"), ("smallint", "0.5", "1"), ("numeric(12,3)", "0.0005", "0.005"),
-     ("numeric", "1e-29", "0.00001"), ("numeric(3,1)", "0.05", "0.5")],
+    [
+        ("integer", "0.5", "1"),
+        ("bigint", "0.5", "1"),
+        ("smallint", "0.5", "1"),
+        ("numeric(12,3)", "0.0005", "0.005"),
+        ("numeric", "1e-29", "0.00001"),
+        ("numeric(3,1)", "0.05", "0.5"),
+    ],
 )
 def test_a_change_to_another_quantity_type_counts_at_once(conn, sessions, type, unfit, fit):
     """The limits of the new type are obeyed by every session, cached or not."""
@@ -247,7 +253,9 @@ def test_drop_extension_keeps_the_table_and_create_extension_starts_anew(db, con
 @pytest.mark.parametrize("schema", ["tools", '"My Tools"'])
 def test_the_extension_works_from_any_schema(db, conn, schema):
     """CREATE EXTENSION … SCHEMA s: the functions are there, the schema need not be in any search_path."""
-    conn.execute(f"DROP EXTENSION inventory_ext; CREATE SCHEMA {schema}; CREATE EXTENSION inventory_ext SCHEMA {schema}")
+    conn.execute(
+        f"DROP EXTENSION inventory_ext; CREATE SCHEMA {schema}; CREATE EXTENSION inventory_ext SCHEMA {schema}"
+    )
     conn.execute("SET search_path = pg_catalog")
     assert refused(conn, f"SELECT {schema}.decrement_inventory('{ONE}', 1)").sqlstate == "55000"
     conn.execute(f"SELECT {schema}.attach_inventory('public.inventory')")

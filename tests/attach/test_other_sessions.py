@@ -1,8 +1,8 @@
 """Sessions that have the stock table cached hear at once of a detach and of another attach.
 
-Once a detach and a re-attach have committed, no sale that begins afterwards may come from the old table: not in autocommit,
-not in the middle of a transaction, not after having sold before. A detach may wait for a running sale, and it does
-not split one transaction between two tables without its knowing.
+Once a detach and a re-attach have committed, no sale that begins afterwards may come from the old table: not in
+autocommit, not in the middle of a transaction, not after having sold before. A detach may wait for a running sale, and
+it does not split one transaction between two tables without its knowing.
 """
 
 import threading
@@ -50,8 +50,8 @@ def test_a_detach_alone_is_heard_at_once(db, conn):
 
 
 def test_an_open_transaction_that_has_not_sold_yet_sells_from_the_new_table(db, conn):
-    """Cached by an earlier transaction; the open one has begun, and has even taken a snapshot. It has not read the old table:
-    for that the detach would wait, as any DROP TRIGGER does."""
+    """Cached by an earlier transaction; the open one has begun, and has even taken a snapshot. It has not read the old
+    table: for that the detach would wait, as any DROP TRIGGER does."""
     till = db.connect(autocommit=False)
     sell(till, ONE, 1)
     till.commit()

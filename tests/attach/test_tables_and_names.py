@@ -1,7 +1,7 @@
 """Any table that can hold stock, whatever its name, its neighbours and its physical shape.
 
-Quoted, mixed-case, very long and non-ASCII names; partitioned tables; generated columns, foreign keys and unique indexes of
-the user; rewrites of the table's file. In each, one sale changes one row and only it.
+Quoted, mixed-case, very long and non-ASCII names; partitioned tables; generated columns, foreign keys and unique
+indexes of the user; rewrites of the table's file. In each, one sale changes one row and only it.
 """
 
 import pytest
@@ -134,7 +134,8 @@ def test_statement_triggers_of_a_partitioned_table_fire_once(conn):
     for n in range(9):
         sell(conn, item(n), 1)
     assert conn.execute("SELECT what, count(*) FROM seen GROUP BY what ORDER BY what").fetchall() == [
-        ("ROW", 9), ("STATEMENT", 9),
+        ("ROW", 9),
+        ("STATEMENT", 9),
     ]
 
 

@@ -1,7 +1,8 @@
 """A dump restored is the same shop: stock, ledger, keys, the user's own things, and selling goes on.
 
-pg_dump and pg_restore of the server's own version, plain and custom format, into a fresh database or a fresh cluster. The
-traps are columns that were dropped, renamed or exchanged, so that neither a column's number nor its old name is the truth.
+pg_dump and pg_restore of the server's own version, plain and custom format, into a fresh database or a fresh cluster.
+The traps are columns that were dropped, renamed or exchanged, so that neither a column's number nor its old name is
+the truth.
 """
 
 import subprocess
@@ -33,7 +34,20 @@ def dump(db, form, *options):
 def restore(server, name, form, content, *options):
     """Into an existing database, all of it or nothing; any error fails."""
     if form == "plain":
-        tool(server, "psql", "-X", "-q", "-o", "/dev/null", "-v", "ON_ERROR_STOP=1", "--single-transaction", "-d", name, input=content)
+        tool(
+            server,
+            "psql",
+            "-X",
+            "-q",
+            "-o",
+            "/dev/null",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "--single-transaction",
+            "-d",
+            name,
+            input=content,
+        )
     else:
         tool(server, "pg_restore", "--exit-on-error", "--single-transaction", "-d", name, *options, input=content)
 
@@ -69,7 +83,8 @@ def conn(db):
         "$$ BEGIN INSERT INTO public.price_log VALUES (NEW.id, current_user); RETURN NEW; END $$;"
         "CREATE TRIGGER log_it AFTER UPDATE ON inventory FOR EACH ROW EXECUTE FUNCTION log_it();"
         "ALTER TABLE inventory ENABLE ROW LEVEL SECURITY; CREATE POLICY shelf ON inventory USING (shelf IS NULL);"
-        "ALTER TABLE inventory_movement ADD COLUMN note text; CREATE INDEX by_reference ON inventory_movement (reference);"
+        "ALTER TABLE inventory_movement ADD COLUMN note text; CREATE INDEX by_reference ON inventory_movement "
+        "(reference);"
         "ALTER TABLE inventory_movement ENABLE ROW LEVEL SECURITY; CREATE POLICY mine ON inventory_movement FOR SELECT "
         "USING (actor = current_user)"
     )
@@ -82,19 +97,22 @@ def conn(db):
 def contents(conn):
     """All that must come through: rows, and the definitions of the user's things and of ours, by name."""
     tables = ("inventory", "inventory_movement", "inventory_request", "inventory_stripe", "price_log")
-    rows = [
-        conn.execute(f"SELECT t::text FROM (SELECT * FROM {table} ORDER BY 1) AS t").fetchall() for table in tables
-    ]
+    rows = [conn.execute(f"SELECT t::text FROM (SELECT * FROM {table} ORDER BY 1) AS t").fetchall() for table in tables]
     catalog = conn.execute(
         "SELECT tgrelid::regclass::text, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal "
         "UNION ALL SELECT tablename, indexdef FROM pg_indexes WHERE schemaname = 'public' "
         "UNION ALL SELECT tablename, policyname || qual FROM pg_policies "
-        "UNION ALL SELECT conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace "
-        "UNION ALL SELECT relname, array_to_string(relacl, ',') FROM pg_class WHERE relnamespace = 'public'::regnamespace "
-        "UNION ALL SELECT relname, pg_get_userbyid(relowner) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' "
+        "UNION ALL SELECT conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace "
+        "= 'public'::regnamespace "
+        "UNION ALL SELECT relname, array_to_string(relacl, ',') FROM pg_class WHERE relnamespace = "
+        "'public'::regnamespace "
+        "UNION ALL SELECT relname, pg_get_userbyid(relowner) FROM pg_class WHERE relnamespace = "
+        "'public'::regnamespace AND relkind = 'r' "
         "ORDER BY 1, 2"
     ).fetchall()
-    configured = conn.execute("SELECT stock_table, movement_table, request_table, stripe_table, run_as FROM inventory_attachment").fetchall()
+    configured = conn.execute(
+        "SELECT stock_table, movement_table, request_table, stripe_table, run_as FROM inventory_attachment"
+    ).fetchall()
     return rows, catalog, configured
 
 
@@ -105,7 +123,12 @@ def test_a_restored_shop_is_the_same_and_goes_on(db, conn, form):
         assert contents(restored) == contents(conn)
         after = last_movement(restored)
         assert sell(restored, ONE, 1)["new_quantity"] == Decimal("7.50")
-        assert restored.execute("SELECT min(movement_id) FROM inventory_movement WHERE movement_id > %s", (after,)).fetchone()[0] > after
+        assert (
+            restored.execute(
+                "SELECT min(movement_id) FROM inventory_movement WHERE movement_id > %s", (after,)
+            ).fetchone()[0]
+            > after
+        )
         assert order(restored, (TWO, 1), (ONE, 1), p_reference="order 1", p_idempotency_key="k1")["replayed"] is True
         assert refused_order(restored, (ONE, 2), p_reference="order 1", p_idempotency_key="k1").sqlstate == "IV003"
         restored.execute("UPDATE inventory SET quantity = quantity - 1 WHERE id = %s", (TWO,))
@@ -138,7 +161,11 @@ def test_a_dump_of_a_restored_shop_is_the_same_dump(db, conn):
         second = dump(type(db)(db.server, restored.info.dbname), "plain")
 
     def said(text):
-        return [line for line in text.decode().splitlines() if line and not line.startswith(("--", r"\restrict", r"\unrestrict"))]
+        return [
+            line
+            for line in text.decode().splitlines()
+            if line and not line.startswith(("--", r"\restrict", r"\unrestrict"))
+        ]
 
     assert said(second) == said(first)
 
@@ -158,9 +185,13 @@ def test_data_alone_is_restored_without_the_triggers(db, conn, form):
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_dropped_column_before_the_quantity(db, form):
-    """In a fresh cluster the columns have other numbers than in the old one: it is still the same column that is sold."""
+    """In a fresh cluster the columns have other numbers than in the old one: it is still the same column that is
+    sold."""
     conn = db.connect()
-    conn.execute("CREATE TABLE inventory (old_count int, id uuid PRIMARY KEY, older int, tax numeric DEFAULT 7, quantity numeric(12,2))")
+    conn.execute(
+        "CREATE TABLE inventory (old_count int, id uuid PRIMARY KEY, older int, tax numeric DEFAULT 7, quantity "
+        "numeric(12,2))"
+    )
     conn.execute("ALTER TABLE inventory DROP COLUMN old_count, DROP COLUMN older")
     fill(conn, {ONE: "10.00"})
     attach(conn)
@@ -195,13 +226,15 @@ def test_a_renamed_quantity_whose_old_name_another_column_has_taken(db, form):
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_shopkeepers_shop_in_a_schema_of_its_own(db, form):
-    """The owner is no superuser, the extension is elsewhere, names need quotes; owners and grants are restored with it."""
+    """The owner is no superuser, the extension is elsewhere, names need quotes; owners and grants are restored with
+    it."""
     conn = db.connect()
     keeper, clerk = (create_role(conn, db, name) for name in ("keeper", "clerk"))
     conn.execute(
-        f'DROP EXTENSION inventory_ext; CREATE SCHEMA tools; CREATE EXTENSION inventory_ext SCHEMA tools;'
+        f"DROP EXTENSION inventory_ext; CREATE SCHEMA tools; CREATE EXTENSION inventory_ext SCHEMA tools;"
         f'CREATE SCHEMA "My Shop" AUTHORIZATION "{keeper}"; GRANT USAGE ON SCHEMA tools TO "{keeper}", "{clerk}";'
-        f'GRANT EXECUTE ON FUNCTION tools.attach_inventory TO "{keeper}"; GRANT EXECUTE ON FUNCTION tools.decrement_inventory TO "{clerk}"'
+        f'GRANT EXECUTE ON FUNCTION tools.attach_inventory TO "{keeper}"; GRANT EXECUTE ON FUNCTION '
+        f'tools.decrement_inventory TO "{clerk}"'
     )
     owner = db.connect(user=keeper)
     owner.execute("SET search_path = tools")

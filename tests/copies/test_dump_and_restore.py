@@ -1,7 +1,7 @@
 """A dumped and restored database goes on selling: the attachment travels with it.
 
-Plain and custom format, renamed columns, a table in another schema. In the restored database every oid and perhaps every
-column number is another.
+Plain and custom format, renamed columns, a table in another schema. In the restored database every oid and perhaps
+every column number is another.
 """
 
 import subprocess

@@ -13,8 +13,17 @@ from books import keys_kept, last_movement, order, steps, stripes_of
 from databases import Database
 from dev.server import Server
 from servers import (
-    PG, PUBLISHED, Shoppers, assert_counted_once, assert_nothing_crashed, at_rest, available, freeze_total,
-    new_database, run, upgrade,
+    PG,
+    PUBLISHED,
+    Shoppers,
+    assert_counted_once,
+    assert_nothing_crashed,
+    at_rest,
+    available,
+    freeze_total,
+    new_database,
+    run,
+    upgrade,
 )
 from shop import ONE, TWO, Aside, attach, create_role, item, left, refused, sell, shop, stock_of
 

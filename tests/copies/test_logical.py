@@ -10,8 +10,21 @@ import pytest
 from books import audit, call, last_movement, lines, refused_order, stripes_of
 from dev.server import Server
 from servers import (
-    PG, PUBLISHED, Shoppers, assert_counted_once, assert_nothing_crashed, at_rest, available, freeze_total, in_sync,
-    leave_publisher, move_sequence, new_database, run, subscribe, two_databases,
+    PG,
+    PUBLISHED,
+    Shoppers,
+    assert_counted_once,
+    assert_nothing_crashed,
+    at_rest,
+    available,
+    freeze_total,
+    in_sync,
+    leave_publisher,
+    move_sequence,
+    new_database,
+    run,
+    subscribe,
+    two_databases,
 )
 from shop import ONE, TWO, attach, fill, item, left, refused, refused_attach, refused_sale, sell, shop, stock_of, until
 

@@ -13,7 +13,15 @@ import pytest
 from books import lines
 from dev.server import Server
 from servers import (
-    PG, Shoppers, Standby, assert_counted_once, assert_nothing_crashed, at_rest, available, freeze_total, kill,
+    PG,
+    Shoppers,
+    Standby,
+    assert_counted_once,
+    assert_nothing_crashed,
+    at_rest,
+    available,
+    freeze_total,
+    kill,
 )
 from shop import ONE, TWO, item, left, refused, sell, shop, until
 

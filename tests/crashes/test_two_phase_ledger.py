@@ -1,4 +1,5 @@
-"""An order, its movements and its key are one with their transaction, however it ends: prepared, in savepoints, or killed.
+"""An order, its movements and its key are one with their transaction, however it ends: prepared, in savepoints, or
+killed.
 
 Two-phase commit with the decision from another session, savepoints that are kept and undone, and prepared orders that a
 crash of the server outlives. A single sale in these is tested in test_transactions.py.
@@ -35,7 +36,8 @@ def till(db, conn):
 
 
 def prepared(till, name, work):
-    """Runs `work` in a transaction of the till and prepares it; the name is the whole server's, so it carries the database's."""
+    """Runs `work` in a transaction of the till and prepares it; the name is the whole server's, so it carries the
+    database's."""
     name = f"{till.info.dbname}_{name}"
     work(till)
     till.execute(f"PREPARE TRANSACTION '{name}'")
@@ -185,5 +187,8 @@ def test_prepared_orders_outlive_a_crash(server):
             assert stock_of(conn) == {ONE: 9, TWO: 4, THREE: 1, item(4): 8}
             assert keys_kept(conn) == ["committed"]
             assert {m.reference for m in movements(conn) if m.kind == "sale"} == {"committed"}
-            assert order(conn, (ONE, 1), (TWO, 1), p_reference="committed", p_idempotency_key="committed")["replayed"] is True
+            assert (
+                order(conn, (ONE, 1), (TWO, 1), p_reference="committed", p_idempotency_key="committed")["replayed"]
+                is True
+            )
             audit(conn)

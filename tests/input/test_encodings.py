@@ -1,7 +1,7 @@
 """Databases in other encodings than UTF8: exact numbers, names of the user's own, and texts that everyone can read.
 
-The extension's own texts are ASCII, so that they mean the same everywhere. Names that are not ASCII work, or are refused in
-words; a backtrace is no answer.
+The extension's own texts are ASCII, so that they mean the same everywhere. Names that are not ASCII work, or are
+refused in words; a backtrace is no answer.
 """
 
 import psycopg

@@ -92,7 +92,11 @@ def test_a_text_longer_than_255_bytes_is_refused_in_every_way_it_can_come(conn, 
             assert reason(found) == "22023 text_length", (name, found[:3])
             facts = json.loads(found[3])
             assert facts["max_bytes"] == (2_097_152 if way in ("claim", "header") and text == HUGE else 255)
-            assert facts["bytes"] - len(text.encode()) in (0, len('{"sub": ""}') + 1, len('{"idempotency-key": ""}') + 1)
+            assert facts["bytes"] - len(text.encode()) in (
+                0,
+                len('{"sub": ""}') + 1,
+                len('{"idempotency-key": ""}') + 1,
+            )
             assert len(found[3]) < 1000, "a refused text is not repeated"
         assert as_said(conn, way, LONGEST, sql)[0] == "OK", name
     assert stock_of(conn) == {ONE: 100, TWO: 100}

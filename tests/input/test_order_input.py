@@ -1,7 +1,7 @@
 """What p_items may look like: everything else is refused before anything is locked, and the error names the element.
 
-The matrix pairs one bad element with its reason; it is tried between two good ones, which must not be sold. Limits on the
-number of lines, and who may raise them, are here too.
+The matrix pairs one bad element with its reason; it is tried between two good ones, which must not be sold. Limits on
+the number of lines, and who may raise them, are here too.
 """
 
 import json
@@ -45,7 +45,8 @@ def refused_items(conn, text, **arguments):
 
 @pytest.mark.parametrize(
     ("items", "type"),
-    [("{}", "object"), (f'{{"inventory_id": "{UUID}", "quantity": 1}}', "object"), ('"text"', "string"), ("5", "number"),
+    [("{}", "object"), (f'{{"inventory_id": "{UUID}", "quantity": 1}}', "object"), ('"text"', "string"), ("5",
+     "number"),
      ("true", "boolean"), ("null", "null")],
 )  # fmt: skip
 def test_items_that_are_no_array(refusing, items, type):
@@ -65,7 +66,9 @@ def test_an_order_without_lines(refusing):
 def test_null_is_no_order(refusing, argument):
     """SQL NULL: never a silent NULL for an answer."""
     answer = refused_call(
-        refusing, "decrement_inventory_batch", **({"p_items": lines((ONE, 1)), "p_on_shortage": "skip"} | {argument: None})
+        refusing,
+        "decrement_inventory_batch",
+        **({"p_items": lines((ONE, 1)), "p_on_shortage": "skip"} | {argument: None}),
     )
     assert (answer.sqlstate, answer.message) == ("22004", f"{argument} must not be null")
     assert (answer.reason, answer.facts["argument"]) == ("null_argument", argument)
@@ -105,10 +108,12 @@ BAD_ELEMENTS = [
     (with_quantity('"."'), "not_a_number"),
     (with_quantity('"NaN"'), "not_finite"), (with_quantity('"Infinity"'), "not_finite"),
     (with_quantity('"-Infinity"'), "not_finite"),
-    (with_quantity("0"), "not_positive"), (with_quantity("0.00"), "not_positive"), (with_quantity("-1"), "not_positive"),
+    (with_quantity("0"), "not_positive"), (with_quantity("0.00"), "not_positive"), (with_quantity("-1"),
+    "not_positive"),
     (with_quantity('"-0.01"'), "not_positive"), (with_quantity("-0"), "not_positive"),
     (f'{{"inventory_id": "{UUID}", "quantity": 1, "price": 2}}', "unknown_key"),
-    (f'{{"inventory_id": "{UUID}", "Quantity": 1}}', "unknown_key"), (f'{{"id": "{UUID}", "quantity": 1}}', "unknown_key"),
+    (f'{{"inventory_id": "{UUID}", "Quantity": 1}}', "unknown_key"), (f'{{"id": "{UUID}", "quantity": 1}}',
+    "unknown_key"),
 ]  # fmt: skip
 
 
@@ -199,7 +204,10 @@ def test_more_lines_than_allowed_are_refused_by_number(conn):
     assert refused_order(conn, (ONE, 1), (ONE, 1), (ONE, 1)).facts["max_lines"] == 2
     assert order(conn, (ONE, 1), (ONE, 1))["lines"][0]["new_quantity"] == 8
     conn.execute("SET inventory_ext.max_batch_lines = 10001")
-    assert refused_order(conn, *[(ONE, "0.01")] * 10_001).message == "Insufficient inventory. Available: 8.00, Requested: 100.01"
+    assert (
+        refused_order(conn, *[(ONE, "0.01")] * 10_001).message
+        == "Insufficient inventory. Available: 8.00, Requested: 100.01"
+    )
 
 
 def test_only_a_superuser_raises_the_limit(db, conn):

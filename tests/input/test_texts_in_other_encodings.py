@@ -13,7 +13,8 @@ from books import call, keys_kept, movements, refused_call
 from shop import ONE, TWO, UNKNOWN, refused, refused_sale, sell, shop
 
 NAMES = {
-    "LATIN1": "Jürgen Größe", "LATIN9": "Jürgen 5 €", "WIN1251": "Юрий", "EUC_JP": "在庫", "UTF8": "Jürgen Łódź 在庫 😀",
+    "LATIN1": "Jürgen Größe", "LATIN9": "Jürgen 5 €", "WIN1251": "Юрий", "EUC_JP": "在庫",
+    "UTF8": "Jürgen Łódź 在庫 😀",
 }  # fmt: skip
 
 
@@ -162,7 +163,7 @@ def test_schema_and_table_may_have_such_a_name(conn, name):
     conn.execute("SELECT detach_inventory()")
     conn.execute(f'CREATE SCHEMA "{name}"')
     conn.execute(f'CREATE TABLE "{name}"."{name}" (id uuid PRIMARY KEY, quantity numeric(12,2))')
-    conn.execute(f"INSERT INTO \"{name}\".\"{name}\" VALUES ('{ONE}', 10)")
+    conn.execute(f'INSERT INTO "{name}"."{name}" VALUES (\'{ONE}\', 10)')
     conn.execute("SELECT attach_inventory(%s::text::regclass)", (f'"{name}"."{name}"',))
     with conn.transaction():
         set_local(conn, "inventory_ext.actor", name)

@@ -1,8 +1,8 @@
 """Every change of stock is in the ledger, whoever makes it and however: one movement for each item and statement.
 
-The kinds of our own calls are in test_orders.py and test_stock_functions.py; here are direct writes of every sort, and who
-the ledger says it was. What user triggers do inside a change is in test_ledger_triggers.py, who may touch the ledger in
-test_ledger_guard.py.
+The kinds of our own calls are in test_orders.py and test_stock_functions.py; here are direct writes of every sort, and
+who the ledger says it was. What user triggers do inside a change is in test_ledger_triggers.py, who may touch the
+ledger in test_ledger_guard.py.
 """
 
 import subprocess
@@ -12,7 +12,21 @@ import psycopg
 import pytest
 
 from books import audit, call, last_movement, movements, order, steps
-from shop import ONE, TWO, attach, create_role, fill, item, left, refused, refused_sale, sell, shop, stock_of, stock_table
+from shop import (
+    ONE,
+    TWO,
+    attach,
+    create_role,
+    fill,
+    item,
+    left,
+    refused,
+    refused_sale,
+    sell,
+    shop,
+    stock_of,
+    stock_table,
+)
 
 THREE = item(3)
 
@@ -159,10 +173,17 @@ def test_writes_through_a_view_a_function_and_a_cte_are_recorded(conn, after):
         "'UPDATE inventory SET quantity = quantity - 2 WHERE id = p'"
     )
     conn.execute("SELECT old_way(%s)", (ONE,))
-    conn.execute("WITH u AS (UPDATE inventory SET quantity = quantity - 3 WHERE id = %s RETURNING *) SELECT * FROM u", (ONE,))
+    conn.execute(
+        "WITH u AS (UPDATE inventory SET quantity = quantity - 3 WHERE id = %s RETURNING *) SELECT * FROM u", (ONE,)
+    )
     conn.execute("DO $$ DECLARE c CURSOR FOR SELECT id FROM inventory FOR UPDATE; BEGIN FOR r IN c LOOP "
                  "UPDATE inventory SET quantity = quantity + 1 WHERE CURRENT OF c; END LOOP; END $$")  # fmt: skip
-    assert steps(conn, ONE, after=after) == [("external", 10, 9), ("external", 9, 7), ("external", 7, 4), ("external", 4, 5)]
+    assert steps(conn, ONE, after=after) == [
+        ("external", 10, 9),
+        ("external", 9, 7),
+        ("external", 7, 4),
+        ("external", 4, 5),
+    ]
     audit(conn)
 
 
@@ -206,7 +227,8 @@ def test_every_type_of_quantity_is_recorded_exactly(db, type):
     order(conn, (ONE, 1))
     whole = Decimal(digits)
     assert steps(conn, ONE) == [
-        ("opening", 0, whole), ("external", whole, whole - 1), ("sale", whole - 1, whole - 2), ("sale", whole - 2, whole - 3),
+        ("opening", 0, whole), ("external", whole, whole - 1), ("sale", whole - 1, whole - 2), ("sale", whole - 2,
+        whole - 3),
     ]  # fmt: skip
     audit(conn)
 
@@ -303,7 +325,10 @@ def test_without_a_ledger_nothing_is_recorded_and_everything_sells(db):
 def test_who_it_was(db, conn, after):
     """The setting goes before the JWT's sub, that before the role; the role is the caller's, not the table owner's."""
     clerk = create_role(conn, db, "clerk")
-    conn.execute(f'GRANT EXECUTE ON FUNCTION decrement_inventory, restock_inventory TO "{clerk}"; GRANT SELECT, UPDATE ON inventory TO "{clerk}"')
+    conn.execute(
+        f'GRANT EXECUTE ON FUNCTION decrement_inventory, restock_inventory TO "{clerk}";'
+        f' GRANT SELECT, UPDATE ON inventory TO "{clerk}"'
+    )
     till = db.connect(user=clerk)
     actors = []
 
@@ -342,7 +367,8 @@ def test_what_it_belongs_to(db, conn, after):
 
 
 def test_with_the_callers_rights_the_ledger_is_still_the_owners(db):
-    """A clerk who may write two columns of the stock, and nothing of the ledger: every change is recorded all the same."""
+    """A clerk who may write two columns of the stock, and nothing of the ledger: every change is recorded all the
+    same."""
     conn = db.connect()
     stock_table(conn, {ONE: "10", TWO: "5"})
     attach(conn, p_run_as="caller")

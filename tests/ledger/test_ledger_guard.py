@@ -1,7 +1,8 @@
 """Nobody writes the ledger but the triggers of the stock table, and nothing is ever changed or taken out of it.
 
-Not the owner and not a superuser, but for a superuser who turns triggers off for the session, as a restore does. Detached,
-the ledger stays guarded; attached again, it goes on. Also: which tables attach makes, and what it finds in their place.
+Not the owner and not a superuser, but for a superuser who turns triggers off for the session, as a restore does.
+Detached, the ledger stays guarded; attached again, it goes on. Also: which tables attach makes, and what it finds in
+their place.
 """
 
 import psycopg
@@ -44,7 +45,8 @@ ATTACKS = {
     ],
     "DELETE": [
         "DELETE FROM inventory_movement",
-        "MERGE INTO inventory_movement AS m USING (VALUES (1)) AS v (id) ON m.movement_id = v.id WHEN MATCHED THEN DELETE",
+        "MERGE INTO inventory_movement AS m USING (VALUES (1)) AS v (id) ON m.movement_id = v.id WHEN MATCHED THEN "
+        "DELETE",
     ],
     "TRUNCATE": ["TRUNCATE inventory_movement", "TRUNCATE inventory_movement CASCADE"],
 }
@@ -63,9 +65,13 @@ def conn(db):
 def owner(db, conn):
     """The owner of the stock table, no superuser."""
     name = create_role(conn, db, "owner")
-    conn.execute(f'GRANT CREATE ON SCHEMA public TO "{name}"; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO "{name}"')
-    conn.execute("SELECT detach_inventory(); DROP TABLE inventory, inventory_movement, inventory_request, "
-                 "inventory_stripe, inventory_stripe_total")
+    conn.execute(
+        f'GRANT CREATE ON SCHEMA public TO "{name}"; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO "{name}"'
+    )
+    conn.execute(
+        "SELECT detach_inventory(); DROP TABLE inventory, inventory_movement, inventory_request, "
+        "inventory_stripe, inventory_stripe_total"
+    )
     owner = db.connect(user=name)
     shop(owner, {ONE: "10.00", TWO: "5.00"})
     sell(owner, ONE, 1)
@@ -77,7 +83,9 @@ def attack(session):
     for operation, statements in ATTACKS.items():
         for sql in statements:
             answer = refused(session, sql)
-            assert (answer.sqlstate, answer.message) == ("55000", "the ledger is only added to, by changes of stock"), sql
+            assert (answer.sqlstate, answer.message) == ("55000", "the ledger is only added to, by changes of stock"), (
+                sql
+            )
             assert answer.facts == {"reason": "ledger_protected", "operation": operation, "table": "inventory_movement"}
             assert answer.hint
     with pytest.raises(psycopg.Error, match="the ledger is only added to"):
@@ -166,7 +174,8 @@ def test_a_partition_of_the_stock_table_cannot_be_truncated(db):
 
 
 def test_detached_the_ledger_stays_guarded_and_attached_it_goes_on(conn):
-    """What happened meanwhile is found: a changed stock, an item gone, a new one; what did not change has no movement."""
+    """What happened meanwhile is found: a changed stock, an item gone, a new one; what did not change has no
+    movement."""
     fill(conn, {item(3): "7.00", item(4): "1.00"})
     conn.execute("SELECT detach_inventory()")
     attack(conn)
@@ -225,7 +234,12 @@ def test_the_ledgers_triggers_refuse_any_other_table(conn):
 @pytest.mark.parametrize("suffix", ["movement", "request", "stripe"])
 @pytest.mark.parametrize(
     "taken",
-    ["CREATE TABLE {0} (id int)", "CREATE VIEW {0} AS SELECT 1 AS one", "CREATE SEQUENCE {0}", "CREATE TYPE {0} AS (a int)"],
+    [
+        "CREATE TABLE {0} (id int)",
+        "CREATE VIEW {0} AS SELECT 1 AS one",
+        "CREATE SEQUENCE {0}",
+        "CREATE TYPE {0} AS (a int)",
+    ],
 )
 def test_a_name_that_is_taken_by_another_relation_is_refused(db, suffix, taken):
     """42P07, it is named, and nothing has changed: no constraint, no table, no trigger."""
@@ -235,7 +249,9 @@ def test_a_name_that_is_taken_by_another_relation_is_refused(db, suffix, taken):
     answer = refused_attach(conn)
     assert (answer.sqlstate, answer.reason) == ("42P07", "name_taken")
     assert answer.facts["relation"] == f"public.inventory_{suffix}"
-    assert conn.execute("SELECT count(*) FROM pg_constraint WHERE conrelid = 'inventory'::regclass AND contype = 'c'").fetchone() == (0,)
+    assert conn.execute(
+        "SELECT count(*) FROM pg_constraint WHERE conrelid = 'inventory'::regclass AND contype = 'c'"
+    ).fetchone() == (0,)
     assert conn.execute("SELECT count(*) FROM inventory_attachment").fetchone() == (0,)
     for other in {"movement", "request", "stripe"} - {suffix}:
         assert conn.execute("SELECT to_regclass(%s)", (f"inventory_{other}",)).fetchone() == (None,)
@@ -245,7 +261,7 @@ def test_a_name_that_is_taken_by_another_relation_is_refused(db, suffix, taken):
 def test_a_ledger_of_another_owner_is_refused(db, conn, suffix):
     """Whoever can create tables in the schema must not be able to put a ledger of his own in place."""
     thief = create_role(conn, db, "thief")
-    conn.execute(f"SELECT detach_inventory(); ALTER TABLE inventory_{suffix} OWNER TO \"{thief}\"")
+    conn.execute(f'SELECT detach_inventory(); ALTER TABLE inventory_{suffix} OWNER TO "{thief}"')
     answer = refused_attach(conn)
     assert (answer.sqlstate, answer.reason) == ("42P07", "name_taken")
     conn.execute(f"ALTER TABLE inventory_{suffix} OWNER TO postgres")
@@ -303,7 +319,9 @@ def test_the_columns_of_the_ledger_tell_when_and_in_which_transaction(db, conn):
     xid, began = till.execute("SELECT pg_current_xact_id(), now()").fetchone()
     sell(till, ONE, 2)
     sell(till, TWO, 1)
-    rows = till.execute("SELECT delta, xact_id, occurred_at, stripe FROM inventory_movement ORDER BY movement_id DESC LIMIT 2").fetchall()
+    rows = till.execute(
+        "SELECT delta, xact_id, occurred_at, stripe FROM inventory_movement ORDER BY movement_id DESC LIMIT 2"
+    ).fetchall()
     assert [row[0] for row in rows] == [-1, -2]
     assert {row[1] for row in rows} == {xid}
     assert rows[0][2] > rows[1][2] > began

@@ -1,4 +1,5 @@
-"""Statements that PostgreSQL carries out in ways of its own: cascades, several writes in one, results that nobody reads on.
+"""Statements that PostgreSQL carries out in ways of its own: cascades, several writes in one, results that nobody
+reads on.
 
 Each is followed, in the same transaction, by ordinary ones: whatever the ledger keeps about a statement that is running
 must be gone when it ends, or the next statement's movements would wait for ever.
@@ -75,7 +76,8 @@ def test_an_upsert_of_new_and_old_rows_and_one_of_none(conn):
     with conn.transaction():
         for source in ("VALUES (%s::uuid, 50), (%s, 60)", "SELECT %s::uuid, 1 WHERE %s::uuid IS NULL"):
             conn.execute(
-                f"INSERT INTO inventory {source} ON CONFLICT (id) DO UPDATE SET quantity = EXCLUDED.quantity", (ONE, item(50))
+                f"INSERT INTO inventory {source} ON CONFLICT (id) DO UPDATE SET quantity = EXCLUDED.quantity",
+                (ONE, item(50)),
             )
             goes_on(conn)
 
@@ -84,7 +86,8 @@ def test_a_merge_of_every_sort_and_one_of_none(conn):
     with conn.transaction():
         for condition in ("true", "false"):
             conn.execute(
-                "MERGE INTO inventory USING (SELECT %s::uuid, 5 UNION ALL SELECT %s, 6 UNION ALL SELECT %s, 0) AS feed (id, units) "
+                "MERGE INTO inventory USING (SELECT %s::uuid, 5 UNION ALL SELECT %s, 6 UNION ALL SELECT %s, 0) AS "
+                "feed (id, units) "
                 f"ON inventory.id = feed.id AND {condition} "
                 "WHEN MATCHED AND units = 0 THEN DELETE WHEN MATCHED THEN UPDATE SET quantity = units "
                 f"WHEN NOT MATCHED AND {condition} THEN INSERT VALUES (feed.id, units)",
@@ -144,9 +147,15 @@ def test_a_cancelled_and_a_failed_statement_in_savepoints(db, conn):
     till = db.connect(autocommit=False)
     till.execute("SET LOCAL statement_timeout = '300ms'")
     for sql, error in (
-        ("UPDATE inventory SET quantity = quantity - 1 + CASE WHEN pg_sleep(60) IS NULL THEN 1 ELSE 0 END", psycopg.errors.QueryCanceled),
+        (
+            "UPDATE inventory SET quantity = quantity - 1 + CASE WHEN pg_sleep(60) IS NULL THEN 1 ELSE 0 END",
+            psycopg.errors.QueryCanceled,
+        ),
         ("UPDATE inventory SET quantity = quantity - 1 / (id::text NOT LIKE '%c')::int", psycopg.errors.DivisionByZero),
-        ("INSERT INTO inventory SELECT gen_random_uuid(), 3 - n FROM generate_series(1, 9) AS n", psycopg.errors.CheckViolation),
+        (
+            "INSERT INTO inventory SELECT gen_random_uuid(), 3 - n FROM generate_series(1, 9) AS n",
+            psycopg.errors.CheckViolation,
+        ),
     ):
         till.execute("SAVEPOINT here")
         with pytest.raises(error):

@@ -1,8 +1,8 @@
 """A user's own triggers change stock in the middle of a change of stock, and the ledger still tells what happened.
 
-Each movement starts where the one before it on the same item ended, in the order in which the rows were written; what our
-call wrote is its own kind, what the trigger wrote is `external`, or the kind of what the trigger called. The triggers here act
-only on direct writes and calls of the test (depth 0), so that they do not call themselves.
+Each movement starts where the one before it on the same item ended, in the order in which the rows were written; what
+our call wrote is its own kind, what the trigger wrote is `external`, or the kind of what the trigger called. The
+triggers here act only on direct writes and calls of the test (depth 0), so that they do not call themselves.
 """
 
 from decimal import Decimal
@@ -16,7 +16,9 @@ THREE = item(3)
 SALE = "UPDATE inventory SET quantity = quantity - 1"
 ORDER = f"""SELECT decrement_inventory_batch('[{{"inventory_id": "{THREE}", "quantity": 1}},
     {{"inventory_id": "{TWO}", "quantity": 1}}, {{"inventory_id": "{ONE}", "quantity": 1}}]')"""
-EVERY_STATEMENT = pytest.mark.parametrize(("statement", "kind"), [(SALE, "external"), (ORDER, "sale")], ids=["update", "order"])
+EVERY_STATEMENT = pytest.mark.parametrize(
+    ("statement", "kind"), [(SALE, "external"), (ORDER, "sale")], ids=["update", "order"]
+)
 
 
 @pytest.fixture
@@ -31,7 +33,8 @@ def trigger(conn, body, timing="AFTER UPDATE", name="user_code", each="ROW"):
     conn.execute(
         f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS "
         f"$$ BEGIN {body}; RETURN CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END; END $$;"
-        f"CREATE TRIGGER {name} {timing} ON inventory FOR EACH {each} WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION {name}()"
+        f"CREATE TRIGGER {name} {timing} ON inventory FOR EACH {each} WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION "
+        f"{name}()"
     )
 
 
@@ -47,8 +50,10 @@ def test_another_item_changed_by_a_single_sale(conn, timing):
 
 @pytest.mark.parametrize(
     ("statement", "kind"),
-    [(f"SELECT decrement_inventory('{ONE}', 1)", "sale"), (f"SELECT restock_inventory('{ONE}', 1, 'r', 'k')", "restock"),
-     (f"SELECT adjust_inventory('{ONE}', 4)", "adjustment"), (f"SELECT transfer_inventory('{ONE}', '{TWO}', 1)", "transfer"),
+    [(f"SELECT decrement_inventory('{ONE}', 1)", "sale"), (f"SELECT restock_inventory('{ONE}', 1, 'r', 'k')",
+     "restock"),
+     (f"SELECT adjust_inventory('{ONE}', 4)", "adjustment"), (f"SELECT transfer_inventory('{ONE}', '{TWO}', 1)",
+     "transfer"),
      (SALE, "external"), (ORDER, "sale")],
 )  # fmt: skip
 def test_the_same_item_changed_again_by_its_own_change(conn, statement, kind):
@@ -65,10 +70,16 @@ def test_the_same_item_changed_again_by_its_own_change(conn, statement, kind):
 
 @EVERY_STATEMENT
 def test_a_row_changed_before_its_own_movement_is_noted(conn, statement, kind):
-    """All rows of a statement are written before its row triggers fire: the trigger of one row writes another row again."""
+    """All rows of a statement are written before its row triggers fire: the trigger of one row writes another row
+    again."""
     for source, target in ((ONE, TWO), (TWO, THREE), (THREE, ONE)):
-        conn.execute("DROP FUNCTION IF EXISTS user_code CASCADE; UPDATE inventory SET quantity = 10 WHERE quantity <> 10")
-        trigger(conn, f"IF NEW.id = '{source}' THEN UPDATE inventory SET quantity = quantity + 3 WHERE id = '{target}'; END IF")
+        conn.execute(
+            "DROP FUNCTION IF EXISTS user_code CASCADE; UPDATE inventory SET quantity = 10 WHERE quantity <> 10"
+        )
+        trigger(
+            conn,
+            f"IF NEW.id = '{source}' THEN UPDATE inventory SET quantity = quantity + 3 WHERE id = '{target}'; END IF",
+        )
         after = last_movement(conn)
         conn.execute(statement)
         assert steps(conn, target, after=after) == [(kind, 10, 9), ("external", 9, 12)]
@@ -77,9 +88,12 @@ def test_a_row_changed_before_its_own_movement_is_noted(conn, statement, kind):
 
 @EVERY_STATEMENT
 def test_a_sale_within_the_trigger_of_another_row(conn, statement, kind):
-    """A trigger that calls a function of ours: its movement stands behind those of the rows that were written before."""
+    """A trigger that calls a function of ours: its movement stands behind those of the rows that were written
+    before."""
     for source, target in ((ONE, TWO), (TWO, ONE), (THREE, ONE), (ONE, THREE)):
-        conn.execute("DROP FUNCTION IF EXISTS user_code CASCADE; UPDATE inventory SET quantity = 10 WHERE quantity <> 10")
+        conn.execute(
+            "DROP FUNCTION IF EXISTS user_code CASCADE; UPDATE inventory SET quantity = 10 WHERE quantity <> 10"
+        )
         trigger(conn, f"IF NEW.id = '{source}' THEN PERFORM decrement_inventory('{target}', 4); END IF")
         after = last_movement(conn)
         conn.execute(statement)
@@ -92,8 +106,8 @@ def test_an_order_within_the_trigger_of_another_row(conn, statement, kind):
     """The inner order has its own reference; the outer one's goes on after it."""
     trigger(
         conn,
-        f"IF NEW.id = '{TWO}' THEN PERFORM decrement_inventory_batch('[{{\"inventory_id\": \"{ONE}\", \"quantity\": 2}}, "
-        f"{{\"inventory_id\": \"{THREE}\", \"quantity\": 2}}]', 'inner'); END IF",
+        f'IF NEW.id = \'{TWO}\' THEN PERFORM decrement_inventory_batch(\'[{{"inventory_id": "{ONE}", "quantity": 2}}, '
+        f'{{"inventory_id": "{THREE}", "quantity": 2}}]\', \'inner\'); END IF',
     )
     after = last_movement(conn)
     conn.execute("SET inventory_ext.reference = 'outer'")
@@ -142,13 +156,18 @@ def test_a_statement_trigger_changes_stock(conn, statement, kind):
 @pytest.mark.parametrize("inner", [f"UPDATE inventory SET quantity = quantity - 4 WHERE id = '{TWO}'",
                                    f"PERFORM decrement_inventory('{TWO}', 4)"])  # fmt: skip
 def test_a_row_that_keeps_its_quantity_has_a_trigger_that_changes_another(conn, inner):
-    """The first row of the statement leaves no movement; the second has changed before the trigger of the first fires."""
+    """The first row of the statement leaves no movement; the second has changed before the trigger of the first
+    fires."""
     conn.execute("ALTER TABLE inventory ADD name text")
     for source in (ONE, THREE):
-        conn.execute("DROP FUNCTION IF EXISTS user_code CASCADE; UPDATE inventory SET quantity = 10 WHERE quantity <> 10")
+        conn.execute(
+            "DROP FUNCTION IF EXISTS user_code CASCADE; UPDATE inventory SET quantity = 10 WHERE quantity <> 10"
+        )
         trigger(conn, f"IF NEW.id = '{source}' THEN {inner}; END IF")
         after = last_movement(conn)
-        conn.execute("UPDATE inventory SET name = 'x', quantity = quantity - CASE WHEN id = %s THEN 1 ELSE 0 END", (TWO,))
+        conn.execute(
+            "UPDATE inventory SET name = 'x', quantity = quantity - CASE WHEN id = %s THEN 1 ELSE 0 END", (TWO,)
+        )
         assert [step[1:] for step in steps(conn, after=after)] == [(10, 9), (9, 5)]
         audit(conn)
 
@@ -158,7 +177,8 @@ def test_a_trigger_whose_name_sorts_first(conn):
     conn.execute(
         "CREATE FUNCTION early() RETURNS trigger LANGUAGE plpgsql AS "
         "$$ BEGIN UPDATE inventory SET quantity = quantity + 5 WHERE id = NEW.id; RETURN NEW; END $$;"
-        'CREATE TRIGGER "!early" AFTER UPDATE ON inventory FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION early()'
+        'CREATE TRIGGER "!early" AFTER UPDATE ON inventory FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE '
+        "FUNCTION early()"
     )
     after = last_movement(conn)
     sell(conn, ONE, 1)
@@ -239,9 +259,11 @@ def test_row_triggers_on_a_partitioned_stock_table(db):
     attach(conn)
     trigger(conn, f"IF NEW.id = '{TWO}' THEN UPDATE inventory SET quantity = quantity + 3 WHERE id <> '{TWO}'; "
                   f"PERFORM decrement_inventory('{ONE}', 2); "
-                  f"BEGIN UPDATE inventory SET quantity = 1; RAISE 'undo'; EXCEPTION WHEN raise_exception THEN NULL; END; END IF")  # fmt: skip
+                  "BEGIN UPDATE inventory SET quantity = 1; RAISE 'undo'; EXCEPTION WHEN raise_exception THEN NULL;"
+                  " END; END IF")  # fmt: skip
     for statement, kind in ((SALE, "external"), (ORDER, "sale")):
-        conn.execute("ALTER TABLE inventory DISABLE TRIGGER user_code; UPDATE inventory SET quantity = 10 WHERE quantity <> 10;"
+        conn.execute("ALTER TABLE inventory DISABLE TRIGGER user_code; UPDATE inventory SET quantity = 10 WHERE "
+                     "quantity <> 10;"
                      "ALTER TABLE inventory ENABLE TRIGGER user_code")  # fmt: skip
         after = last_movement(conn)
         conn.execute(statement)
@@ -258,6 +280,8 @@ def test_a_trigger_that_repeats_the_key_of_the_call_it_stands_in(conn):
     assert (answer.sqlstate, answer.reason, answer.facts["idempotency_key"]) == ("55000", "key_in_use", "k")
     assert stock_of(conn) == {ONE: 10, TWO: 10, THREE: 10}
     conn.execute("DROP TRIGGER user_code ON inventory")
-    assert call(conn, "restock_inventory", p_inventory_id=TWO, p_quantity=1, p_idempotency_key="k")["new_quantity"] == 11
+    assert (
+        call(conn, "restock_inventory", p_inventory_id=TWO, p_quantity=1, p_idempotency_key="k")["new_quantity"] == 11
+    )
     assert left(conn, TWO) == Decimal(11)
     audit(conn)

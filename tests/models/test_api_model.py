@@ -1,8 +1,9 @@
-"""Random calls of the whole API, good and bad, beside the model in api_model.py: every answer, refusal and movement agrees.
+"""Random calls of the whole API, good and bad, beside the model in api_model.py: every answer, refusal and movement
+agrees.
 
-On every type of column and in both error styles, in and out of transactions and savepoints, with keys that are used again,
-direct writes between the calls, and times in which the table is not attached. A failing run prints its seed and the
-shortest list of calls that fails.
+On every type of column and in both error styles, in and out of transactions and savepoints, with keys that are used
+again, direct writes between the calls, and times in which the table is not attached. A failing run prints its seed and
+the shortest list of calls that fails.
 """
 
 from collections import defaultdict
@@ -12,7 +13,14 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from api_model import COLUMNS, GREATEST, Model, Refused
 from books import TYPES, keys_kept, movements
@@ -30,7 +38,8 @@ whole = st.integers(min_value=1, max_value=90).map(Decimal)
 hundreds = st.integers(min_value=1, max_value=60).map(lambda n: Decimal(100 * n))
 edges = st.sampled_from([
     "0", "0.00", "-1", "0.005", "1.0", "1.000", "1e3", "99999", "32767", "32768", "2147483647", "2147483648",
-    "9223372036854775807", "9999999999.99", "10000000000", "999.999", "1e27", "1e28", "-1e40", "1e-28", "1e-29", "9" * 28,
+    "9223372036854775807", "9999999999.99", "10000000000", "999.999", "1e27", "1e28", "-1e40", "1e-28", "1e-29",
+    "9" * 28,
     "9" * 29, "1." + "0" * 27, "NaN", "Infinity", "-Infinity",
 ]).map(Decimal)  # fmt: skip
 good = st.one_of(ordinary, small, whole, hundreds)
@@ -46,10 +55,12 @@ CALLS = {
         "decrement_inventory": {"p_inventory_id": item_ids, "p_quantity": quantities},
         "restock_inventory": {"p_inventory_id": item_ids, "p_quantity": quantities, "p_reference": references},
         "adjust_inventory": {
-            "p_inventory_id": item_ids, "p_counted_quantity": st.one_of(quantities, st.just(Decimal(0))), "p_reason": references,
+            "p_inventory_id": item_ids, "p_counted_quantity": st.one_of(quantities, st.just(Decimal(0))),
+            "p_reason": references,
             "p_expected_quantity": st.one_of(st.none(), st.none(), quantities),
         },
-        "transfer_inventory": {"p_from": item_ids, "p_to": item_ids, "p_quantity": quantities, "p_reference": references},
+        "transfer_inventory": {"p_from": item_ids, "p_to": item_ids, "p_quantity": quantities,
+        "p_reference": references},
         "decrement_inventory_batch": {
             "p_items": st.one_of(
                 st.lists(st.tuples(st.sampled_from(ITEMS * 5 + STRANGERS), good), min_size=1, max_size=7),
@@ -78,7 +89,9 @@ class Api(RuleBasedStateMachine):
     def opens(self, type, data):
         kept, places, _ = COLUMNS[type]
         self.unit = Decimal(1).scaleb(-min(kept, 4))
-        most = min(int(GREATEST.get(type, 10**9) / self.unit), 10 ** (6 if places is None else places + min(kept, 4)) - 1)
+        most = min(
+            int(GREATEST.get(type, 10**9) / self.unit), 10 ** (6 if places is None else places + min(kept, 4)) - 1
+        )
         self.most = most * self.unit
         units = st.one_of(st.integers(0, min(most, 500)), st.integers(0, most), st.sampled_from([0, most - 1, most]))
         self.openings = units.map(lambda n: n * self.unit)
@@ -108,7 +121,8 @@ class Api(RuleBasedStateMachine):
         sent = {name: literal(value) for name, value in sent.items()}
         named = ", ".join(f"{name} => %({name})s::{TYPES.get(name, 'text')}" for name in sent)
         sql = (
-            f"SELECT {function}({named})::text FROM (SELECT set_config('inventory_ext.idempotency_key', %(setting)s, true)"
+            f"SELECT {function}({named})::text FROM (SELECT set_config('inventory_ext.idempotency_key', %(setting)s, "
+            "true)"
             " OFFSET 0) AS s (key) WHERE key IS NOT NULL"
         )
         try:
@@ -120,7 +134,10 @@ class Api(RuleBasedStateMachine):
             wanted = self.model.call(function, arguments)
         except Refused as refused:
             assert not isinstance(got, dict), f"done what must be refused with {refused}: {got}"
-            assert (got.sqlstate, got.reason) == (STYLES[self.style].get(refused.sqlstate, refused.sqlstate), refused.reason)
+            assert (got.sqlstate, got.reason) == (
+                STYLES[self.style].get(refused.sqlstate, refused.sqlstate),
+                refused.reason,
+            )
             assert refused.facts.items() <= got.facts.items()
             assert got.hint
         else:
@@ -132,10 +149,18 @@ class Api(RuleBasedStateMachine):
             self.asked.append((function, arguments))
         self.call(function, arguments)
 
-    sells = rule(arguments=CALLS["decrement_inventory"])(lambda self, arguments: self.calls("decrement_inventory", arguments))
-    restocks = rule(arguments=CALLS["restock_inventory"])(lambda self, arguments: self.calls("restock_inventory", arguments))
-    counts = rule(arguments=CALLS["adjust_inventory"])(lambda self, arguments: self.calls("adjust_inventory", arguments))
-    transfers = rule(arguments=CALLS["transfer_inventory"])(lambda self, arguments: self.calls("transfer_inventory", arguments))
+    sells = rule(arguments=CALLS["decrement_inventory"])(
+        lambda self, arguments: self.calls("decrement_inventory", arguments)
+    )
+    restocks = rule(arguments=CALLS["restock_inventory"])(
+        lambda self, arguments: self.calls("restock_inventory", arguments)
+    )
+    counts = rule(arguments=CALLS["adjust_inventory"])(
+        lambda self, arguments: self.calls("adjust_inventory", arguments)
+    )
+    transfers = rule(arguments=CALLS["transfer_inventory"])(
+        lambda self, arguments: self.calls("transfer_inventory", arguments)
+    )
 
     @rule(arguments=CALLS["decrement_inventory_batch"])
     def orders(self, arguments):
@@ -144,7 +169,8 @@ class Api(RuleBasedStateMachine):
     @rule(data=st.data(), differs=st.booleans())
     @precondition(lambda self: self.asked)
     def repeats(self, data, differs):
-        """A request with a key once more, or another with its key: done meanwhile, undone, refused, or used for another."""
+        """A request with a key once more, or another with its key: done meanwhile, undone, refused, or used for
+        another."""
         function, arguments = data.draw(st.sampled_from(self.asked), label="again")
         if function == "decrement_inventory_batch":
             arguments = arguments | {"p_items": data.draw(st.permutations(arguments["p_items"]), label="in this order")}

@@ -1,8 +1,9 @@
-"""A busy day in a shop of 32 connections, and then the accountant: the ledger, the stock and what callers were told agree.
+"""A busy day in a shop of 32 connections, and then the accountant: the ledger, the stock and what callers were told
+agree.
 
-Orders name their items shuffled and repeatedly, so that any two of them cross; with them run restocks, transfers, counts,
-single sales and direct writes. No deadlock, for items are locked in one order on every road. The seed is in the header
-of the run and repeats what each connection does, not how they interleave.
+Orders name their items shuffled and repeatedly, so that any two of them cross; with them run restocks, transfers,
+counts, single sales and direct writes. No deadlock, for items are locked in one order on every road. The seed is in
+the header of the run and repeats what each connection does, not how they interleave.
 """
 
 import random
@@ -69,10 +70,14 @@ def random_change(rng, conn, reference):
             answer = call(conn, "decrement_inventory", p_inventory_id=some_item(rng), p_quantity=quantity(rng))
             return [(answer["inventory_id"], -answer["deducted"])]
         case 3 | 4 | 5:
-            answer = call(conn, "restock_inventory", p_inventory_id=one, p_quantity=5 * quantity(rng), p_reference=reference)
+            answer = call(
+                conn, "restock_inventory", p_inventory_id=one, p_quantity=5 * quantity(rng), p_reference=reference
+            )
             return [(answer["inventory_id"], answer["added"])]
         case 6 | 7:
-            answer = call(conn, "transfer_inventory", p_from=one, p_to=other, p_quantity=quantity(rng), p_reference=reference)
+            answer = call(
+                conn, "transfer_inventory", p_from=one, p_to=other, p_quantity=quantity(rng), p_reference=reference
+            )
             return [(str(one), -answer["transferred"]), (str(other), answer["transferred"])]
         case 8:
             (believed,) = conn.execute("SELECT quantity FROM inventory WHERE id = %s", (one,)).fetchone()
@@ -90,7 +95,9 @@ def test_a_day_of_orders_restocks_transfers_counts_and_sales(db, seed):
     conn = db.connect()
     shop(conn, dict.fromkeys(ITEMS, "40.00"))
     clerk = create_role(conn, db, "clerk")
-    conn.execute(f'GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO "{clerk}"; GRANT SELECT, UPDATE ON inventory TO "{clerk}"')
+    conn.execute(
+        f'GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO "{clerk}"; GRANT SELECT, UPDATE ON inventory TO "{clerk}"'
+    )
     connections = [db.connect(user=clerk) for _ in range(CONNECTIONS)]
     start = threading.Barrier(CONNECTIONS)
 
@@ -134,7 +141,9 @@ def test_orders_with_lines_of_their_own_table_do_not_deadlock(db, seed):
     conn.execute("CREATE TABLE order_line (order_no text, item uuid REFERENCES inventory, units int)")
     clerk = create_role(conn, db, "clerk")
     allow_sales(conn, clerk)
-    conn.execute(f'GRANT EXECUTE ON FUNCTION decrement_inventory_batch TO "{clerk}"; GRANT INSERT ON order_line TO "{clerk}"')
+    conn.execute(
+        f'GRANT EXECUTE ON FUNCTION decrement_inventory_batch TO "{clerk}"; GRANT INSERT ON order_line TO "{clerk}"'
+    )
     connections = [db.connect(user=clerk, autocommit=False) for _ in range(16)]
     start = threading.Barrier(len(connections))
 
@@ -161,7 +170,8 @@ def test_orders_with_lines_of_their_own_table_do_not_deadlock(db, seed):
 
 
 def test_the_accountant_finds_what_is_wrong(db):
-    """The control: the audit of these tests does see a lost movement, a changed one and a stock that was written unseen."""
+    """The control: the audit of these tests does see a lost movement, a changed one and a stock that was written
+    unseen."""
     conn = db.connect()
     shop(conn, dict.fromkeys(ITEMS[:3], 10))
     for key in ITEMS[:3]:

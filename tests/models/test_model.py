@@ -1,8 +1,8 @@
 """Random calls against a plain model of a shop: every answer, every SQLSTATE and all of the stock must agree.
 
-The model is a dict of decimals and the rules of the manual, in Python. The calls are good and bad, on several items, under
-every column type and both error styles, in and out of transactions and savepoints, with restocks between them. A failing
-run prints its seed and the shortest list of calls that fails.
+The model is a dict of decimals and the rules of the manual, in Python. The calls are good and bad, on several items,
+under every column type and both error styles, in and out of transactions and savepoints, with restocks between them. A
+failing run prints its seed and the shortest list of calls that fails.
 """
 
 from decimal import Decimal, localcontext
@@ -10,7 +10,14 @@ from decimal import Decimal, localcontext
 import psycopg
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from shop import answer_text, attach, exact_json, item, refusal_of, refused_sale, sell, shop, stock_of, stock_table
 
@@ -36,12 +43,43 @@ ordinary = st.decimals(min_value="0.01", max_value=200, places=2)
 small = st.decimals(min_value="0.0001", max_value="0.02", places=4)
 whole = st.integers(min_value=1, max_value=60).map(Decimal)
 hundreds = st.integers(min_value=1, max_value=40).map(lambda n: Decimal(100 * n))
-edges = st.sampled_from([
-    "0", "0.00", "-1", "-0.01", "0.005", "0.0001", "1.0", "1.000", "1e3", "99999", "100000", "32767", "32768",
-    "2147483647", "2147483648", "9223372036854775807", "9223372036854775808", "9999999999.99", "10000000000", "999.999",
-    "1e27", "1e28", "1e40", "-1e40", "1e-28", "1e-29", "9" * 28, "9" * 29, "0." + "3" * 28, "1." + "0" * 27,
-    "NaN", "Infinity", "-Infinity",
-])
+edges = st.sampled_from(
+    [
+        "0",
+        "0.00",
+        "-1",
+        "-0.01",
+        "0.005",
+        "0.0001",
+        "1.0",
+        "1.000",
+        "1e3",
+        "99999",
+        "100000",
+        "32767",
+        "32768",
+        "2147483647",
+        "2147483648",
+        "9223372036854775807",
+        "9223372036854775808",
+        "9999999999.99",
+        "10000000000",
+        "999.999",
+        "1e27",
+        "1e28",
+        "1e40",
+        "-1e40",
+        "1e-28",
+        "1e-29",
+        "9" * 28,
+        "9" * 29,
+        "0." + "3" * 28,
+        "1." + "0" * 27,
+        "NaN",
+        "Infinity",
+        "-Infinity",
+    ]
+)
 quantities = st.one_of(ordinary, small, whole, hundreds, edges.map(Decimal), st.none())
 
 
@@ -93,7 +131,9 @@ class Shop(RuleBasedStateMachine):
         self.type = type
         kept, places = COLUMNS[type]
         unit = Decimal(1).scaleb(-min(kept, 4))
-        most = min(int(GREATEST.get(type, 10**9) / unit), 10**6 if places is None else 10 ** (places + min(kept, 4)) - 1)
+        most = min(
+            int(GREATEST.get(type, 10**9) / unit), 10**6 if places is None else 10 ** (places + min(kept, 4)) - 1
+        )
         self.stock = {key: data.draw(st.integers(0, most), label="opening") * unit for key in ITEMS}
         self.conn = self.db.connect()
         self.conn.execute("DROP TABLE IF EXISTS inventory")
@@ -152,7 +192,9 @@ class Shop(RuleBasedStateMachine):
         """A direct write, as the application does it."""
         unit = Decimal(1).scaleb(-min(COLUMNS[self.type][0], 4))
         places = COLUMNS[self.type][1]
-        quantity = min(quantity, 10 ** (places + min(COLUMNS[self.type][0], 4)) - 1 if places is not None else 900) * unit
+        quantity = (
+            min(quantity, 10 ** (places + min(COLUMNS[self.type][0], 4)) - 1 if places is not None else 900) * unit
+        )
         self.conn.execute("UPDATE inventory SET quantity = %s::numeric WHERE id = %s", (str(quantity), key))
         if key in self.stock:
             self.stock[key] = quantity

@@ -1,7 +1,8 @@
 """The benchmark runs, counts right, and what the manual shows of it is what was measured.
 
-Every contender of every workload is run for a second and its books are balanced afterwards. No figure is asserted: a clock
-decides nothing here. Charts are not drawn (that would need their library): each carries a digest of the figures in it.
+Every contender of every workload is run for a second and its books are balanced afterwards. No figure is asserted: a
+clock decides nothing here. Charts are not drawn (that would need their library): each carries a digest of the figures
+in it.
 """
 
 import os
@@ -69,7 +70,9 @@ def test_what_is_sold_out_is_refused(server, opened, pgbench, name):
         (code,) = conn.execute(refusals.CALL).fetchone()
     assert code == ("P0001" if name == "handwritten" else "IV001")
     before = shops.left_in_stock(server, opened[name])
-    assert pgbench.run(opened[name], [pgbench.script("sold-out.sql", refusals.CALL)], CLIENTS, 1, ASYNC).transactions > 0
+    assert (
+        pgbench.run(opened[name], [pgbench.script("sold-out.sql", refusals.CALL)], CLIENTS, 1, ASYNC).transactions > 0
+    )
     assert shops.left_in_stock(server, opened[name]) == before
 
 
@@ -85,7 +88,10 @@ def test_a_refused_call_leaves_no_wal_and_no_transaction_id(server, opened, name
 
 def test_a_refusal_at_once_is_the_same_refusal_without_the_work(server, opened):
     with psycopg.connect(server.dsn(opened["handwritten"])) as conn:
-        assert conn.execute(f"SELECT refused_at_once({refusals.ID}), refused({refusals.ID})").fetchone() == ("P0001", "P0001")
+        assert conn.execute(f"SELECT refused_at_once({refusals.ID}), refused({refusals.ID})").fetchone() == (
+            "P0001",
+            "P0001",
+        )
 
 
 def test_one_client_shares_a_core_with_its_session(server, opened, pgbench):
@@ -122,7 +128,8 @@ TWIN_REFUSES = {
     f"SELECT twin_decrement({ONE}, 0.005)": "22003",
     "SELECT twin_decrement(gen_random_uuid(), 1)": "IV002",
     "SELECT twin_batch('[]')": "22023",
-    f"""SELECT twin_batch(replace('[{{"inventory_id": "#", "quantity": -1}}, {{"inventory_id": "#", "quantity": 2}}]', '#', {ONE})::jsonb)""": "22023",
+    f"""SELECT twin_batch(replace(
+        '[{{"inventory_id": "#", "quantity": -1}}, {{"inventory_id": "#", "quantity": 2}}]', '#', {ONE})::jsonb)""": "22023",
     """SELECT twin_batch(format('[{"inventory_id": "%s", "quantity": 1}]', gen_random_uuid())::jsonb)""": "IV002",
     "DELETE FROM inventory_movement": "55000",
     "UPDATE inventory SET quantity = 'NaN'": "23514",
@@ -137,11 +144,13 @@ def test_the_twin_refuses(server, opened, sql):
 
 
 LEDGER = """
-SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, a.attgenerated, pg_get_expr(d.adbin, d.adrelid)
+SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, a.attgenerated,
+       pg_get_expr(d.adbin, d.adrelid)
   FROM pg_attribute AS a LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
  WHERE a.attrelid = 'inventory_movement'::regclass AND a.attnum > 0
 UNION ALL
-SELECT 'index', pg_get_indexdef(indexrelid), indisunique, '', '', NULL FROM pg_index WHERE indrelid = 'inventory_movement'::regclass
+SELECT 'index', pg_get_indexdef(indexrelid), indisunique, '', '', NULL
+  FROM pg_index WHERE indrelid = 'inventory_movement'::regclass
  ORDER BY 1, 2
 """
 
@@ -172,13 +181,20 @@ def test_a_ledger_with_less_in_it_is_written_too(server, opened, less):
 
 
 def test_each_step_belongs_to_a_part_that_can_be_measured_alone(server, tmp_path):
-    steps = [step for kind in (run.Shops(server, FULL, False, tmp_path), run.Growth(server, FULL, tmp_path)) for step in kind.plan()]
+    steps = [
+        step
+        for kind in (run.Shops(server, FULL, False, tmp_path), run.Growth(server, FULL, tmp_path))
+        for step in kind.plan()
+    ]
     assert {step.part for step in steps} == {*run.PARTS, None}
 
 
 def test_the_twin_tells_a_sale_from_another_change(server, opened):
     with psycopg.connect(server.dsn(opened["twin"])) as conn:
-        for sql in (f"SELECT twin_decrement({ONE}, 1)", f"UPDATE inventory SET quantity = quantity - 1 WHERE id = {ONE}"):
+        for sql in (
+            f"SELECT twin_decrement({ONE}, 1)",
+            f"UPDATE inventory SET quantity = quantity - 1 WHERE id = {ONE}",
+        ):
             conn.execute(sql)
         kinds = conn.execute("SELECT kind FROM inventory_movement ORDER BY movement_id DESC LIMIT 2").fetchall()
         conn.rollback()

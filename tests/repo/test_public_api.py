@@ -1,8 +1,9 @@
 """The public face of the extension, as a file that is read in review: tests/repo/expected/public_api.txt.
 
 Whatever CREATE EXTENSION makes is listed there: functions with arguments, defaults and rights, tables with columns and
-constraints, settings with their defaults, and every other member by kind and name. A difference fails, so nothing becomes
-public, or changes, by accident. When a change is meant, copy the file that the failure names over the expected one.
+constraints, settings with their defaults, and every other member by kind and name. A difference fails, so nothing
+becomes public, or changes, by accident. When a change is meant, copy the file that the failure names over the expected
+one.
 """
 
 import difflib

@@ -1,8 +1,8 @@
 """A request that is sent again is answered again and not carried out again.
 
-The key may be an argument, a setting or an HTTP header, for every function that writes. What counts as the same request,
-what a failed one leaves behind, how rivals with one key wait for each other, and how keys are forgotten. Answers that are
-lost on their way are in test_lost_answers.py.
+The key may be an argument, a setting or an HTTP header, for every function that writes. What counts as the same
+request, what a failed one leaves behind, how rivals with one key wait for each other, and how keys are forgotten.
+Answers that are lost on their way are in test_lost_answers.py.
 """
 
 import json
@@ -140,7 +140,8 @@ def test_an_argument_goes_before_the_setting_and_the_setting_before_the_header(c
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("function", CALLS)
 def test_the_same_key_with_other_arguments_is_refused(conn, style, function):
-    """IV003, with the key and the function that used it; nothing changes, and the first request can still be repeated."""
+    """IV003, with the key and the function that used it; nothing changes, and the first request can still be
+    repeated."""
     conn.execute(f"SET inventory_ext.error_style = '{style}'")
     good = CALLS[function] | {"p_reference": "r", "p_idempotency_key": "k"}
     first = call_text(conn, function, **good)
@@ -198,11 +199,15 @@ def test_a_key_belongs_to_one_function(conn):
 @pytest.mark.parametrize(
     ("function", "first", "again"),
     [
-        ("decrement_inventory_batch", {"p_items": lines((ONE, 1), (TWO, 2))}, {"p_items": lines((TWO, "2.00"), (ONE, "1.0"))}),
+        ("decrement_inventory_batch", {"p_items": lines((ONE, 1), (TWO, 2))},
+         {"p_items": lines((TWO, "2.00"), (ONE, "1.0"))}),
         ("decrement_inventory_batch", {"p_items": lines((ONE, 3))}, {"p_items": lines((ONE, 1), (ONE, '"2"'))}),
-        ("decrement_inventory_batch", {"p_items": lines((ONE, 1))}, {"p_items": lines((str(ONE).replace("-", ""), "1e0"))}),
-        ("decrement_inventory_batch", {"p_items": lines((ONE, 1))}, {"p_items": lines((ONE, 1)), "p_on_shortage": "abort"}),
-        ("restock_inventory", {"p_inventory_id": ONE, "p_quantity": "1.0"}, {"p_inventory_id": ONE, "p_quantity": "1.00"}),
+        ("decrement_inventory_batch", {"p_items": lines((ONE, 1))},
+         {"p_items": lines((str(ONE).replace("-", ""), "1e0"))}),
+        ("decrement_inventory_batch", {"p_items": lines((ONE, 1))},
+         {"p_items": lines((ONE, 1)), "p_on_shortage": "abort"}),
+        ("restock_inventory", {"p_inventory_id": ONE, "p_quantity": "1.0"},
+         {"p_inventory_id": ONE, "p_quantity": "1.00"}),
         ("restock_inventory", {"p_inventory_id": ONE, "p_quantity": 100}, {"p_inventory_id": ONE, "p_quantity": "1e2"}),
         ("transfer_inventory", {"p_from": ONE, "p_to": TWO, "p_quantity": "0.5"},
          {"p_from": ONE, "p_to": TWO, "p_quantity": "0.50"}),
@@ -275,7 +280,11 @@ def test_a_rival_with_the_key_waits_until_the_first_has_ended(db, conn, ends):
     holder, rivals = db.connect(autocommit=False), [db.connect() for _ in range(3)]
     first = call_text(holder, "restock_inventory", p_inventory_id=ONE, p_quantity=1, p_idempotency_key="k")
     waiting = [
-        Aside(lambda rival=rival: call_text(rival, "restock_inventory", p_inventory_id=ONE, p_quantity=1, p_idempotency_key="k"))
+        Aside(
+            lambda rival=rival: call_text(
+                rival, "restock_inventory", p_inventory_id=ONE, p_quantity=1, p_idempotency_key="k"
+            )
+        )
         for rival in rivals
     ]
     until_waiting(conn, *rivals)
@@ -325,7 +334,11 @@ def test_keys_and_references_have_a_length(conn, key, bytes):
         for function in CALLS:
             answer = refused_call(conn, function, **CALLS[function], **{argument: key})
             assert (answer.sqlstate, answer.reason) == ("22023", "text_length")
-            assert (answer.facts["argument"], answer.facts["bytes"], answer.facts["max_bytes"]) == (argument, bytes, 255)
+            assert (answer.facts["argument"], answer.facts["bytes"], answer.facts["max_bytes"]) == (
+                argument,
+                bytes,
+                255,
+            )
     assert keys_kept(conn) == []
     longest = "ä" * 127 + "x"
     order(conn, (ONE, 1), p_idempotency_key=longest, p_reference=longest)
@@ -348,7 +361,9 @@ def test_keys_are_forgotten_by_age(db, conn):
     for key in ("a", "b", "c"):
         order(conn, (ONE, 1), p_idempotency_key=key)
     conn.execute("ALTER TABLE inventory_request DISABLE TRIGGER USER")
-    conn.execute("UPDATE inventory_request SET created_at = created_at - interval '31 days' WHERE idempotency_key <> 'b'")
+    conn.execute(
+        "UPDATE inventory_request SET created_at = created_at - interval '31 days' WHERE idempotency_key <> 'b'"
+    )
     conn.execute("ALTER TABLE inventory_request ENABLE TRIGGER USER")
     assert call(conn, "purge_requests", p_older_than="32 days") == 0
     assert call(conn, "purge_requests", p_older_than="30 days") == 2

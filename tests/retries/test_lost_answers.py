@@ -1,8 +1,8 @@
 """The answer is lost on its way, or the call dies: the retry with the same key deducts once, or for the first time.
 
-A proxy stands between client and server: it passes the request on and cuts the line before the answer comes back. Also: a
-socket closed right after the statement was sent, a backend killed before the commit, and what DETAIL and the server's log
-say of an order that failed.
+A proxy stands between client and server: it passes the request on and cuts the line before the answer comes back.
+Also: a socket closed right after the statement was sent, a backend killed before the commit, and what DETAIL and the
+server's log say of an order that failed.
 """
 
 import re
@@ -133,7 +133,9 @@ def test_a_client_that_hangs_up_while_its_order_waits(db, conn):
     retry = Aside(lambda: call(db.connect(), "decrement_inventory_batch", **ORDER))
     holder.rollback()
     retry.result()
-    until(lambda: not conn.execute("SELECT FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchall(), "the first one ends")
+    until(
+        lambda: not conn.execute("SELECT FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchall(), "the first one ends"
+    )
     retried_once(db, conn, after)
 
 
@@ -212,6 +214,8 @@ def test_a_reference_by_setting_is_in_the_error_too(conn):
     assert refused_order(conn, (ONE, 99)).facts["reference"] == "order 2"
     assert refused_order(conn, (ONE, 99), p_reference="order 3").facts["reference"] == "order 3"
     for counted in (-1, "NaN", None):
-        answer = refused_call(conn, "adjust_inventory", p_inventory_id=ONE, p_counted_quantity=counted, p_reason="count 4")
+        answer = refused_call(
+            conn, "adjust_inventory", p_inventory_id=ONE, p_counted_quantity=counted, p_reason="count 4"
+        )
         assert answer.facts["reference"] == "count 4"
     assert literal(stock_of(conn)[ONE]) == "10.00"

@@ -123,7 +123,7 @@ def test_a_key_that_a_session_starts_with_is_an_error_in_every_function(db, conn
             known.execute(f"ALTER ROLE ALL IN DATABASE {db.name} SET {NAME} = 'k'")
     options = {"options": f"-c {NAME}=k"} if where == "options" else {}
     session = new_session(user=role, **options)
-    conn.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO \"{role}\"")
+    conn.execute(f'GRANT SELECT ON ALL TABLES IN SCHEMA public TO "{role}"')
     assert_refused_in_every_function(session, conn)
     for back in (f"RESET {NAME}", f"SET {NAME} TO DEFAULT", "RESET ALL", "DISCARD ALL"):
         session.execute(back)
@@ -138,8 +138,8 @@ def test_a_key_that_a_session_starts_with_is_an_error_in_every_function(db, conn
 def test_the_default_of_a_role_does_not_become_local_by_going_back_to_it(db, conn, new_session):
     """The transaction has run RESET, and the value is still the one that all requests share.
 
-    Where the library is loaded after SET and SET LOCAL TO DEFAULT, PostgreSQL itself forgets the second: the key in force
-    is then the one that this transaction has set.
+    Where the library is loaded after SET and SET LOCAL TO DEFAULT, PostgreSQL itself forgets the second: the key in
+    force is then the one that this transaction has set.
     """
     role, _ = worker(conn, db, "clerk")
     conn.execute(f"ALTER ROLE \"{role}\" SET {NAME} = 'k'")
@@ -159,7 +159,8 @@ def test_the_default_of_a_role_does_not_become_local_by_going_back_to_it(db, con
 
 
 def test_a_header_that_an_earlier_transaction_left_is_no_key(conn, new_session):
-    """A program that sets request.headers for the session leaves its key to the next customer, as with our own setting."""
+    """A program that sets request.headers for the session leaves its key to the next customer, as with our own
+    setting."""
     headers, name = """'{"idempotency-key": "k"}'""", "request.headers"
     session = new_session()
     session.execute(f"SET inventory_ext.request_headers = on; SET {name} = {headers}")
@@ -281,7 +282,9 @@ def test_a_savepoint_that_brings_the_key_of_the_session_back_does_not_make_it_lo
 def test_a_block_that_catches_its_error_brings_the_key_of_the_session_back(conn, session):
     """The same in PL/pgSQL, where a block with EXCEPTION is a savepoint."""
     session.execute(f"SET {NAME} = 'old'")
-    answer = refused(session, f"""DO $$ BEGIN
+    answer = refused(
+        session,
+        f"""DO $$ BEGIN
         BEGIN
             PERFORM set_config('{NAME}', 'mine', true);
             PERFORM decrement_inventory('{ONE}', 1);
@@ -289,7 +292,8 @@ def test_a_block_that_catches_its_error_brings_the_key_of_the_session_back(conn,
         EXCEPTION WHEN division_by_zero THEN NULL;
         END;
         PERFORM decrement_inventory('{ONE}', 1);
-    END $$""")
+    END $$""",
+    )
     assert_not_local(answer)
     assert (left(conn, ONE), keys_kept(conn)) == (100, [])
 

@@ -117,7 +117,11 @@ HEARD_IN = {
     "ledger": set(ACTS),
     "keys": {"order", "restock", "restock of stripes", "transfer"},
     "stripes": {
-        "sale from a stripe", "sale from gathered stripes", "order", "restock of stripes", "transfer",
+        "sale from a stripe",
+        "sale from gathered stripes",
+        "order",
+        "restock of stripes",
+        "transfer",
         "count of stripes",
     },
 }

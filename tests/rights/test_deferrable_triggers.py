@@ -238,7 +238,8 @@ def test_deferrable_constraints_go_on_working(store, kind, timing):
 
 
 def test_a_deferred_key_of_the_ledger_itself_cannot_be_queued_for_another_role(store):
-    """Each movement would queue an event, which a security-restricted operation must not: documented 42501; the owner may."""
+    """Each movement would queue an event, which a security-restricted operation must not: documented 42501; the owner
+    may."""
     store.owner.execute(
         f"ALTER TABLE store.inventory_movement ADD m uuid REFERENCES {STOCK} DEFERRABLE INITIALLY DEFERRED"
     )

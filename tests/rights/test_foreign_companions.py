@@ -14,6 +14,7 @@ from striped import available, standing_worker
 
 PART = "store.part"
 
+
 def reasons(conn) -> set[str]:
     """The outcomes of every call, each once."""
     return {reason(outcome(conn, statement(call))) for call in CALLS.values()}

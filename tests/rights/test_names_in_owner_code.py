@@ -9,7 +9,8 @@ import pytest
 
 from shop import ONE, allow_sales, create_role, item, refused, sell, shop
 
-# helper() is the unqualified name; touch() calls it. IMMUTABLE, so that it may stand in an index and a generated column.
+# helper() is the unqualified name; touch() calls it. IMMUTABLE, so that it may stand in an index and a generated
+# column.
 TOUCH = """
     CREATE OR REPLACE FUNCTION store.touch(n numeric) RETURNS numeric IMMUTABLE LANGUAGE plpgsql AS
     $$ BEGIN RETURN helper(n); END $$;
@@ -29,6 +30,7 @@ TRAP = """
     $$ BEGIN RAISE NOTICE 'trap sprung as %', current_user; RETURN n; END $$;
     GRANT EXECUTE ON FUNCTION evil.helper TO PUBLIC;
 """
+
 
 def building(index):
     """CREATE INDEX has a search_path of its own since PostgreSQL 17, so touch() is plain while the index is built."""
@@ -163,7 +165,9 @@ def test_code_added_to_the_stock_table_finds_the_owners_objects(owner, till, kin
 def test_code_added_to_a_partition_finds_the_owners_objects(owner, till, kind):
     """The partitioned table itself has no trigger, check or index of that kind: its partition has."""
     owner.execute("CREATE TABLE store.inventory (id uuid PRIMARY KEY, quantity integer) PARTITION BY RANGE (id)")
-    owner.execute(f"CREATE TABLE store.part PARTITION OF store.inventory FOR VALUES FROM ('{item(0)}') TO ('{item(9)}')")
+    owner.execute(
+        f"CREATE TABLE store.part PARTITION OF store.inventory FOR VALUES FROM ('{item(0)}') TO ('{item(9)}')"
+    )
     owner.execute("INSERT INTO store.inventory VALUES (%s, 100)", (ONE,))
     owner.execute("SELECT public.attach_inventory('store.inventory')")
     assert_only_the_owner_is_heard(owner, till, ON_A_PARTITION[kind])

@@ -252,7 +252,9 @@ def test_in_owner_mode_a_retry_is_replayed_whatever_became_of_the_item(db, conn)
 
 
 # decrement_inventory takes no reference as an argument.
-REFERENCED = [(name, way) for name in KEYED for way in ("argument", "setting") if (name, way) != ("decrement", "argument")]
+REFERENCED = [
+    (name, way) for name in KEYED for way in ("argument", "setting") if (name, way) != ("decrement", "argument")
+]
 
 
 @pytest.mark.parametrize("striped", [False, True])

@@ -122,8 +122,9 @@ def test_a_trigger_of_the_owner_runs_as_the_owner(db, conn, owned, owner, clerk,
     assert conn.execute("SELECT current_user").fetchone()[0] == "postgres"
 
 
-@pytest.mark.parametrize("escape", ["RESET ROLE", "SET ROLE postgres", "RESET SESSION AUTHORIZATION",
-                                    "SET SESSION AUTHORIZATION DEFAULT"])
+@pytest.mark.parametrize(
+    "escape", ["RESET ROLE", "SET ROLE postgres", "RESET SESSION AUTHORIZATION", "SET SESSION AUTHORIZATION DEFAULT"]
+)
 def test_a_trigger_of_the_owner_cannot_climb_to_the_calling_superuser(conn, owned, escape):
     """When a superuser sells, the owner's trigger must not be able to become that superuser."""
     owned.execute(
@@ -201,8 +202,12 @@ def test_attach_needs_ownership_of_the_table(db, conn, owner):
     conn.execute(f'GRANT ALL ON inventory TO "{owner}"')
     session = db.connect(user=owner)
     assert refused_attach(session).sqlstate == "42501"
-    assert conn.execute("SELECT count(*) FROM pg_constraint WHERE conrelid = 'inventory'::regclass AND contype = 'c'"
-                        ).fetchone()[0] == 0
+    assert (
+        conn.execute(
+            "SELECT count(*) FROM pg_constraint WHERE conrelid = 'inventory'::regclass AND contype = 'c'"
+        ).fetchone()[0]
+        == 0
+    )
     holder = create_role(conn, db, "holder", "NOLOGIN")
     conn.execute(f'GRANT CREATE ON SCHEMA public TO "{holder}"; ALTER TABLE inventory OWNER TO "{holder}"')
     conn.execute(f'GRANT "{holder}" TO "{owner}"')
@@ -223,7 +228,8 @@ def test_detach_needs_ownership_of_the_table(db, conn, owned):
 def test_the_config_table_cannot_be_written_by_a_caller(db, conn, owned, owner, clerk):
     """Which table is sold from is recorded by attach alone: no role but a superuser may write it."""
     config = [
-        name for (name,) in conn.execute(
+        name
+        for (name,) in conn.execute(
             "SELECT objid::regclass::text FROM pg_depend JOIN pg_class ON pg_class.oid = objid "
             "WHERE classid = 'pg_class'::regclass AND deptype = 'e' AND relkind = 'r'"
         ).fetchall()

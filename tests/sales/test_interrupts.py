@@ -52,7 +52,11 @@ def assert_usable(till, conn, holder):
     assert left(conn, ONE) == 10
     holder.commit()
     assert sell(till, ONE, "1") | {"inventory_id": None} == {
-        "success": True, "inventory_id": None, "old_quantity": 7, "new_quantity": 6, "deducted": 1,
+        "success": True,
+        "inventory_id": None,
+        "old_quantity": 7,
+        "new_quantity": 6,
+        "deducted": 1,
     }
     assert left(conn, ONE) == 6
 
@@ -134,7 +138,8 @@ def test_a_client_that_vanishes_after_its_sale_but_before_commit_loses_nothing(c
 
 
 def test_cancel_inside_a_trigger_of_the_owner_undoes_the_sale_and_restores_the_caller(db, conn, till):
-    """The deduction was already made when the owner's trigger is cancelled: it is undone, and the role is the clerk's."""
+    """The deduction was already made when the owner's trigger is cancelled: it is undone, and the role is the
+    clerk's."""
     conn.execute(
         """
         CREATE TABLE gate (open bool);
@@ -161,8 +166,6 @@ def test_a_cancelled_wait_can_be_caught_in_plpgsql_only_by_name(conn, holder, ti
     """OTHERS does not catch a cancel; query_canceled does, and the block goes on as the clerk."""
     till.execute("SET statement_timeout = '50ms'")
     with pytest.raises(psycopg.errors.QueryCanceled):
-        till.execute(
-            f"DO $$ BEGIN PERFORM decrement_inventory('{ONE}', 1); EXCEPTION WHEN OTHERS THEN NULL; END $$"
-        )
+        till.execute(f"DO $$ BEGIN PERFORM decrement_inventory('{ONE}', 1); EXCEPTION WHEN OTHERS THEN NULL; END $$")
     till.execute("RESET statement_timeout")
     assert_usable(till, conn, holder)

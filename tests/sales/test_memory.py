@@ -1,11 +1,11 @@
 """A million sales in one transaction must not make the backend grow, nor must their movements.
 
-The backend's memory is taken as PostgreSQL counts it and as the kernel does, before and after a loop over 10,000 items.
-PostgreSQL itself keeps one entry for every row version that the transaction made and replaced again, in a memory context
-named Combo CIDs (42 MB here, and the same for a loop of plain UPDATEs), and 24 bytes for every statement on a table that has
-triggers for statements, in one named AfterTriggerEvents: test_what_is_left_out_is_postgresqls_own shows it with triggers that do
-nothing. These two contexts are left out; everything else counts, the list of pairs that PostgreSQL keeps beside the first
-included.
+The backend's memory is taken as PostgreSQL counts it and as the kernel does, before and after a loop over 10,000
+items. PostgreSQL itself keeps one entry for every row version that the transaction made and replaced again, in a
+memory context named Combo CIDs (42 MB here, and the same for a loop of plain UPDATEs), and 24 bytes for every
+statement on a table that has triggers for statements, in one named AfterTriggerEvents:
+test_what_is_left_out_is_postgresqls_own shows it with triggers that do nothing. These two contexts are left out;
+everything else counts, the list of pairs that PostgreSQL keeps beside the first included.
 """
 
 import re
@@ -27,7 +27,9 @@ END $$"""
 
 def contexts(conn):
     """{name: bytes} of PostgreSQL's memory contexts."""
-    return dict(conn.execute("SELECT name, sum(total_bytes)::bigint FROM pg_backend_memory_contexts GROUP BY name").fetchall())
+    return dict(
+        conn.execute("SELECT name, sum(total_bytes)::bigint FROM pg_backend_memory_contexts GROUP BY name").fetchall()
+    )
 
 
 def memory(conn):
@@ -41,8 +43,8 @@ def memory(conn):
 
 @pytest.mark.parametrize(("ledger", "calls", "limit"), [(False, 1_000_000, 16 * MB), (True, 400_000, 8 * MB)])
 def test_a_million_sales_in_one_transaction_need_less_than_16_mb(db, ledger, calls, limit):
-    """All of them succeed, in one transaction, and nothing of a call outlives it. With a ledger, which makes each call twice
-    the work, there are fewer calls and less is allowed."""
+    """All of them succeed, in one transaction, and nothing of a call outlives it. With a ledger, which makes each call
+    twice the work, there are fewer calls and less is allowed."""
     conn = db.connect()
     shop(conn, {item(n): 200 for n in range(ITEMS)}, type="integer", p_ledger=ledger)
     conn.execute("VACUUM ANALYZE inventory")
@@ -77,7 +79,8 @@ PLAIN = """
 
 
 def test_what_is_left_out_is_postgresqls_own(db):
-    """As many plain UPDATEs, on a table with triggers of the same kinds that are no business of ours, need as much of it."""
+    """As many plain UPDATEs, on a table with triggers of the same kinds that are no business of ours, need as much of
+    it."""
     conn = db.connect()
     shop(conn, {item(n): 200 for n in range(100)}, type="integer")
     conn.execute(PLAIN)
@@ -122,7 +125,8 @@ def test_refused_calls_in_one_transaction_leave_no_memory_behind(db, call):
             BEGIN
                 PERFORM {call};
                 RAISE 'sold what was not there';
-            EXCEPTION WHEN SQLSTATE 'IV001' OR SQLSTATE 'IV002' OR SQLSTATE 'IV005' OR SQLSTATE '22023' OR SQLSTATE '22003' THEN NULL;
+            EXCEPTION WHEN SQLSTATE 'IV001' OR SQLSTATE 'IV002' OR SQLSTATE 'IV005'
+                OR SQLSTATE '22023' OR SQLSTATE '22003' THEN NULL;
             END;
         END LOOP;
     END $$"""

@@ -1,7 +1,8 @@
 """A whole order in one call: all of it or nothing, whatever is short, and one answer that names every line.
 
-What an order may look like is in test_order_input.py. Shortages are told in the order in which the items are first named,
-quantities with every digit. That a long order needs no more statements than a short one is counted by PostgreSQL itself.
+What an order may look like is in test_order_input.py. Shortages are told in the order in which the items are first
+named, quantities with every digit. That a long order needs no more statements than a short one is counted by
+PostgreSQL itself.
 """
 
 import random
@@ -74,9 +75,7 @@ def test_an_order_of_five_lines_with_the_third_short_changes_nothing(conn, style
     """One error, which names that line; the stock, the ledger and the keys are as before."""
     conn.execute(f"SET inventory_ext.error_style = '{style}'")
     before = movements(conn)
-    answer = refused_order(
-        conn, (A, 1), (B, 1), (C, 1), (D, 1), (E, 1), p_reference="order 8", p_idempotency_key="k8"
-    )
+    answer = refused_order(conn, (A, 1), (B, 1), (C, 1), (D, 1), (E, 1), p_reference="order 8", p_idempotency_key="k8")
     assert (answer.sqlstate, answer.message) == (sqlstate, message)
     assert answer.detail == (
         f'{{"reason": "short_lines", "lines": [{{"reason": "insufficient", "inventory_id": "{C}", "available": 0.75, '
@@ -96,7 +95,8 @@ def test_every_short_and_every_unknown_line_is_named(conn, style, sqlstate):
     answer = refused_order(conn, (UNKNOWN, 3), (E, "5.01"), (A, 1), (other, 1), (B, 21), (D, 40))
     assert answer.sqlstate == sqlstate
     assert named(answer.facts) == [
-        ("unknown_item", str(UNKNOWN)), ("insufficient", str(E)), ("unknown_item", str(other)), ("insufficient", str(B)),
+        ("unknown_item", str(UNKNOWN)), ("insufficient", str(E)), ("unknown_item", str(other)),
+        ("insufficient", str(B)),
     ]  # fmt: skip
     assert [line.get("available") for line in answer.facts["lines"]] == [None, 5, None, Decimal("20.50")]
     assert [line["requested"] for line in answer.facts["lines"]] == [3, Decimal("5.01"), 1, 21]
@@ -135,7 +135,9 @@ def test_partial_takes_what_is_there_and_says_how_much(conn):
     after = last_movement(conn)
     answer = order(conn, (C, 1), (A, 1), (UNKNOWN, 2), (E, 5), p_on_shortage="partial")
     assert [(line["inventory_id"], line["old_quantity"], line["new_quantity"], line["deducted"])
-            for line in answer["lines"]] == [(str(C), Decimal("0.75"), 0, Decimal("0.75")), (str(A), 10, 9, 1)]  # fmt: skip
+            for line in answer["lines"]] == [
+        (str(C), Decimal("0.75"), 0, Decimal("0.75")), (str(A), 10, 9, 1),
+    ]  # fmt: skip
     assert [(line["inventory_id"], line.get("available"), line["requested"], line.get("deducted"))
             for line in answer["short"]] == [
         (str(C), Decimal("0.75"), 1, Decimal("0.75")), (str(UNKNOWN), None, 2, None), (str(E), 0, 5, 0),
@@ -281,7 +283,8 @@ def test_the_items_of_another_tenant_are_unknown_items(db):
     clerk = create_role(conn, db, "clerk")
     conn.execute(
         "ALTER TABLE inventory ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON inventory USING (tenant = current_user);"
-        f'GRANT SELECT, UPDATE (quantity) ON inventory TO "{clerk}"; GRANT EXECUTE ON FUNCTION decrement_inventory_batch TO "{clerk}"'
+        f'GRANT SELECT, UPDATE (quantity) ON inventory TO "{clerk}";'
+        f'GRANT EXECUTE ON FUNCTION decrement_inventory_batch TO "{clerk}"'
     )
     conn.execute("INSERT INTO inventory VALUES (%s, 7, %s)", (TWO, clerk))
     till = db.connect(user=clerk)
@@ -305,12 +308,17 @@ def counting_server(server):
 def test_a_long_order_needs_no_more_statements_than_a_short_one(counting_server, partitions):
     """Executions as PostgreSQL counts them, for 2 lines and for 2,000: of an order, with its ledger and its key."""
     with psycopg.connect(counting_server.dsn(), autocommit=True) as conn:
-        conn.execute("DROP EXTENSION IF EXISTS inventory_ext, pg_stat_statements CASCADE; DROP TABLE IF EXISTS inventory,"
-                     "inventory_movement, inventory_request; CREATE EXTENSION pg_stat_statements; CREATE EXTENSION inventory_ext")  # fmt: skip
+        conn.execute(
+            "DROP EXTENSION IF EXISTS inventory_ext, pg_stat_statements CASCADE;"
+            "DROP TABLE IF EXISTS inventory, inventory_movement, inventory_request;"
+            "CREATE EXTENSION pg_stat_statements; CREATE EXTENSION inventory_ext"
+        )
         by = " PARTITION BY HASH (id)" if partitions else ""
         conn.execute(f"CREATE TABLE inventory (id uuid PRIMARY KEY, quantity numeric(12,2)){by}")
         for n in range(partitions):
-            conn.execute(f"CREATE TABLE p{n} PARTITION OF inventory FOR VALUES WITH (MODULUS {partitions}, REMAINDER {n})")
+            conn.execute(
+                f"CREATE TABLE p{n} PARTITION OF inventory FOR VALUES WITH (MODULUS {partitions}, REMAINDER {n})"
+            )
         keys = [item(n) for n in range(1, 2001)]
         fill(conn, dict.fromkeys(keys, 100))
         attach(conn)

@@ -47,7 +47,9 @@ def refusing(refusals):
 def test_goods_in_are_added_and_recorded(conn):
     """The exact text of the answer; one movement of kind restock with reference and key."""
     after = last_movement(conn)
-    text = call_text(conn, "restock_inventory", p_inventory_id=ONE, p_quantity="2.5", p_reference="po 1", p_idempotency_key="r1")
+    text = call_text(
+        conn, "restock_inventory", p_inventory_id=ONE, p_quantity="2.5", p_reference="po 1", p_idempotency_key="r1"
+    )
     assert text == (
         f'{{"success": true, "inventory_id": "{ONE}", "old_quantity": 10.50, "new_quantity": 13.00, "added": 2.5}}'
     )
@@ -60,11 +62,20 @@ def test_goods_in_are_added_and_recorded(conn):
 def test_a_count_sets_the_stock_and_says_by_how_much(conn):
     """Up, down and to nothing; with and without an expected quantity; the reason is the movement's reference."""
     after = last_movement(conn)
-    text = call_text(conn, "adjust_inventory", p_inventory_id=ONE, p_counted_quantity="9", p_expected_quantity="10.5", p_reason="count")
+    text = call_text(
+        conn,
+        "adjust_inventory",
+        p_inventory_id=ONE,
+        p_counted_quantity="9",
+        p_expected_quantity="10.5",
+        p_reason="count",
+    )
     assert text == (
         f'{{"success": true, "inventory_id": "{ONE}", "old_quantity": 10.50, "new_quantity": 9.00, "adjusted": -1.50}}'
     )
-    assert call(conn, "adjust_inventory", p_inventory_id=ONE, p_counted_quantity="20.01")["adjusted"] == Decimal("11.01")
+    assert call(conn, "adjust_inventory", p_inventory_id=ONE, p_counted_quantity="20.01")["adjusted"] == Decimal(
+        "11.01"
+    )
     assert call(conn, "adjust_inventory", p_inventory_id=ONE, p_counted_quantity=0)["new_quantity"] == 0
     assert left(conn, ONE) == 0
     assert steps(conn, after=after) == [
@@ -89,7 +100,12 @@ def test_a_count_of_a_stock_that_has_changed_is_stale(refusing, style):
     """Compare and set: what was expected and what is there are named, and nothing changes."""
     refusing.execute(f"SET inventory_ext.error_style = '{style}'")
     answer = refused_call(
-        refusing, "adjust_inventory", p_inventory_id=ONE, p_counted_quantity=3, p_expected_quantity="10.51", p_reason="c"
+        refusing,
+        "adjust_inventory",
+        p_inventory_id=ONE,
+        p_counted_quantity=3,
+        p_expected_quantity="10.51",
+        p_reason="c",
     )
     message = "Inventory has changed. Expected: 10.51, Found: 10.50" if style == "sqlstate" else "Inventory has changed"
     assert (answer.sqlstate, answer.message) == (STYLES[style].get("IV005", "IV005"), message)
@@ -98,7 +114,9 @@ def test_a_count_of_a_stock_that_has_changed_is_stale(refusing, style):
     )
     assert answer.hint
     # Also where the count is right and only the expectation is not: the caller's picture was wrong.
-    answer = refused_call(refusing, "adjust_inventory", p_inventory_id=ONE, p_counted_quantity="10.5", p_expected_quantity=0)
+    answer = refused_call(
+        refusing, "adjust_inventory", p_inventory_id=ONE, p_counted_quantity="10.5", p_expected_quantity=0
+    )
     assert answer.reason == "stale"
 
 
@@ -106,7 +124,9 @@ def test_a_count_that_waits_compares_with_what_is_there_after_the_wait(db, conn)
     """A sale comes between: the expectation that was right when the call began is stale."""
     holder, clerk = db.connect(autocommit=False), db.connect()
     sell(holder, ONE, "0.50")
-    count = Aside(lambda: call(clerk, "adjust_inventory", p_inventory_id=ONE, p_counted_quantity=8, p_expected_quantity="10.5"))
+    count = Aside(
+        lambda: call(clerk, "adjust_inventory", p_inventory_id=ONE, p_counted_quantity=8, p_expected_quantity="10.5")
+    )
     until_waiting(conn, clerk)
     holder.commit()
     answer = count.refusal()
@@ -117,7 +137,9 @@ def test_a_count_that_waits_compares_with_what_is_there_after_the_wait(db, conn)
 def test_a_transfer_moves_between_two_items(conn):
     """Both sides in one answer; two movements of kind transfer, with the same reference and key."""
     after = last_movement(conn)
-    text = call_text(conn, "transfer_inventory", p_from=ONE, p_to=TWO, p_quantity="10.50", p_reference="t", p_idempotency_key="k")
+    text = call_text(
+        conn, "transfer_inventory", p_from=ONE, p_to=TWO, p_quantity="10.50", p_reference="t", p_idempotency_key="k"
+    )
     assert text == (
         f'{{"success": true, "from": {{"inventory_id": "{ONE}", "old_quantity": 10.50, "new_quantity": 0.00}}, '
         f'"to": {{"inventory_id": "{TWO}", "old_quantity": 5.00, "new_quantity": 15.50}}, "transferred": 10.50}}'
@@ -179,7 +201,11 @@ GOOD = {
     "adjust_inventory": {"p_inventory_id": ONE, "p_counted_quantity": 1},
     "transfer_inventory": {"p_from": ONE, "p_to": TWO, "p_quantity": 1},
 }
-QUANTITY = {"restock_inventory": "p_quantity", "adjust_inventory": "p_counted_quantity", "transfer_inventory": "p_quantity"}
+QUANTITY = {
+    "restock_inventory": "p_quantity",
+    "adjust_inventory": "p_counted_quantity",
+    "transfer_inventory": "p_quantity",
+}
 
 
 @pytest.mark.parametrize(("function", "argument"), [(f, a) for f, arguments in GOOD.items() for a in arguments])
@@ -215,13 +241,17 @@ def test_what_is_no_quantity_is_refused_by_name(refusing, function, quantity, sq
 
 @pytest.mark.parametrize(("expected", "sqlstate"), [("NaN", "22023"), ("-1", "22023"), ("9" * 29, "22003")])
 def test_an_expected_quantity_that_is_none_is_refused_by_name(refusing, expected, sqlstate):
-    answer = refused_call(refusing, "adjust_inventory", p_inventory_id=ONE, p_counted_quantity=1, p_expected_quantity=expected)
+    answer = refused_call(
+        refusing, "adjust_inventory", p_inventory_id=ONE, p_counted_quantity=1, p_expected_quantity=expected
+    )
     assert (answer.sqlstate, answer.facts["argument"]) == (sqlstate, "p_expected_quantity")
 
 
 def test_an_expected_quantity_finer_than_the_column_is_only_stale(refusing):
     """It is compared, not written."""
-    answer = refused_call(refusing, "adjust_inventory", p_inventory_id=ONE, p_counted_quantity=1, p_expected_quantity="10.505")
+    answer = refused_call(
+        refusing, "adjust_inventory", p_inventory_id=ONE, p_counted_quantity=1, p_expected_quantity="10.505"
+    )
     assert answer.sqlstate == "IV005"
 
 
@@ -234,7 +264,10 @@ def test_more_than_the_column_can_hold_is_refused_and_named(db, type, full, one)
     """22003 with the item and its stock, from a restock and from a transfer; the last unit that fits is taken."""
     conn = db.connect()
     shop(conn, {ONE: full, TWO: full}, type=type)
-    for function, arguments in (("restock_inventory", {"p_inventory_id": TWO}), ("transfer_inventory", {"p_from": ONE, "p_to": TWO})):
+    for function, arguments in (
+        ("restock_inventory", {"p_inventory_id": TWO}),
+        ("transfer_inventory", {"p_from": ONE, "p_to": TWO}),
+    ):
         answer = refused_call(conn, function, **arguments, p_quantity=one, p_reference="much")
         assert (answer.sqlstate, answer.reason) == ("22003", "overflow")
         assert answer.facts == {

@@ -64,7 +64,11 @@ def test_rollback_to_savepoint_undoes_only_what_came_after_it(conn, till):
     till.execute("ROLLBACK TO here")
     assert left(till, TWO) == 5
     assert sell(till, ONE, "3") | {"inventory_id": ""} == {
-        "success": True, "inventory_id": "", "old_quantity": 9, "new_quantity": 6, "deducted": 3,
+        "success": True,
+        "inventory_id": "",
+        "old_quantity": 9,
+        "new_quantity": 6,
+        "deducted": 3,
     }
     till.commit()
     assert (left(conn, ONE), left(conn, TWO)) == (6, 5)

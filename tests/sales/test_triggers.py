@@ -76,7 +76,10 @@ def test_a_before_trigger_that_changes_other_columns_is_welcome(conn):
     trigger(conn, "BEFORE UPDATE", "NEW.updated_at := now(); NEW.sold := OLD.sold + 1; RETURN NEW;", "FOR EACH ROW")
     sell(conn, ONE, "1")
     sell(conn, ONE, "1")
-    assert conn.execute("SELECT sold, updated_at IS NOT NULL FROM inventory WHERE id = %s", (ONE,)).fetchone() == (2, True)
+    assert conn.execute("SELECT sold, updated_at IS NOT NULL FROM inventory WHERE id = %s", (ONE,)).fetchone() == (
+        2,
+        True,
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,12 +142,18 @@ def test_a_deferred_constraint_trigger_fires_once_at_commit(conn):
 def test_an_error_of_a_trigger_reaches_the_caller_with_its_own_sqlstate(conn):
     """A trigger that forbids the sale forbids it in its own words."""
     trigger(
-        conn, "AFTER UPDATE",
+        conn,
+        "AFTER UPDATE",
         "RAISE EXCEPTION 'shop is closed' USING ERRCODE = 'XY123', DETAIL = 'why', HINT = 'come back'; RETURN NULL;",
         "FOR EACH ROW",
     )
     answer = refused_sale(conn, ONE, "1")
-    assert (answer.sqlstate, answer.message, answer.detail, answer.hint) == ("XY123", "shop is closed", "why", "come back")
+    assert (answer.sqlstate, answer.message, answer.detail, answer.hint) == (
+        "XY123",
+        "shop is closed",
+        "why",
+        "come back",
+    )
     assert left(conn, ONE) == 10
 
 
@@ -161,8 +170,10 @@ def test_a_check_of_the_user_reaches_the_caller_as_23514(conn):
 def test_a_trigger_may_sell_another_item_itself(conn):
     """A bundle: selling ONE sells a TWO through the function, from inside the first sale; both answers are right."""
     trigger(
-        conn, "AFTER UPDATE",
-        f"IF NEW.id = '{ONE}' THEN INSERT INTO seen VALUES (decrement_inventory('{TWO}', 2)::text); END IF; RETURN NULL;",
+        conn,
+        "AFTER UPDATE",
+        f"IF NEW.id = '{ONE}' THEN INSERT INTO seen VALUES (decrement_inventory('{TWO}', 2)::text); END IF;"
+        " RETURN NULL;",
         "FOR EACH ROW",
     )
     answer = sell(conn, ONE, "1")
@@ -180,7 +191,8 @@ def test_a_trigger_may_sell_another_item_itself(conn):
 def test_a_before_trigger_may_sell_another_item_itself(conn):
     """The same from a BEFORE trigger, while the outer sale holds its row and has not yet written it."""
     trigger(
-        conn, "BEFORE UPDATE",
+        conn,
+        "BEFORE UPDATE",
         f"IF NEW.id = '{ONE}' THEN PERFORM decrement_inventory('{TWO}', 1); END IF; RETURN NEW;",
         "FOR EACH ROW",
     )
@@ -191,7 +203,8 @@ def test_a_before_trigger_may_sell_another_item_itself(conn):
 def test_a_trigger_that_sells_the_same_item_again_never_yields_a_false_answer(conn):
     """PostgreSQL refuses a BEFORE trigger that updates its own row (27000): the sale fails whole."""
     trigger(
-        conn, "BEFORE UPDATE",
+        conn,
+        "BEFORE UPDATE",
         f"IF OLD.quantity - NEW.quantity = 4 THEN PERFORM decrement_inventory('{ONE}', 1); END IF; RETURN NEW;",
         "FOR EACH ROW",
     )
@@ -258,7 +271,8 @@ def test_direct_writes_that_make_no_stock_are_refused_by_the_constraints(conn):
 
 
 def test_a_refusal_that_a_trigger_catches_leaves_the_sale_around_it_whole(db):
-    """An error of an inner call jumps over frames of its own only: the outer call is answered, and its movements are its own."""
+    """An error of an inner call jumps over frames of its own only: the outer call is answered, and its movements are
+    its own."""
     conn = db.connect()
     shop(conn, {ONE: "10", TWO: "0"})
     conn.execute(

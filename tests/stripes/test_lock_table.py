@@ -157,9 +157,7 @@ def test_bystanders_create_tables_while_orders_and_counts_are_open(narrow):
 
 def test_stripe_unstripe_and_detach_of_many_items_hold_few_locks(narrow, watcher):
     with psycopg.connect(narrow.dsn()) as session:
-        session.execute(
-            f"SELECT count(unstripe_inventory(i)), count(stripe_inventory(i, 200)) FROM {EVERY}"
-        )
+        session.execute(f"SELECT count(unstripe_inventory(i)), count(stripe_inventory(i, 200)) FROM {EVERY}")
         assert entries(watcher, session) <= 150
         session.execute("SELECT detach_inventory()")
         assert entries(watcher, session) <= 150

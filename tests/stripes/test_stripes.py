@@ -1,7 +1,7 @@
-"""Striped items: what each function answers and records, what readers see, who may do what, and how an item is put together again."""
+"""Striped items: what each function answers and records, what readers see, who may do what, and how an item is put
+together again."""
 
 import random
-import time
 from decimal import Decimal
 
 import psycopg
@@ -9,8 +9,8 @@ import pytest
 
 from books import audit, call, order, refused_call, refused_order, stripes_of
 from shop import (
-    ONE, TWO, UNKNOWN, Aside, allow_sales, attach, create_role, item, left, refused, refused_attach, refused_sale, sell, shop,
-    stock_table, until, until_waiting,
+    ONE, TWO, UNKNOWN, Aside, allow_sales, attach, create_role, item, left, refused, refused_attach, refused_sale, sell,
+    shop, stock_table, until, until_waiting,
 )  # fmt: skip
 
 THREE = item(3)
@@ -39,8 +39,8 @@ def available(conn, item=ONE):
 
 def kinds(conn, item=ONE, after=0):
     rows = conn.execute(
-        "SELECT stripe, kind, old_quantity, new_quantity FROM inventory_movement WHERE inventory_id = %s AND movement_id > %s"
-        " ORDER BY movement_id",
+        "SELECT stripe, kind, old_quantity, new_quantity FROM inventory_movement"
+        " WHERE inventory_id = %s AND movement_id > %s ORDER BY movement_id",
         (item, after),
     )
     return rows.fetchall()
@@ -63,7 +63,12 @@ def shown(conn, quantity, item=ONE):
         ("bigint", "9000000000000000000", 2, ["4500000000000000000", "4500000000000000000"]),
         ("numeric(12,2)", "10.75", 3, ["4.75", "3.00", "3.00"]),
         ("numeric", "0.5", 2, ["0.5", "0.0"]),
-        ("numeric", "9999999999999999999999999999", 2, ["5000000000000000000000000000", "4999999999999999999999999999"]),
+        (
+            "numeric",
+            "9999999999999999999999999999",
+            2,
+            ["5000000000000000000000000000", "4999999999999999999999999999"],
+        ),
     ],
 )
 def test_shares_are_full_units_and_the_rest_is_in_the_first(conn, type, total, stripes, shares):
@@ -279,7 +284,8 @@ def test_detach_puts_all_items_together_and_attach_goes_on(conn):
 
 
 def test_stripes_left_by_drop_extension_contradict_a_row_that_was_written_since(conn):
-    """The row was sold from without the extension; attach finds the stock neither twice nor too little, and the HINT leads on."""
+    """The row was sold from without the extension; attach finds the stock neither twice nor too little, and the HINT
+    leads on."""
     shop(conn, {ONE: "12"}, type="integer")
     stripe(conn)
     sell(conn, ONE, 2)
@@ -342,7 +348,9 @@ def test_with_the_callers_rights_policies_decide(db, conn):
     for role in (anna, bert):
         allow_sales(conn, role)
         conn.execute(f'GRANT SELECT, UPDATE ON inventory TO "{role}"')
-        conn.execute(f'GRANT EXECUTE ON FUNCTION available_inventory, restock_inventory, decrement_inventory_batch TO "{role}"')
+        conn.execute(
+            f'GRANT EXECUTE ON FUNCTION available_inventory, restock_inventory, decrement_inventory_batch TO "{role}"'
+        )
     stripe(conn)
     ours, theirs = db.connect(user=anna), db.connect(user=bert)
     assert sell(ours, ONE, 7)["deducted"] == 7
@@ -368,106 +376,14 @@ def test_sales_need_no_right_on_the_tables(db, conn):
 def test_renamed_tables_and_schemas_are_followed(conn):
     shop(conn, {ONE: "12"}, type="integer")
     stripe(conn)
-    conn.execute("CREATE SCHEMA \"Lager\"; ALTER TABLE inventory SET SCHEMA \"Lager\"; ALTER TABLE inventory_stripe RENAME TO \"Streifen\"")
+    conn.execute(
+        'CREATE SCHEMA "Lager"; ALTER TABLE inventory SET SCHEMA "Lager";'
+        'ALTER TABLE inventory_stripe RENAME TO "Streifen"'
+    )
     assert sell(conn, ONE, 5)["deducted"] == 5
     conn.execute('ALTER TABLE "Lager".inventory RENAME quantity TO "Menge"')
     assert sell(conn, ONE, 6)["deducted"] == 6
     until(lambda: left(conn, ONE, '"Lager".inventory', "id", '"Menge"') == 1, "the row shows 1")
-
-
-def test_the_users_triggers_fire_when_the_total_is_shown(conn):
-    shop(conn, {ONE: "12"}, type="integer")
-    conn.execute(
-        "CREATE TABLE seen (quantity integer);"
-        "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$ BEGIN INSERT INTO public.seen VALUES (NEW.quantity); RETURN NULL; END $$;"
-        "CREATE TRIGGER see AFTER UPDATE ON inventory FOR EACH ROW EXECUTE FUNCTION see()"
-    )
-    stripe(conn)
-    sell(conn, ONE, 4)
-    until(lambda: conn.execute("SELECT 8 IN (SELECT quantity FROM seen)").fetchone()[0], "the trigger saw the total")
-
-
-def keepers(conn):
-    sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'inventory_ext totals'"
-    return conn.execute(sql).fetchone()[0]
-
-
-def test_one_keeper_comes_with_the_first_sale_and_goes_when_nothing_changes(db, conn):
-    shop(conn, {ONE: "1000"}, type="integer")
-    stripe(conn)
-    tills = [db.connect() for _ in range(20)]
-    for aside in [Aside(sell, till, ONE, 1) for till in tills]:
-        aside.result()
-    shown(conn, 980)
-    assert keepers(conn) <= 1
-    until(lambda: keepers(conn) == 0, "the keeper goes")
-    sell(conn, ONE, 1)
-    shown(conn, 979)
-
-
-def test_the_keeper_waits_for_a_sale_that_is_not_committed(db, conn):
-    """It may not go while a transaction that wrote stripes is open: nobody else would show that sale."""
-    shop(conn, {ONE: "10"}, type="integer")
-    stripe(conn)
-    till = db.connect(autocommit=False)
-    sell(till, ONE, 1)
-    give_up = time.monotonic() + 4  # twice as long as it stays without work
-    while time.monotonic() < give_up:
-        assert keepers(conn) == 1
-        time.sleep(0.1)
-    till.commit()
-    shown(conn, 9)
-
-
-def test_a_keeper_that_found_nothing_striped_did_not_keep_the_next_one_from_coming(conn):
-    """Striping that was rolled back had started one, which ended at once; for a second no other was started, nor later for a lone sale."""
-    shop(conn, {ONE: "12"}, type="integer")
-    with pytest.raises(ZeroDivisionError), conn.transaction():
-        stripe(conn)
-        sell(conn, ONE, 1)
-        raise ZeroDivisionError
-    stripe(conn)
-    sell(conn, ONE, 1)
-    shown(conn, 11)
-
-
-def test_a_row_that_somebody_holds_is_shown_later(db, conn):
-    shop(conn, {ONE: "10"}, type="integer")
-    stripe(conn)
-    holder = db.connect(autocommit=False)
-    holder.execute("SELECT 1 FROM inventory FOR UPDATE")
-    for _ in range(3):
-        sell(conn, ONE, 1)
-    assert available(conn) == 7 and left(conn, ONE) == 10
-    holder.rollback()
-    shown(conn, 7)
-
-
-def test_a_keeper_that_was_killed_is_replaced(conn):
-    shop(conn, {ONE: "10"}, type="integer")
-    stripe(conn)
-    sell(conn, ONE, 1)
-    until(lambda: keepers(conn) == 1, "there is a keeper")
-    conn.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'inventory_ext totals'")
-    until(lambda: keepers(conn) == 0, "it is gone")
-    more = lambda: call(conn, "restock_inventory", p_inventory_id=ONE, p_quantity=1)  # noqa: E731
-    until(lambda: more() and keepers(conn) == 1, "a later call starts one")
-    until(lambda: left(conn, ONE) == available(conn), "the row shows the total")
-
-
-def test_the_database_can_be_dropped_soon_after_a_sale(db, conn):
-    """DROP DATABASE waits five seconds for others to go; the keeper goes sooner."""
-    name = f"{db.name}_short"
-    admin = psycopg.connect(db.server.dsn(), autocommit=True)
-    admin.execute(f'CREATE DATABASE "{name}"')
-    with psycopg.connect(db.server.dsn(name), autocommit=True) as short:
-        short.execute("CREATE EXTENSION inventory_ext")
-        shop(short, {ONE: "10"}, type="integer")
-        stripe(short)
-        sell(short, ONE, 1)
-    admin.execute(f'DROP DATABASE "{name}"')
-    admin.close()
 
 
 def test_random_calls_keep_stripes_and_total_together(conn):
@@ -574,7 +490,10 @@ def test_a_row_that_was_taken_away_with_the_triggers_off_does_not_keep_the_table
     shop(conn, {ONE: "12", TWO: "5"}, type="integer")
     stripe(conn, ONE), stripe(conn, TWO)
     sell(conn, TWO, 1)
-    conn.execute(f"SET session_replication_role = replica; DELETE FROM inventory WHERE id = '{ONE}'; RESET session_replication_role")
+    conn.execute(
+        f"SET session_replication_role = replica; DELETE FROM inventory WHERE id = '{ONE}';"
+        "RESET session_replication_role"
+    )
     conn.execute("SELECT detach_inventory()")
     assert left(conn, TWO) == 4
     attach(conn)

@@ -1,7 +1,8 @@
-"""64 sessions sell a striped item down to exactly zero, a hundred times, with mixed sizes and goods that come in meanwhile.
+"""64 sessions sell a striped item down to exactly zero, a hundred times, with mixed sizes and goods that come in
+meanwhile.
 
-Nothing may be sold twice and nothing refused that is there: every session sells until it is refused a single unit, so a unit
-that is left at the end was falsely refused to the last of them.
+Nothing may be sold twice and nothing refused that is there: every session sells until it is refused a single unit, so
+a unit that is left at the end was falsely refused to the last of them.
 """
 
 import random
@@ -48,7 +49,9 @@ def one_round(conn, sessions, rng):
     call(conn, "adjust_inventory", p_inventory_id=ONE, p_counted_quantity=opening)
     conn.execute("SELECT stripe_inventory(%s, %s)", (ONE, stripes))
     start = threading.Barrier(len(sessions))
-    tills = [Aside(till, session, start, random.Random(rng.random()), number) for number, session in enumerate(sessions)]
+    tills = [
+        Aside(till, session, start, random.Random(rng.random()), number) for number, session in enumerate(sessions)
+    ]
     told = [till.result() for till in tills]
     sold = sum(answer["deducted"] for sales, _ in told for answer in sales)
     came = sum(came for _, came in told)
@@ -97,7 +100,8 @@ def sale(session, size, rng):
 
 
 def test_orders_of_several_striped_items_never_deadlock(db, conn):
-    """32 sessions, orders over four striped and two other items in any order, transfers and counts between: no 40P01."""
+    """32 sessions, orders over four striped and two other items in any order, transfers and counts between: no
+    40P01."""
     print(f"seed {SEED}")
     items = [ONE.__class__(int=n) for n in range(1, 7)]
     shop(conn, {key: "300" for key in items}, type="integer")
@@ -114,16 +118,22 @@ def test_orders_of_several_striped_items_never_deadlock(db, conn):
             try:
                 if act < 0.7:
                     chosen = rng.sample(items, rng.randrange(1, 6))
-                    lines = ", ".join(f'{{"inventory_id": "{key}", "quantity": {rng.randrange(1, 4)}}}' for key in chosen)
+                    lines = ", ".join(
+                        f'{{"inventory_id": "{key}", "quantity": {rng.randrange(1, 4)}}}' for key in chosen
+                    )
                     answer = call(session, "decrement_inventory_batch", p_items=f"[{lines}]", p_on_shortage="partial")
                     sold += sum(line["deducted"] for line in answer["lines"])
                 elif act < 0.85:
                     source, target = rng.sample(items, 2)
-                    moved += call(session, "transfer_inventory", p_from=source, p_to=target, p_quantity=1)["transferred"]
+                    moved += call(session, "transfer_inventory", p_from=source, p_to=target, p_quantity=1)[
+                        "transferred"
+                    ]
                 elif act < 0.95:
                     sold -= call(session, "restock_inventory", p_inventory_id=rng.choice(items), p_quantity=2)["added"]
                 else:
-                    sold -= call(session, "adjust_inventory", p_inventory_id=rng.choice(items), p_counted_quantity=20)["adjusted"]
+                    sold -= call(session, "adjust_inventory", p_inventory_id=rng.choice(items), p_counted_quantity=20)[
+                        "adjusted"
+                    ]
             except psycopg.Error as error:
                 assert refusal_of(error).sqlstate == "IV001", refusal_of(error)
         return sold, moved

@@ -167,8 +167,11 @@ def test_every_stripe_of_an_order_is_verified(conn, key):
 
 @pytest.mark.parametrize(
     "body",
-    ["NEW.quantity := NEW.quantity - 1", "NEW.quantity := NEW.quantity + 1",
-     "IF NEW.stripe = 2 THEN RETURN NULL; END IF"],
+    [
+        "NEW.quantity := NEW.quantity - 1",
+        "NEW.quantity := NEW.quantity + 1",
+        "IF NEW.stripe = 2 THEN RETURN NULL; END IF",
+    ],
 )
 def test_the_stripes_that_an_item_is_cut_into_are_verified(conn, body):
     """Twelve units were cut into stripes that held eight."""

@@ -1,8 +1,8 @@
 """The whole API as a plain model: decimals, dicts, and the rules of the manual, without a database.
 
-`Model.call` says what a call must answer or how it must be refused, and keeps stock, movements and idempotency keys as the
-server should. Numbers keep their decimals as PostgreSQL's do, because 28 digits are counted as they are written. The order
-of the checks is part of the contract: arguments, then the key, then what the column keeps, then the items.
+`Model.call` says what a call must answer or how it must be refused, and keeps stock, movements and idempotency keys as
+the server should. Numbers keep their decimals as PostgreSQL's do, because 28 digits are counted as they are written.
+The order of the checks is part of the contract: arguments, then the key, then what the column keeps, then the items.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What the tests of orders and of the ledger share: a call by named arguments, an order, the movements, and the audit.
 
-`audit` is the test's own accountant: for every item, and for each stripe of it, the ledger's movements, in the order of their
-numbers, start from nothing, each begins where the one before ended, and none is negative. The last ones of an item and its
-stripes together end at what the stock table says; a striped item itself ends at nothing, its stripes at what they hold.
+`audit` is the test's own accountant: for every item, and for each stripe of it, the ledger's movements, in the order
+of their numbers, start from nothing, each begins where the one before ended, and none is negative. The last ones of an
+item and its stripes together end at what the stock table says; a striped item itself ends at nothing, its stripes at
+what they hold.
 """
 
 from __future__ import annotations
