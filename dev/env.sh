@@ -10,7 +10,7 @@ RUST_NEEDED=1.96.0            # what that pgrx declares
 
 umask 022                     # a server started by root runs as another user, who must read what we install
 export PGRX_HOME=$LOCAL/pgrx USER=${USER:-$(id -un)}
-export PYTHONPATH=$ROOT PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+export PYTHONPATH=$ROOT PYTHONPYCACHEPREFIX=$LOCAL/pycache PYTHONUNBUFFERED=1
 
 site_packages=$(echo "$VENV"/lib/python3*/site-packages)
 export PATH=$VENV/bin:$LOCAL/cargo/bin:$PATH

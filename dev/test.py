@@ -2,7 +2,7 @@
 
 Each suite prints a line when it starts and one when it ends. The last line is `N passed, N failed`, and the exit status
 is 1 when anything failed; the failed suites are named, and the slowest tests before them. A suite that depends on the
-server runs once for each --pg.
+server runs once for each --pg; on all but the first, pytest runs fewer cases of each test.
 """
 
 import argparse
@@ -24,6 +24,7 @@ RESULTS = ROOT / ".local" / "results"
 WORKERS = min(2 * (os.cpu_count() or 1), 8)  # tests wait for locks and workers half of their time
 FEATURES = ["--no-default-features", "--features", "pg18 pg_test"]
 PG_TESTS = "::pg_"  # in the name of every #[pg_test], and of no other test
+CASES = "3"  # of a parametrized test, on the second server of a run: tests/support/versions.py
 SLOWEST = 10  # tests that are listed at the end
 ISOLATION_SECONDS = "30"  # after these a step that still waits is cancelled; isolationtester's own limit is 360
 
@@ -76,8 +77,9 @@ def duration(line):
 class Suite:
     """One run of one suite: runs commands, shows their output as it comes, counts the tests in it."""
 
-    def __init__(self, pg):
+    def __init__(self, pg, first=True):
         self.pg = pg
+        self.first = first  # of the servers of this run
         self.passed = self.failed = 0
         self.durations = []
 
@@ -194,8 +196,8 @@ def isolation(suite):
 def run_pytest(suite, *folders, workers=WORKERS):
     """Each worker has a server of its own."""
     spread = ["-n", workers, "--dist", "worksteal"] if workers > 1 else []
-    slowest = [f"--durations={SLOWEST}", "--durations-min=0.5"]
-    command = [sys.executable, "-m", "pytest", *spread, *slowest, *(f"tests/{folder}" for folder in folders)]
+    options = [f"--durations={SLOWEST}", "--durations-min=0.5", *([] if suite.first else ["--cases", CASES])]
+    command = [sys.executable, "-m", "pytest", *spread, *options, *(f"tests/{folder}" for folder in folders)]
     suite.run(*command, counts=pytest_counts, env=os.environ | {"PG": suite.pg})
 
 
@@ -246,10 +248,10 @@ FOR_EACH_SERVER = {
 }
 
 
-def run_suite(name, function, pg):
+def run_suite(name, function, pg, first=True):
     title = f"{name}, PostgreSQL {pg}" if name in FOR_EACH_SERVER else name
     print(f"==> {title}")
-    suite, begin = Suite(pg), time.monotonic()
+    suite, begin = Suite(pg, first), time.monotonic()
     try:
         function(suite)
     except Exception:
@@ -277,9 +279,9 @@ def main():
     keep_servers_in_memory()
     runs = []
     for name in args.suites:
-        for pg in args.pg or ["18"]:
+        for number, pg in enumerate(args.pg or ["18"]):
             if name in FOR_EACH_SERVER:
-                runs.append(run_suite(name, FOR_EACH_SERVER[name], pg))
+                runs.append(run_suite(name, FOR_EACH_SERVER[name], pg, first=number == 0))
         if name in ONCE:
             runs.append(run_suite(name, ONCE[name], "18"))
     show_slowest(runs)

@@ -19,12 +19,24 @@ from hypothesis import settings
 
 from databases import BAD_SIGNS, Database
 from dev.server import Server, keep_servers_in_memory
+from versions import choose_cases
 
 # No deadline: how long an example takes says nothing about right or wrong.
 settings.register_profile("inventory_ext", print_blob=True, derandomize=False, deadline=None)
 settings.load_profile("inventory_ext")
 
 keep_servers_in_memory()
+
+
+def pytest_addoption(parser):
+    text = "run at most so many cases of a parametrized test, except where they depend on the server (versions.py)"
+    parser.addoption("--cases", type=int, metavar="N", help=text)
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.option.cases:
+        items[:], others = choose_cases(items, config.option.cases)
+        config.hook.pytest_deselected(items=others)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -69,6 +81,27 @@ def db(server, template):
         yield Database(server, name)
         end_sessions(connection, name)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def in_encoding(db):
+    """A function that gives a connection to a new database of an encoding, with the extension in it."""
+    made = []
+
+    def connect(encoding, client="UTF8"):
+        name = f"{db.name}_{encoding.lower()}"
+        with psycopg.connect(db.server.dsn(), autocommit=True) as admin:
+            admin.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0 LOCALE 'C'")
+        conn = psycopg.connect(db.server.dsn(name), autocommit=True, client_encoding=client)
+        made.append((name, conn))
+        conn.execute("CREATE EXTENSION inventory_ext")
+        return conn
+
+    yield connect
+    for name, conn in made:
+        conn.close()
+        with psycopg.connect(db.server.dsn(), autocommit=True) as admin:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def end_sessions(connection, name):

@@ -77,11 +77,15 @@ class Step:
 @pytest.mark.parametrize("build", BUILDS)
 @pytest.mark.parametrize("waiter", WAITERS)
 def test_a_sale_is_not_the_victim(db, build, waiter):
-    """An open transaction, an index build that waits for it, a call that waits for that: then the first one sells."""
+    """An open transaction, an index build that waits for it, a call that waits for that: then the first one sells.
+
+    The seller looks for a deadlock first, so it is the victim of any that it is part of. The build and the call may be
+    in one without it, which they find out after their own deadlock_timeout; the test waits for that many times.
+    """
     conn = db.connect()
     shop(conn, {ONE: "1000", TWO: "1000"}, type="integer", columns=", note text")
     stripe(conn, TWO, 3)
-    builder, other = patient(db, "3s"), patient(db, "3s")
+    builder, other = patient(db, "400ms"), patient(db, "400ms")
     stock, wrong = {ONE: 1000, TWO: 1000}, []
     for name, (level, sql) in BEGINNINGS.items():
         if waiter == "attach" and name in ("available", "sold", "sold from a stripe"):

@@ -12,27 +12,6 @@ from shop import ONE, answer_text, attach, refused_attach, refused_sale, sell, s
 ENCODINGS = {"LATIN1": "Größe", "LATIN9": "Größe", "EUC_JP": "在庫", "WIN1251": "Запас"}
 
 
-@pytest.fixture
-def in_encoding(db):
-    """A function that gives a connection to a database of an encoding, with the extension in it."""
-    made = []
-
-    def connect(encoding):
-        name = f"{db.name}_{encoding.lower()}"
-        with psycopg.connect(db.server.dsn(), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0 LOCALE 'C'")
-        conn = psycopg.connect(db.server.dsn(name), autocommit=True, client_encoding="UTF8")
-        made.append((name, conn))
-        conn.execute("CREATE EXTENSION inventory_ext")
-        return conn
-
-    yield connect
-    for name, conn in made:
-        conn.close()
-        with psycopg.connect(db.server.dsn(), autocommit=True) as connection:
-            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
 @pytest.mark.parametrize("encoding", [*ENCODINGS, "SQL_ASCII"])
 def test_ascii_names_work_in_every_encoding(in_encoding, encoding):
     """Attach, sell, refuse."""

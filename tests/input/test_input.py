@@ -349,25 +349,15 @@ def test_headers_of_any_shape_give_a_key_or_none(conn):
 
 
 @pytest.fixture
-def in_encoding(db):
+def shop_in_encoding(in_encoding):
     """A shop of 100 units in a database of an encoding: its superuser's connection, which speaks UTF8 where it can."""
-    made = []
 
     def open_shop(encoding, client="UTF8"):
-        name = f"{db.name}_{encoding.lower()}"
-        with psycopg.connect(db.server.dsn(), autocommit=True) as server:
-            server.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0 LOCALE 'C'")
-        conn = psycopg.connect(db.server.dsn(name), autocommit=True, client_encoding=client)
-        made.append((name, conn))
-        conn.execute("CREATE EXTENSION inventory_ext")
+        conn = in_encoding(encoding, client)
         shop(conn, {ONE: "100.00", TWO: "100.00"})
         return conn
 
-    yield open_shop
-    for name, conn in made:
-        conn.close()
-        with psycopg.connect(db.server.dsn(), autocommit=True) as server:
-            server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    return open_shop
 
 
 def bytes_of_last(conn, column="actor"):
@@ -396,9 +386,9 @@ def sell_as(conn, claims):
         ("LATIN1", "\\ud83d\\ude00", b"\\ud83d\\ude00"),
     ],
 )
-def test_an_actor_that_the_database_cannot_hold_is_recorded_with_escapes(in_encoding, encoding, text, stored):
+def test_an_actor_that_the_database_cannot_hold_is_recorded_with_escapes(shop_in_encoding, encoding, text, stored):
     """The sale goes through, as every other sale of that user, and two such actors stay two."""
-    conn = in_encoding(encoding)
+    conn = shop_in_encoding(encoding)
     sell_as(conn, f'{{"sub": "{text}"}}')
     if stored is not None:
         assert bytes_of_last(conn).lower() == stored.lower()
@@ -412,9 +402,9 @@ def test_an_actor_that_the_database_cannot_hold_is_recorded_with_escapes(in_enco
 
 @pytest.mark.parametrize("way", ["actor", "reference", "key"])
 @pytest.mark.parametrize("encoding", ["LATIN1", "UTF8"])
-def test_a_text_that_the_database_can_hold_comes_back(in_encoding, encoding, way):
+def test_a_text_that_the_database_can_hold_comes_back(shop_in_encoding, encoding, way):
     """Jürgen is Jürgen: what a setting holds is converted once in and once out, and counted in bytes of UTF8."""
-    conn = in_encoding(encoding)
+    conn = shop_in_encoding(encoding)
     for text in ("Jürgen", "Größe 5 µ"):
         with conn.transaction():
             conn.execute(SETTINGS[way], (text,))
@@ -429,10 +419,10 @@ def test_a_text_that_the_database_can_hold_comes_back(in_encoding, encoding, way
     ("given", "stored"),
     [(b"\xfc", b"\\xFC"), (b"J\xfcrgen", b"J\\xFCrgen"), (b"\xff\xfe", b"\\xFF\\xFE"), (b"a\xe2\x82", b"a\\xE2\\x82")],
 )
-def test_sql_ascii_bytes_that_are_no_utf8_are_recorded_with_escapes(in_encoding, given, stored):
+def test_sql_ascii_bytes_that_are_no_utf8_are_recorded_with_escapes(shop_in_encoding, given, stored):
     """A database without an encoding takes any bytes: as actor, and in claims that then are no JSON, they fail no
     sale."""
-    conn = in_encoding("SQL_ASCII", client="SQL_ASCII")
+    conn = shop_in_encoding("SQL_ASCII", client="SQL_ASCII")
     said = "SELECT set_config(%s, convert_from(%s, 'SQL_ASCII'), true)"
     with conn.transaction():
         conn.execute(said, ("inventory_ext.actor", given))
@@ -445,9 +435,9 @@ def test_sql_ascii_bytes_that_are_no_utf8_are_recorded_with_escapes(in_encoding,
     assert left(conn, ONE) == 96
 
 
-def test_sql_ascii_actors_from_json_escapes_fail_no_sale(in_encoding):
+def test_sql_ascii_actors_from_json_escapes_fail_no_sale(shop_in_encoding):
     """A claim says \\u00fc in ASCII: whatever it is recorded as, two actors are two, and the ledger can be read."""
-    conn = in_encoding("SQL_ASCII", client="SQL_ASCII")
+    conn = shop_in_encoding("SQL_ASCII", client="SQL_ASCII")
     found = []
     for text in ("J\\u00fcrgen", "J\\u00f6rgen", "\\u0141", "\\ud83d\\ude00", "anna"):
         sell_as(conn, f'{{"sub": "{text}"}}')

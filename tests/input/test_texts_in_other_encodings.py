@@ -6,7 +6,6 @@ name of two characters more, or not at all. Names of tables and columns are in t
 
 import json
 
-import psycopg
 import pytest
 
 from books import call, keys_kept, movements, refused_call
@@ -19,25 +18,15 @@ NAMES = {
 
 
 @pytest.fixture
-def database(db):
+def database(in_encoding):
     """A function that gives a superuser's connection to a database of an encoding, with two items attached."""
-    made = []
 
     def connect(encoding):
-        name = f"{db.name}_{encoding.lower()}"
-        with psycopg.connect(db.server.dsn(), autocommit=True) as admin:
-            admin.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0 LOCALE 'C'")
-        conn = psycopg.connect(db.server.dsn(name), autocommit=True, client_encoding="UTF8")
-        made.append((name, conn))
-        conn.execute("CREATE EXTENSION inventory_ext")
+        conn = in_encoding(encoding)
         shop(conn, {ONE: "10.00", TWO: "10.00"})
         return conn
 
-    yield connect
-    for name, conn in made:
-        conn.close()
-        with psycopg.connect(db.server.dsn(), autocommit=True) as admin:
-            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    return connect
 
 
 @pytest.fixture

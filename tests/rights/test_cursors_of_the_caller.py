@@ -110,49 +110,31 @@ def test_a_transaction_that_fails_with_its_cursor_open_ends_as_ever(db):
     store.audit()
 
 
-LOOP = """
+AROUND_A_SALE = """
     DO $$
     DECLARE
         c refcursor;
         n integer;
-        seen integer[] := '{{}}';
+        seen integer[] := '{{{{}}}}';
         failed integer := 0;
     BEGIN
-        OPEN c FOR SELECT id FROM todo ORDER BY id;
-        LOOP
-            FETCH c INTO n;
-            EXIT WHEN NOT FOUND;
+        {begin}
             seen := seen || n;
             BEGIN
-                PERFORM decrement_inventory('{item}', 1);
+                PERFORM decrement_inventory('{{item}}', 1);
             EXCEPTION WHEN invalid_cursor_state THEN
                 failed := failed + 1;
             END;
-        END LOOP;
-        CLOSE c;
-        PERFORM decrement_inventory('{item}', 1);
+        {end}
+        PERFORM decrement_inventory('{{item}}', 1);
         RAISE NOTICE '% %', seen, failed;
     END $$
 """
-FOR_LOOP = """
-    DO $$
-    DECLARE
-        n integer;
-        seen integer[] := '{{}}';
-        failed integer := 0;
-    BEGIN
-        FOR n IN SELECT id FROM todo ORDER BY id LOOP
-            seen := seen || n;
-            BEGIN
-                PERFORM decrement_inventory('{item}', 1);
-            EXCEPTION WHEN invalid_cursor_state THEN
-                failed := failed + 1;
-            END;
-        END LOOP;
-        PERFORM decrement_inventory('{item}', 1);
-        RAISE NOTICE '% %', seen, failed;
-    END $$
-"""
+TODO = "SELECT id FROM todo ORDER BY id"
+LOOP = AROUND_A_SALE.format(
+    begin=f"OPEN c FOR {TODO}; LOOP FETCH c INTO n; EXIT WHEN NOT FOUND;", end="END LOOP; CLOSE c;"
+)
+FOR_LOOP = AROUND_A_SALE.format(begin=f"FOR n IN {TODO} LOOP", end="END LOOP;")
 
 
 @pytest.mark.parametrize("caller", ["clerk", "superuser"])

@@ -239,8 +239,19 @@ BASES = {
 }
 
 
-def assert_goes_on(store, clerk):
-    """The stock is what it was."""
+def assert_is_not_used(db, table, change, change_back):
+    """Until the change is taken back, no call uses the companion; then selling goes on from what the stock was."""
+    store = open_store(db)
+    clerk = store.clerk()
+    sell(clerk, ONE, 1)
+    sell(clerk, TWO, 1)
+    store.owner.execute(change)
+    for conn in (clerk, store.owner):
+        assert reasons(conn) == {"55000 companion_changed"}
+    for conn in (store.clerk(), store.admin):
+        assert refused_sale(conn, ONE, 1).reason == "companion_changed"
+    assert refused_sale(clerk, TWO, 1).facts["table"].rpartition(".")[2] == table.rpartition(".")[2]
+    store.owner.execute(change_back)
     assert [available(store.admin, item) for item in (ONE, TWO)] == [99, 99]
     sell(clerk, ONE, 1)
     sell(clerk, TWO, 1)
@@ -250,18 +261,9 @@ def assert_goes_on(store, clerk):
 @pytest.mark.parametrize("table", BASES)
 def test_a_companion_that_inherits_from_another_table_is_not_written(db, table):
     """Writes to the other table would go past the triggers that protect the companion."""
-    store = open_store(db)
-    clerk = store.clerk()
-    sell(clerk, ONE, 1)
-    sell(clerk, TWO, 1)
-    store.owner.execute(f"CREATE TABLE store.base ({BASES[table]}); ALTER TABLE {table} INHERIT store.base")
-    for conn in (clerk, store.owner):
-        assert reasons(conn) == {"55000 companion_changed"}
-    for conn in (store.clerk(), store.admin):
-        assert refused_sale(conn, ONE, 1).reason == "companion_changed"
-    assert refused_sale(clerk, TWO, 1).facts["table"].rpartition(".")[2] == table.rpartition(".")[2]
-    store.owner.execute(f"ALTER TABLE {table} NO INHERIT store.base")
-    assert_goes_on(store, clerk)
+    create = f"CREATE TABLE store.base ({BASES[table]})"
+    inherit = f"ALTER TABLE {table} INHERIT store.base"
+    assert_is_not_used(db, table, f"{create}; {inherit}", f"ALTER TABLE {table} NO INHERIT store.base")
 
 
 KIDS = {
@@ -276,15 +278,5 @@ KIDS = {
 @pytest.mark.parametrize("table", KIDS)
 def test_a_companion_with_a_child_is_not_read(db, table):
     """The rows of the child would count as the companion's."""
-    store = open_store(db)
-    clerk = store.clerk()
-    sell(clerk, ONE, 1)
-    sell(clerk, TWO, 1)
-    store.owner.execute(f"CREATE TABLE store.kid () INHERITS ({table}); {KIDS[table]}")
-    for conn in (clerk, store.owner):
-        assert reasons(conn) == {"55000 companion_changed"}
-    for conn in (store.clerk(), store.admin):
-        assert refused_sale(conn, ONE, 1).reason == "companion_changed"
-    assert refused_sale(clerk, TWO, 1).facts["table"].rpartition(".")[2] == table.rpartition(".")[2]
-    store.owner.execute("DROP TABLE store.kid")
-    assert_goes_on(store, clerk)
+    create = f"CREATE TABLE store.kid () INHERITS ({table}); {KIDS[table]}"
+    assert_is_not_used(db, table, create, "DROP TABLE store.kid")
