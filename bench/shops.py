@@ -180,15 +180,7 @@ class Pgbench:
         files = [word for script in scripts for word in ("-f", script)]
         command = [
             self.server.bindir / "pgbench",
-            "-n",
-            "-M",
-            mode,
-            "-c",
-            clients,
-            "-j",
-            min(clients, 2),
-            "-T",
-            seconds + 1,
+            *("-n", "-M", mode, "-c", clients, "-j", min(clients, 2), "-T", seconds + 1),
         ]
         command += ["-P", 1, "-h", self.server.socket_dir, *more, *files, database]
         options = " ".join(f"-c {name}={value}" for name, value in commit.items())
@@ -214,9 +206,8 @@ class Pgbench:
             seen = set()
             while process.poll() is None:
                 now = set(conn.execute(sessions, (database,)))
-                for (pid,) in (
-                    now & seen
-                ):  # in two looks: pgbench opens a connection to look around before that of its client
+                # in two looks: pgbench opens a connection to look around before that of its client
+                for (pid,) in now & seen:
                     os.sched_setaffinity(pid, core)
                     return
                 seen = now

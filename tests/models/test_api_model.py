@@ -278,6 +278,6 @@ def test_random_calls_of_the_whole_api_agree_with_a_plain_model(db):
     run_state_machine_as_test(
         Api,
         settings=settings(
-            max_examples=60, stateful_step_count=60, suppress_health_check=list(HealthCheck), print_blob=True
+            max_examples=40, stateful_step_count=60, suppress_health_check=list(HealthCheck), print_blob=True
         ),
     )

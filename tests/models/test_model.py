@@ -253,6 +253,6 @@ def test_random_calls_agree_with_a_plain_model(db):
     run_state_machine_as_test(
         Shop,
         settings=settings(
-            max_examples=150, stateful_step_count=40, suppress_health_check=list(HealthCheck), print_blob=True
+            max_examples=75, stateful_step_count=40, suppress_health_check=list(HealthCheck), print_blob=True
         ),
     )

@@ -19,6 +19,7 @@ from bench.workloads import ASYNC, FULL, WORKLOADS, scripts
 
 PG = os.environ.get("PG", "18")
 CLIENTS = 4
+SECONDS = 0  # and the one that a measurement leaves out
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ KINDS = {re.sub(r"_\d+$", "", workload.name): workload for workload in WORKLOADS
 @pytest.mark.parametrize("name", shops.CALLS)
 def test_what_pgbench_counts_is_what_left_the_stock(server, opened, pgbench, name, kind):
     before = shops.left_in_stock(server, opened[name])
-    done = pgbench.run(opened[name], scripts(pgbench, name, KINDS[kind]), CLIENTS, 1, ASYNC)
+    done = pgbench.run(opened[name], scripts(pgbench, name, KINDS[kind]), CLIENTS, SECONDS, ASYNC)
     assert done.transactions > 0
     assert before - shops.left_in_stock(server, opened[name]) == done.transactions
     if name in shops.LEDGERS:
@@ -53,14 +54,16 @@ def test_what_pgbench_counts_is_what_left_the_stock(server, opened, pgbench, nam
 @pytest.mark.parametrize("name", ["twin", "ext_ledger"])
 def test_an_order_sells_its_lines(server, opened, pgbench, name):
     before = shops.left_in_stock(server, opened[name])
-    done = pgbench.run(opened[name], orders.whole(pgbench, orders.function_of(name), 10), CLIENTS, 1, ASYNC, "simple")
+    done = pgbench.run(
+        opened[name], orders.whole(pgbench, orders.function_of(name), 10), CLIENTS, SECONDS, ASYNC, "simple"
+    )
     assert before - shops.left_in_stock(server, opened[name]) == 10 * done.transactions > 0
     shops.check_ledger(server, opened[name])
 
 
 def test_single_calls_in_one_transaction_sell_their_lines(server, opened, pgbench):
     before = shops.left_in_stock(server, opened["ext_ledger"])
-    done = pgbench.run(opened["ext_ledger"], orders.singles(pgbench, "ext_ledger", 10), CLIENTS, 1, ASYNC)
+    done = pgbench.run(opened["ext_ledger"], orders.singles(pgbench, "ext_ledger", 10), CLIENTS, SECONDS, ASYNC)
     assert before - shops.left_in_stock(server, opened["ext_ledger"]) == 10 * done.transactions > 0
 
 
@@ -71,7 +74,8 @@ def test_what_is_sold_out_is_refused(server, opened, pgbench, name):
     assert code == ("P0001" if name == "handwritten" else "IV001")
     before = shops.left_in_stock(server, opened[name])
     assert (
-        pgbench.run(opened[name], [pgbench.script("sold-out.sql", refusals.CALL)], CLIENTS, 1, ASYNC).transactions > 0
+        pgbench.run(opened[name], [pgbench.script("sold-out.sql", refusals.CALL)], CLIENTS, SECONDS, ASYNC).transactions
+        > 0
     )
     assert shops.left_in_stock(server, opened[name]) == before
 
@@ -99,7 +103,7 @@ def test_one_client_shares_a_core_with_its_session(server, opened, pgbench):
     done, seen = [], []
 
     def run():
-        done.append(pgbench.run(opened["raw"], scripts(pgbench, "raw", WORKLOADS[0]), 1, 1, ASYNC))
+        done.append(pgbench.run(opened["raw"], scripts(pgbench, "raw", WORKLOADS[0]), 1, SECONDS, ASYNC))
 
     thread = threading.Thread(target=run)
     thread.start()
