@@ -17,7 +17,7 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 30
 
 
 def item(number: int) -> uuid.UUID:
