@@ -1,8 +1,8 @@
 """What attach_inventory does to a table, once, and how it answers.
 
 It adds NOT NULL and a CHECK, makes the tables for keys and ledger and their triggers, remembers the table, and says
-so; called again with the same arguments it changes nothing; while one table is attached no other can be. Whatever
-fails, nothing has changed.
+so; called again with the same arguments it changes nothing; while one table is attached no other can be. When
+attach fails, nothing has changed.
 """
 
 import pytest
@@ -192,7 +192,7 @@ def test_bad_rows_in_a_partition_are_found(conn):
 
 
 @pytest.mark.parametrize("definition", ["CHECK (quantity > -5)", "CHECK (true)", "UNIQUE (quantity, id)"])
-def test_a_constraint_of_the_same_name_is_nobodys_to_drop(conn, definition):
+def test_a_constraint_of_the_same_name_is_not_dropped(conn, definition):
     """It is the user's, and says something else: attach refuses and leaves it. Under another name it does no harm."""
     stock_table(conn, {ONE: "5"}, columns=f", CONSTRAINT quantity_non_negative {definition}")
     defined = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = %s"

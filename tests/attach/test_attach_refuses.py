@@ -102,7 +102,7 @@ def test_a_quantity_of_another_type_is_refused(conn, type):
 
 
 def test_a_generated_quantity_is_refused(conn):
-    """Nobody can write it."""
+    """It cannot be written."""
     conn.execute(
         "CREATE TABLE inventory (id uuid PRIMARY KEY, bought integer, "
         "quantity integer GENERATED ALWAYS AS (bought * 2) STORED)"

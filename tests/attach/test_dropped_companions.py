@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from books import audit, call, keys_kept, last_movement, stripes_of
-from selling_calls import SELLING, available, detach, make, shopkeeper, stripe, until_idle, worker
+from selling_calls import SELLING, available, detach, make, shop_owner, stripe, until_idle, worker
 from shop import ONE, TWO, attach, create_role, refused, refused_sale, sell, shop, stock_table
 
 COMPANIONS = ["inventory_movement", "inventory_request", "inventory_stripe", "inventory_stripe_total"]
@@ -157,17 +157,17 @@ def test_drop_owned_of_a_role_that_has_only_companions_is_refused(db, conn):
 def test_the_owner_is_refused_like_a_superuser_and_may_drop_the_whole(db):
     """DROP OWNED takes the stock table along; half of it does not."""
     root = db.connect()
-    role, keeper = shopkeeper(root, db)
-    open_shop(keeper)
-    for session in (keeper, root):
+    role, owner = shop_owner(root, db)
+    open_shop(owner)
+    for session in (owner, root):
         assert_refused(
             session, *(f"DROP TABLE {companion} CASCADE" for companion in COMPANIONS),
             "DROP TABLE inventory_movement, inventory_request, inventory_stripe, inventory_stripe_total",
         )  # fmt: skip
-    assert_whole(root, keeper)
-    keeper.execute("CREATE TABLE mine (id integer)")
+    assert_whole(root, owner)
+    owner.execute("CREATE TABLE mine (id integer)")
     until_idle(root)
-    keeper.execute(f'DROP OWNED BY "{role}"')
+    owner.execute(f'DROP OWNED BY "{role}"')
     assert tables(root, ["inventory", "mine", *COMPANIONS]) == []
     detach(root)
     stock_table(root, {ONE: "5"})
@@ -283,7 +283,7 @@ TRIGGER = """
 
 
 def test_the_function_of_the_event_trigger_can_be_executed_by_its_owner_alone(db):
-    """Whatever default privileges say; a call by hand is an error; function and trigger belong to the extension."""
+    """With any default privileges; a call by hand is an error; function and trigger belong to the extension."""
     conn = db.connect()
     role = create_role(conn, db, "anyone")
     conn.execute("DROP EXTENSION inventory_ext")

@@ -68,7 +68,7 @@ def test_a_renamed_schema_just_works(db, conn):
 
 
 def test_a_table_that_takes_the_old_name_stops_all_sales(conn, sessions):
-    """After a swap by renaming nobody knows which of the two is the shop's: neither is sold from."""
+    """After a swap by renaming it is not known which of the two is the shop's: neither is sold from."""
     conn.execute("ALTER TABLE inventory RENAME TO stock")
     for session in sessions:
         sell(session, ONE, "1")
@@ -227,7 +227,7 @@ def test_a_constraint_of_the_name_that_says_something_else_is_not_taken_for_the_
 
 
 def test_attach_again_while_the_table_is_broken_says_so_and_detach_helps(conn):
-    """No dead end: whatever is wrong, detach works and a good table can be attached."""
+    """No dead end: in every state detach works and a good table can be attached."""
     stock_table(conn, {ONE: "3"}, table="other")
     conn.execute("DROP TABLE inventory")
     assert refused_attach(conn, "other").sqlstate == "55000"

@@ -256,7 +256,7 @@ def test_units_sold_after_the_copy_was_made_do_not_come_back(db, conn):
 
 
 def test_detach_and_attach_of_the_old_table_under_its_new_name_goes_on(conn, sessions):
-    """The other way out: the table that was attached is meant, whatever has its name now."""
+    """The other way out: the table that was attached is meant, not the one that has its name now."""
     conn.execute(AWAY)
     conn.execute("CREATE TABLE inventory (id uuid PRIMARY KEY, quantity integer)")
     assert_swapped(*sessions)

@@ -1,4 +1,4 @@
-"""Any table that can hold stock, whatever its name, its neighbours and its physical shape.
+"""Any table that can hold stock, of any name, with any neighbours, in any physical shape.
 
 Quoted, mixed-case, very long and non-ASCII names; partitioned tables; generated columns, foreign keys and unique
 indexes of the user; rewrites of the table's file. In each, one sale changes one row and only it.

@@ -41,7 +41,7 @@ def spoil(conn, stored=LONG, key=ONE):
     conn.execute("UPDATE inventory SET quantity = %s::numeric WHERE id = %s", (stored, key))
 
 
-# (type, quantity): at most 28 significant digits, whatever zeros follow them.
+# (type, quantity): at most 28 significant digits, zeros after them not counted.
 FITTING = [
     ("numeric", "1.0000000000000000000000000000"),
     ("numeric", "12345.6789000000000000000000000000000000000000"),
@@ -292,8 +292,8 @@ def test_an_order_that_may_leave_lines_out_leaves_the_unreadable_item_out(spoile
     answer = order(spoiled, (TWO, 1), (ONE, 2), (THREE, 100), (item(99), 1), (ONE, 1), p_on_shortage=word)
     taken = [TWO] if word == "skip" else [TWO, THREE]
     assert [line["inventory_id"] for line in answer["lines"]] == [str(key) for key in taken]
-    told = [(line["reason"], line["inventory_id"], line["requested"]) for line in answer["short"]]
-    assert told == [
+    named = [(line["reason"], line["inventory_id"], line["requested"]) for line in answer["short"]]
+    assert named == [
         ("unreadable_stock", str(ONE), 3), ("insufficient", str(THREE), 100), ("unknown_item", str(item(99)), 1),
     ]  # fmt: skip
     assert answer["short"][0].get("deducted", 0) == 0

@@ -141,7 +141,7 @@ def test_a_restored_shop_is_the_same_and_goes_on(db, conn, form):
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_striped_items_are_restored_striped(db, conn, form):
-    """The stripes are the stock, and stay guarded; somebody goes on showing their total."""
+    """The stripes are the stock, and stay guarded; a worker goes on showing their total."""
     conn.execute("SELECT stripe_inventory(%s, 4)", (ONE,))
     with copy_of(db, form) as restored:
         assert contents(restored) == contents(conn)
@@ -225,18 +225,19 @@ def test_a_renamed_quantity_whose_old_name_another_column_has_taken(db, form):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_shopkeepers_shop_in_a_schema_of_its_own(db, form):
+def test_an_owners_shop_in_a_schema_of_its_own(db, form):
     """The owner is no superuser, the extension is elsewhere, names need quotes; owners and grants are restored with
     it."""
     conn = db.connect()
-    keeper, clerk = (create_role(conn, db, name) for name in ("keeper", "clerk"))
+    owner_role, clerk = (create_role(conn, db, name) for name in ("owner", "clerk"))
     conn.execute(
         f"DROP EXTENSION inventory_ext; CREATE SCHEMA tools; CREATE EXTENSION inventory_ext SCHEMA tools;"
-        f'CREATE SCHEMA "My Shop" AUTHORIZATION "{keeper}"; GRANT USAGE ON SCHEMA tools TO "{keeper}", "{clerk}";'
-        f'GRANT EXECUTE ON FUNCTION tools.attach_inventory TO "{keeper}"; GRANT EXECUTE ON FUNCTION '
+        f'CREATE SCHEMA "My Shop" AUTHORIZATION "{owner_role}";'
+        f'GRANT USAGE ON SCHEMA tools TO "{owner_role}", "{clerk}";'
+        f'GRANT EXECUTE ON FUNCTION tools.attach_inventory TO "{owner_role}"; GRANT EXECUTE ON FUNCTION '
         f'tools.decrement_inventory TO "{clerk}"'
     )
-    owner = db.connect(user=keeper)
+    owner = db.connect(user=owner_role)
     owner.execute("SET search_path = tools")
     shop(owner, {ONE: "10.00"}, '"My Shop"."Stock"')
     ledger = '"My Shop"."Stock_movement"'

@@ -248,10 +248,10 @@ def test_an_upgraded_cluster_sells_on():
 
 
 @pytest.fixture
-def keeper(db):
+def owner_role(db):
     """The owner of the database and of its stock table, who is no superuser; another of its roles is a member of it."""
     with db.connect() as conn:
-        role = create_role(conn, db, "keeper")
+        role = create_role(conn, db, "owner_role")
         member = create_role(conn, db, "member")
         conn.execute(f'GRANT "{role}" TO "{member}"; ALTER DATABASE {db.name} OWNER TO "{role}"')
         conn.execute(f'GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO "{role}"')
@@ -263,20 +263,20 @@ def keeper(db):
 
 
 @pytest.mark.parametrize("member", [False, True], ids=["owner", "member of the owner"])
-def test_the_owner_of_the_database_dumps_it_without_being_superuser(db, keeper, tmp_path, member):
+def test_the_owner_of_the_database_dumps_it_without_being_superuser(db, owner_role, tmp_path, member):
     """The dump is whole: restored by a superuser it sells, keeps its owner, and is dumped by that owner again."""
-    who = keeper.replace("keeper", "member") if member else keeper
+    who = owner_role.replace("owner_role", "member") if member else owner_role
     dump(db, "custom", tmp_path / "dump", f"--username={who}")
-    with new_database(db.server, f'TEMPLATE template0 OWNER "{keeper}"') as copy:
+    with new_database(db.server, f'TEMPLATE template0 OWNER "{owner_role}"') as copy:
         restore(copy, "custom", tmp_path / "dump")
-        with copy.connect(user=keeper) as restored:
+        with copy.connect(user=owner_role) as restored:
             assert_sells_on(restored)
         dump(copy, "custom", tmp_path / "again", f"--username={who}")
 
 
-def test_the_owner_of_the_database_may_read_the_attachment_and_nothing_more(db, keeper):
+def test_the_owner_of_the_database_may_read_the_attachment_and_nothing_more(db, owner_role):
     """And no other role may even read it."""
-    with db.connect(user=keeper) as owner:
+    with db.connect(user=owner_role) as owner:
         assert owner.execute("SELECT stock_table::text FROM inventory_attachment").fetchall() == [("inventory",)]
         for sql in (
             "UPDATE inventory_attachment SET run_as = 'caller'",

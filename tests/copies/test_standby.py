@@ -90,7 +90,7 @@ def test_reads_on_a_standby_register_no_worker_and_wait_for_none(pair):
     with pair.read() as conn:
         planned, launched = parallel_workers(conn)
         assert 0 < planned == launched
-    # A session that registered a worker waited a tenth of a second for it, whatever it read first.
+    # A session that registered a worker waited a tenth of a second for it, by its first read.
     assert min(plain[:5]) + min(striped[:5]) < 0.1, f"{statistics.median(plain)} {statistics.median(striped)}"
     assert "background worker" not in pair.standby.log_path.read_text()
 

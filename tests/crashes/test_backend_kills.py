@@ -190,7 +190,7 @@ def clerk(db, conn):
 
 @pytest.mark.parametrize("call", WARM_CALLS.values(), ids=WARM_CALLS)
 def test_a_session_that_has_long_been_connected_starts_a_worker_that_was_killed(db, conn, clerk, call):
-    """The session knows the shop already. Whatever it calls, the row is exact a moment later."""
+    """The session knows the shop already. After each call the row is exact a moment later."""
     warm = db.connect(user=clerk)
     call_whatever_it_says(warm, call)
     sell(warm, STRIPED[0], 1)

@@ -117,7 +117,7 @@ def test_prepare_fails_whole(conn, till, after):
 
 
 def test_savepoints_keep_and_undo_orders(conn, till, after):
-    """Released ones stay, undone ones vanish with their keys, whatever was released within them."""
+    """Released ones stay, undone ones vanish with their keys, and with the ones released within them."""
     order(till, (ONE, 1), (TWO, 1), p_idempotency_key="kept")
     till.execute("SAVEPOINT one")
     order(till, (ONE, 2), p_idempotency_key="undone")

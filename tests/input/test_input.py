@@ -1,6 +1,6 @@
 """Texts and orders that come from clients: length, NUL, size, and what JSON of theirs is taken for.
 
-Actor, key and reference are 1 to 255 bytes of text that PostgreSQL can store and dump, in whatever way they come; an
+Actor, key and reference are 1 to 255 bytes of text that PostgreSQL can store and dump, in every way they come; an
 order is counted and measured before it is converted; a name inside JSON that a library reserves means nothing. Claims
 and headers of any shape fail no sale, unless they say an actor or a key that cannot be kept.
 """
@@ -291,7 +291,7 @@ PRIVATE_ITEMS = {
 
 
 @pytest.mark.parametrize("items", PRIVATE_ITEMS)
-def test_an_object_is_no_number_whatever_its_member_is_called(conn, items):
+def test_an_object_is_no_number_under_any_name_of_its_member(conn, items):
     """A name that a JSON library keeps for itself was read as the number 3, and three units were sold."""
     found = refused(conn, "SELECT decrement_inventory_batch(%s::jsonb)", (items,))
     assert (found.sqlstate, found.reason) == ("22023", PRIVATE_ITEMS[items])
@@ -436,7 +436,7 @@ def test_sql_ascii_bytes_that_are_no_utf8_are_recorded_with_escapes(shop_in_enco
 
 
 def test_sql_ascii_actors_from_json_escapes_fail_no_sale(shop_in_encoding):
-    """A claim says \\u00fc in ASCII: whatever it is recorded as, two actors are two, and the ledger can be read."""
+    """A claim says \\u00fc in ASCII: however it is recorded, two actors are two, and the ledger can be read."""
     conn = shop_in_encoding("SQL_ASCII", client="SQL_ASCII")
     found = []
     for text in ("J\\u00fcrgen", "J\\u00f6rgen", "\\u0141", "\\ud83d\\ude00", "anna"):

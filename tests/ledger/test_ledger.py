@@ -1,4 +1,4 @@
-"""Every change of stock is in the ledger, whoever makes it and however: one movement for each item and statement.
+"""Every change of stock is in the ledger, of every role and statement: one movement for each item and statement.
 
 The kinds of our own calls are in test_orders.py and test_stock_functions.py; here are direct writes of every sort, and
 who the ledger says it was. What user triggers do inside a change is in test_ledger_triggers.py, who may touch the
@@ -336,9 +336,9 @@ def test_who_it_was(db, conn, after):
         sell(till, ONE, "0.01")
         call(till, "restock_inventory", p_inventory_id=TWO, p_quantity="0.01")
         till.execute("UPDATE inventory SET quantity = quantity + 0.01 WHERE id = %s", (ONE,))
-        told = {m.actor for m in movements(conn, after=after)[-3:]}
-        assert len(told) == 1
-        actors.extend(told)
+        named = {m.actor for m in movements(conn, after=after)[-3:]}
+        assert len(named) == 1
+        actors.extend(named)
 
     act()
     for claims in ('{"sub": "user-17", "role": "web"}', '{"role": "web"}', "not json", '{"sub": ""}', ""):
@@ -391,7 +391,7 @@ def test_with_the_callers_rights_the_ledger_is_still_the_owners(db):
 
 
 def test_a_null_that_the_ledger_cannot_record_is_not_written(conn):
-    """It was told as an internal error. The owner has dropped NOT NULL; the CHECK lets a NULL pass."""
+    """It was reported as an internal error. The owner has dropped NOT NULL; the CHECK lets a NULL pass."""
     conn.execute("ALTER TABLE inventory ALTER quantity DROP NOT NULL")
     refusal = refused(conn, "UPDATE inventory SET quantity = NULL")
     assert (refusal.sqlstate, refusal.reason) == ("23502", "null_in_stock")

@@ -1,4 +1,4 @@
-"""Nobody writes the ledger but the triggers of the stock table, and nothing is ever changed or taken out of it.
+"""Only the triggers of the stock table write the ledger, and nothing is ever changed or taken out of it.
 
 Not the owner and not a superuser, but for a superuser who turns triggers off for the session, as a restore does.
 Detached, the ledger stays guarded; attached again, it goes on. Also: which tables attach makes, and what it finds in
@@ -94,7 +94,7 @@ def attack(session):
 
 
 @pytest.mark.parametrize("role", ["superuser", "owner"])
-def test_nobody_writes_the_ledger(request, conn, role):
+def test_no_role_writes_the_ledger(request, conn, role):
     """Before, between and after sales; the ledger is as it was, and goes on."""
     session = conn if role == "superuser" else request.getfixturevalue("owner")
     before = movements(session)
@@ -259,7 +259,7 @@ def test_a_name_that_is_taken_by_another_relation_is_refused(db, suffix, taken):
 
 @pytest.mark.parametrize("suffix", ["movement", "request", "stripe"])
 def test_a_ledger_of_another_owner_is_refused(db, conn, suffix):
-    """Whoever can create tables in the schema must not be able to put a ledger of his own in place."""
+    """A role that can create tables in the schema must not be able to put a ledger of its own in place."""
     thief = create_role(conn, db, "thief")
     conn.execute(f'SELECT detach_inventory(); ALTER TABLE inventory_{suffix} OWNER TO "{thief}"')
     answer = refused_attach(conn)

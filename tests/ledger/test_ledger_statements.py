@@ -1,7 +1,7 @@
-"""Statements that PostgreSQL carries out in ways of its own: cascades, several writes in one, results that nobody
-reads on.
+"""Statements that PostgreSQL carries out in ways of its own: cascades, several writes in one, results that are
+not read on.
 
-Each is followed, in the same transaction, by ordinary ones: whatever the ledger keeps about a statement that is running
+Each is followed, in the same transaction, by ordinary ones: what the ledger keeps about a running statement
 must be gone when it ends, or the next statement's movements would wait for ever.
 """
 
@@ -72,7 +72,7 @@ def test_two_updates_in_one_statement(conn):
 
 
 def test_an_upsert_of_new_and_old_rows_and_one_of_none(conn):
-    """Its statement triggers are those of INSERT and of UPDATE, whatever it does."""
+    """Its statement triggers are those of INSERT and of UPDATE, in every case."""
     with conn.transaction():
         for source in ("VALUES (%s::uuid, 50), (%s, 60)", "SELECT %s::uuid, 1 WHERE %s::uuid IS NULL"):
             conn.execute(
@@ -96,7 +96,7 @@ def test_a_merge_of_every_sort_and_one_of_none(conn):
             goes_on(conn)
 
 
-def test_results_that_nobody_reads_on(conn):
+def test_results_that_are_not_read_on(conn):
     """SQL functions whose UPDATE gives many rows and of which one is taken, and EXPLAIN ANALYZE, which shows none."""
     update = "UPDATE inventory SET quantity = quantity - 1 RETURNING id"
     conn.execute(f"CREATE FUNCTION first_of_them() RETURNS uuid LANGUAGE sql AS '{update}';"

@@ -122,7 +122,7 @@ def test_an_order_within_the_trigger_of_another_row(conn, statement, kind):
 @EVERY_STATEMENT
 @pytest.mark.parametrize("inner", [f"UPDATE inventory SET quantity = quantity + 5 WHERE id = '{THREE}'",
                                    f"PERFORM decrement_inventory('{ONE}', 2)"])  # fmt: skip
-def test_a_trigger_that_undoes_its_own_change_loses_nobody_elses(conn, statement, kind, inner):
+def test_a_trigger_that_undoes_its_own_change_loses_no_other_change(conn, statement, kind, inner):
     """The EXCEPTION block rolls back what it wrote; the statement's own movements stay, all of them."""
     trigger(conn, f"BEGIN {inner}; RAISE 'undo'; EXCEPTION WHEN raise_exception THEN NULL; END")
     after = last_movement(conn)

@@ -1,4 +1,4 @@
-"""The movements of an item follow each other, whatever order triggers and parts of a statement sell in.
+"""The movements of an item follow each other, in whichever order triggers and parts of a statement sell.
 
 A ledger that had the later of two movements first was a broken chain, and attach, which goes on from the last movement
 of an item, then posted a correction of a difference that there never was.

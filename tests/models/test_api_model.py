@@ -75,9 +75,9 @@ BY_SETTING = {"decrement_inventory", "adjust_inventory"}
 
 def element(key, units):
     """A line as JSON: what is no number is written as a text, which is how it can be sent."""
-    told = "null" if units is None else f"{units}" if units.is_finite() else f'"{units}"'
+    number = "null" if units is None else f"{units}" if units.is_finite() else f'"{units}"'
     named = "null" if key is None else f'"{key}"'
-    return f'{{"inventory_id": {named}, "quantity": {told}}}'
+    return f'{{"inventory_id": {named}, "quantity": {number}}}'
 
 
 class Api(RuleBasedStateMachine):
@@ -273,7 +273,7 @@ class Api(RuleBasedStateMachine):
 
 @pytest.mark.timeout(1200)  # what fails is shortened, which takes its time
 def test_random_calls_of_the_whole_api_agree_with_a_plain_model(db):
-    """Hypothesis plays the shop; whatever it finds, it shortens."""
+    """Hypothesis plays the shop, and shortens each failure that it finds."""
     Api.db = db
     run_state_machine_as_test(
         Api,

@@ -1,5 +1,5 @@
-"""A busy day in a shop of 32 connections, and then the accountant: the ledger, the stock and what callers were told
-agree.
+"""A busy day in a shop of 32 connections, and then the accountant: the ledger, the stock and the results of the
+callers agree.
 
 Orders name their items shuffled and repeatedly, so that any two of them cross; with them run restocks, transfers,
 counts, single sales and direct writes. No deadlock, for items are locked in one order on every road. The seed is in
@@ -102,24 +102,24 @@ def test_a_day_of_orders_restocks_transfers_counts_and_sales(db, seed):
     start = threading.Barrier(CONNECTIONS)
 
     def till(number):
-        rng, told, refusals = random.Random(seed * CONNECTIONS + number), {}, Counter()
+        rng, results, refusals = random.Random(seed * CONNECTIONS + number), {}, Counter()
         start.wait()
         for turn in range(2 * ORDERS // CONNECTIONS + 1):
             reference = f"{number}/{turn}"
             try:
-                told[reference] = (random_change if turn % 2 else random_order)(rng, connections[number], reference)
+                results[reference] = (random_change if turn % 2 else random_order)(rng, connections[number], reference)
             except psycopg.Error as error:
-                told[reference] = []
+                results[reference] = []
                 refusals[refusal_of(error).sqlstate] += 1
-        return told, refusals
+        return results, refusals
 
-    told, refusals = {}, Counter()
+    results, refusals = {}, Counter()
     for session in [Aside(till, number) for number in range(CONNECTIONS)]:
         answers, refused = session.result()
-        told |= answers
+        results |= answers
         refusals += refused
 
-    assert sum(int(reference.split("/")[1]) % 2 == 0 for reference in told) >= ORDERS
+    assert sum(int(reference.split("/")[1]) % 2 == 0 for reference in results) >= ORDERS
     assert set(refusals) <= REFUSALS, f"a deadlock is 40P01: {refusals}"
     assert refusals["IV001"] > 100, "too few shortages for the test to say anything about them"
     assert conn.execute("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()").fetchone() == (0,)
@@ -128,7 +128,7 @@ def test_a_day_of_orders_restocks_transfers_counts_and_sales(db, seed):
     for movement in movements(conn):
         if movement.kind != "opening":
             recorded[movement.reference].append((str(movement.item), movement.new - movement.old))
-    assert {reference: sorted(changes) for reference, changes in told.items() if changes} == {
+    assert {reference: sorted(changes) for reference, changes in results.items() if changes} == {
         reference: sorted(changes) for reference, changes in recorded.items()
     }
     assert all(quantity >= 0 for quantity in stock_of(conn).values())

@@ -248,7 +248,7 @@ def test_a_sale_that_would_leave_29_digits_is_refused_and_one_that_leaves_28_is_
 
 
 def test_random_calls_agree_with_a_plain_model(db):
-    """Hypothesis plays the shop; whatever it finds, it shortens."""
+    """Hypothesis plays the shop, and shortens each failure that it finds."""
     Shop.db = db
     run_state_machine_as_test(
         Shop,

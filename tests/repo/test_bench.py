@@ -133,7 +133,8 @@ TWIN_REFUSES = {
     "SELECT twin_decrement(gen_random_uuid(), 1)": "IV002",
     "SELECT twin_batch('[]')": "22023",
     f"""SELECT twin_batch(replace(
-        '[{{"inventory_id": "#", "quantity": -1}}, {{"inventory_id": "#", "quantity": 2}}]', '#', {ONE})::jsonb)""": "22023",
+        '[{{"inventory_id": "#", "quantity": -1}}, {{"inventory_id": "#", "quantity": 2}}]',
+        '#', {ONE})::jsonb)""": "22023",
     """SELECT twin_batch(format('[{"inventory_id": "%s", "quantity": 1}]', gen_random_uuid())::jsonb)""": "IV002",
     "DELETE FROM inventory_movement": "55000",
     "UPDATE inventory SET quantity = 'NaN'": "23514",

@@ -59,7 +59,7 @@ def test_a_way_that_locks_conserves_every_unit(db, sales, way):
     assert result.sold == sum(opening.values()) - sum(closing.values())
     assert closing.keys() == opening.keys()
     assert min(closing.values()) >= 0
-    # Who gets the last units of a short product is open; a product with its whole demand in stock refuses nobody.
+    # Who gets the last units of a short product is open; a product with its whole demand in stock refuses no customer.
     demand = dict.fromkeys(opening, 0)
     for sale in sales:
         demand[sale.product] += sale.units

@@ -1,6 +1,6 @@
-"""The public face of the extension, as a file that is read in review: tests/repo/expected/public_api.txt.
+"""The public API of the extension, as a file that is read in review: tests/repo/expected/public_api.txt.
 
-Whatever CREATE EXTENSION makes is listed there: functions with arguments, defaults and rights, tables with columns and
+All that CREATE EXTENSION makes is listed there: functions with arguments, defaults and rights, tables with columns and
 constraints, settings with their defaults, and every other member by kind and name. A difference fails, so nothing
 becomes public, or changes, by accident. When a change is meant, copy the file that the failure names over the expected
 one.
@@ -95,7 +95,7 @@ def rows_of(conn, sql, oid):
 
 
 def public_api(conn):
-    """The whole public face as text."""
+    """The whole public API as text."""
     conn.execute("LOAD 'inventory_ext'")  # its settings are known from then on
     version, relocatable, superuser, trusted = rows(
         conn,
@@ -137,7 +137,7 @@ def uncommented(conn):
 
 
 def broken_rules(conn):
-    """What holds for every function, whatever the expected file says: RPC callers depend on it."""
+    """What holds for every function, besides the expected file: RPC callers depend on it."""
     rules = {
         "is overloaded: PostgREST answers 300": "count(*) OVER (PARTITION BY p.proname) > 1",
         "is not volatile": "p.provolatile <> 'v'",

@@ -51,7 +51,7 @@ def conn(db):
 
 
 def replay(text):
-    """The first answer as its retry must be told."""
+    """The first answer as its retry must get it."""
     return text[:-1] + ', "replayed": true}'
 
 
@@ -258,7 +258,7 @@ def test_an_answer_of_any_length_is_repeated_to_the_letter(db, conn):
 
 @pytest.mark.parametrize("function", CALLS)
 def test_sixteen_at_once_with_one_key(db, conn, function):
-    """One is carried out; the others wait for it, and are told the same, marked as replayed."""
+    """One is carried out; the others wait for it, and get the same result, marked as replayed."""
     sessions = [db.connect() for _ in range(16)]
     start = threading.Barrier(len(sessions))
     after = last_movement(conn)
@@ -375,7 +375,7 @@ def test_keys_are_forgotten_by_age(db, conn):
 
 
 def test_what_purge_requests_refuses(db, conn):
-    """NULL, a negative age, and whoever was not given EXECUTE; nothing is forgotten."""
+    """NULL, a negative age, and a role without EXECUTE; nothing is forgotten."""
     order(conn, (ONE, 1), p_idempotency_key="k")
     answer = refused_call(conn, "purge_requests", p_older_than=None)
     assert (answer.sqlstate, answer.message) == ("22004", "p_older_than must not be null")

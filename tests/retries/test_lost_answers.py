@@ -95,7 +95,7 @@ def test_an_answer_lost_in_autocommit(db, conn, proxy):
 
 
 def test_a_commit_whose_confirmation_is_lost(db, conn, proxy):
-    """The order was answered, the COMMIT was sent, and nobody knows whether it arrived."""
+    """The order was answered, the COMMIT was sent, and the client cannot know whether it arrived."""
     after = last_movement(conn)
     till = psycopg.connect(db.dsn(), host="127.0.0.1", port=proxy.port, sslmode="disable")
     assert call(till, "decrement_inventory_batch", **ORDER)["success"] is True
@@ -120,7 +120,7 @@ def test_a_client_that_hangs_up_right_after_the_commit_was_sent(db, conn):
 
 
 def test_a_client_that_hangs_up_while_its_order_waits(db, conn):
-    """The statement was sent and waits for a row: whatever becomes of it, the retry makes it one order."""
+    """The statement was sent and waits for a row: however it ends, the retry makes it one order."""
     after = last_movement(conn)
     holder = db.connect(autocommit=False)
     holder.execute("SELECT FROM inventory WHERE id = %s FOR UPDATE", (ONE,))

@@ -63,7 +63,7 @@ def sell_with(conn, **settings):
 
 @pytest.mark.parametrize("setting", [f"SET {KEY} = 'first'", f"SELECT set_config('{KEY}', 'first', false)"])
 def test_a_key_that_one_customer_set_for_the_session_does_not_replay_the_sales_of_others(conn, one_session, setting):
-    """Three customers each buy one. None of them gets the result of another; nobody is served without a deduction."""
+    """Three customers each buy one. None of them gets the result of another; none is served without a deduction."""
     customers = [one_session() for _ in range(3)]
     customers[0].execute(setting)
     for customer in customers * 2:

@@ -72,9 +72,9 @@ def test_the_reason_of_a_count_belongs_to_its_key(conn):
     def count(reason, execute):
         with conn.transaction(force_rollback=execute is refused_call):
             conn.execute("SELECT set_config('inventory_ext.idempotency_key', 'k', true); SAVEPOINT here")
-            told = execute(conn, "adjust_inventory", p_inventory_id=ONE, p_counted_quantity=7, p_reason=reason)
+            result = execute(conn, "adjust_inventory", p_inventory_id=ONE, p_counted_quantity=7, p_reason=reason)
             conn.execute("ROLLBACK TO here" if execute is refused_call else "RELEASE here")
-            return told
+            return result
 
     count("shelf 1", call)
     assert count("shelf 2", refused_call).sqlstate == "IV003"

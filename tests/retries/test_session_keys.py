@@ -195,7 +195,7 @@ CURRENT = [
 
 
 @pytest.mark.parametrize("left_behind", ["nothing", "the same key", "the key of another"])
-def test_a_key_of_the_current_transaction_counts_whatever_an_earlier_one_left(conn, new_session, left_behind):
+def test_a_key_of_the_current_transaction_counts_after_an_earlier_one_left_another(conn, new_session, left_behind):
     """Also where both keys are the same text. The key of the session is an error before and after."""
     for number, setting in enumerate(CURRENT):
         key, first = f"key {number:02}", None
@@ -395,7 +395,7 @@ def test_an_empty_key_is_no_key_wherever_it_comes_from(db, conn):
 
 
 def test_an_argument_goes_before_a_key_that_is_left_in_the_session(conn, till):
-    """A caller who passes the key of the request is served, whatever another one left behind."""
+    """A caller who passes the key of the request is served, also after another one left a key behind."""
     till.execute(f"SET {NAME} = 'of another'")
     for function in WITH_ARGUMENT:
         asked = arguments(function, ONE, TWO) | {"p_idempotency_key": f"my {function}"}

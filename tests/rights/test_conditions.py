@@ -1,8 +1,7 @@
 """What a stranger writes in the WHEN clause of a trigger does not run as the owner of the table.
 
-Whoever has TRIGGER on a table may create one with a function of PostgreSQL's own and any condition. A condition that
-may run code which is not in it, whatever PostgreSQL writes down about it, makes the calls fail; conditions that honest
-owners write go on working.
+A role that has TRIGGER on a table may create one with a function of PostgreSQL's own and any condition. A condition
+that may run code which is not in it makes the calls fail; conditions that honest owners write go on working.
 """
 
 import os

@@ -371,7 +371,7 @@ def test_a_trigger_that_a_restore_let_a_stranger_make_runs_in_no_call(opened, ta
 
 
 def test_grants_on_purpose_survive_detach_and_attach(db, conn, owner, anon):
-    """A right on an existing companion was somebody's decision; it stays, also where default privileges would give
+    """A right on an existing companion was a decision of the owner; it stays, also where default privileges would give
     more."""
     session = db.connect(user=owner)
     shop(session, {ONE: 10}, "store.inventory")

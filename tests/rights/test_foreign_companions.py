@@ -74,7 +74,7 @@ def test_a_trigger_on_the_totals_that_commits_while_the_worker_waits_does_not_ru
     stranger.trigger(TOTALS)
     sale = Aside(outcome, clerk, STRIPED_SALE)
     waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
-    until(lambda: store.admin.execute(waits, (TOTALS,)).fetchone()[0], "somebody waits for the totals")
+    until(lambda: store.admin.execute(waits, (TOTALS,)).fetchone()[0], "a session waits for the totals")
     stranger.conn.execute("COMMIT")
     sold = sale.result()
     assert sold[0] == "OK" or reason(sold) == "55000 foreign_trigger"
@@ -109,7 +109,7 @@ def test_attach_refuses_a_foreign_trigger_on_what_an_earlier_attach_left(db, tab
     ("table", "by"), [(STRIPES, "owner"), (STRIPES, "superuser"), (TOTALS, "owner"), (LEDGER, "superuser")]
 )
 def test_detach_runs_no_foreign_trigger_and_loses_no_unit(db, table, by):
-    """Stripes that it leaves are told of in a WARNING; attached again, once the trigger is gone, the item is whole."""
+    """Stripes that it leaves are named in a WARNING; attached again, once the trigger is gone, the item is whole."""
     store = open_store(db)
     stranger = Stranger(store, table)
     conn = store.owner if by == "owner" else store.admin

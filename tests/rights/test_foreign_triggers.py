@@ -179,8 +179,8 @@ def test_a_partition_that_brings_a_foreign_trigger_along_is_refused(db):
 
 
 def test_attach_refuses_a_foreign_trigger(store, grantee):
-    """By the owner and by a superuser; with the caller's rights the table is attached, and the code runs as whoever
-    sells."""
+    """By the owner and by a superuser; with the caller's rights the table is attached, and the code runs as the role
+    that sells."""
     store.owner.execute("SELECT detach_inventory()")
     grantee.trigger()
     for conn in (store.owner, store.admin):

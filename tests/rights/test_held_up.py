@@ -1,8 +1,8 @@
-"""Nobody who has no right to it holds up the work of others, or has the server do more than a call is worth.
+"""A role without rights neither holds up the work of others nor has the server do more than a call is worth.
 
-What has nothing to do with the stock table does not wait for it; who may not stripe an item is told so before any lock
-is taken; claims and headers are measured before they are read; there is one totals worker for a database; and a schema
-whose name PostgreSQL reads as another one holds no stock table.
+What has nothing to do with the stock table does not wait for it; a role that may not stripe an item is refused before
+any lock is taken; claims and headers are measured before they are read; there is one totals worker for a database; and
+a schema whose name PostgreSQL reads as another one holds no stock table.
 """
 
 import json
@@ -137,7 +137,7 @@ def test_claims_of_a_large_token_name_the_actor(db, size):
 
 @pytest.mark.parametrize("kind", TOO_LARGE, ids=[name.replace(" ", "_") for name in TOO_LARGE])
 def test_headers_that_are_too_large_are_not_read(db, kind):
-    """Where the key may come from them; where it may not, nobody looks at them."""
+    """Where the key may come from them; where it may not, they are not read."""
     store = open_store(db)
     conn = store.clerk()
     sell(conn, ONE, 1)
@@ -172,7 +172,7 @@ def test_a_key_in_large_headers_is_found(db, size):
     store.audit()
 
 
-def test_there_is_one_totals_worker_whatever_locks_the_owners_code_gives_up(db):
+def test_there_is_one_totals_worker_also_when_the_owners_code_gives_up_locks(db):
     """Its lock is that of the session, which pg_advisory_unlock_all() gives up; each sale then started another one."""
     store = open_store(db)
     store.owner.execute(

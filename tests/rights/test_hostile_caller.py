@@ -85,7 +85,7 @@ def sprung(till):
 
 
 def test_look_alike_operators_functions_types_and_tables_change_nothing(owner, till):
-    """A sale and a refusal, with every trap first in search_path: right answers, and nobody fell in."""
+    """A sale and a refusal, with every trap first in search_path: right answers, and no call fell into one."""
     assert sell_unqualified(till, "4").endswith('"old_quantity": 10.00, "new_quantity": 6.00, "deducted": 4}')
     assert refused_unqualified(till, "7").sqlstate == "IV001"
     assert left(owner, ONE, "store.inventory") == 6

@@ -1,4 +1,4 @@
-"""Whatever code of the owner runs during a sale finds the owner's objects, never the caller's look-alikes.
+"""Code of the owner that runs during a sale finds the owner's objects, never the caller's look-alikes.
 
 A trigger, a trigger on one partition, a CHECK, a generated column, an index expression, a policy: each calls a function
 whose body names another function without a schema. The caller has one of the same name in its own schema, first in

@@ -60,7 +60,7 @@ def store(db):
 
 @pytest.mark.parametrize("act", CALLS, ids=[name.replace(" ", "_") for name in CALLS])
 def test_a_superuser_who_calls_does_not_make_the_owner_a_superuser(store, act):
-    """Triggers of the owner on the stock table and on every companion, whatever the superuser calls."""
+    """Triggers of the owner on the stock table and on every companion, in every call of the superuser."""
     if act == "purge":
         store.owner.execute("SELECT restock_inventory(%s, 1, NULL, 'old')", (ONE,))
     if act == "attach":  # as after a time without the extension: attach writes the difference to the ledger

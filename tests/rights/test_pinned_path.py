@@ -1,4 +1,4 @@
-"""EXECUTE is not enough to run code as the owner: whatever runs while we write, names mean the owner's objects.
+"""EXECUTE is not enough to run code as the owner: in all code that runs while we write, names mean the owner's objects.
 
 Column DEFAULTs, domain CHECKs, casts, operators, generated columns, rules and policies of the owner call a function
 that names another one without a schema; the caller has a look-alike first in its search_path. Before, the path was

@@ -85,7 +85,7 @@ def use_of(conn, key, sql):
 
 
 def refused_alike(intruder, sqlstate):
-    """Each function, of a striped and of a plain item: what is learned is always the same, whatever the key is."""
+    """Each function, of a striped and of a plain item: what is learned is the same for every key."""
     for name in KEYED:
         for key, other in ((ONE, TWO), (TWO, ONE)):
             for uses in uses_of(name, key, other):
@@ -241,7 +241,7 @@ def test_a_key_in_the_header_is_guarded_alike(db, conn, red, blue):
     assert "replayed" in outcomes[1][1] and outcomes[2][1] == "42501"
 
 
-def test_in_owner_mode_a_retry_is_replayed_whatever_became_of_the_item(db, conn):
+def test_in_owner_mode_a_retry_is_replayed_after_any_change_of_the_item(db, conn):
     """EXECUTE is all that the first call needed; it is all that the retry needs, also when the item is gone or sold
     out."""
     shop(conn, {ONE: 5, TWO: 5}, type="integer")

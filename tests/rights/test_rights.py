@@ -114,7 +114,7 @@ def test_even_the_owner_of_the_table_needs_execute(db, owned):
 
 @pytest.mark.parametrize("timing", ["BEFORE UPDATE", "AFTER UPDATE"])
 def test_a_trigger_of_the_owner_runs_as_the_owner(db, conn, owned, owner, clerk, timing):
-    """Whoever calls (a clerk, a superuser), the owner's trigger is the owner, with the owner's rights only."""
+    """For every caller (a clerk, a superuser) the owner's trigger runs as the owner, with the owner's rights only."""
     owned.execute(WITNESS.format(timing=timing))
     sell(db.connect(user=clerk), ONE, "1")
     sell(conn, ONE, "1")
@@ -216,7 +216,7 @@ def test_attach_needs_ownership_of_the_table(db, conn, owner):
 
 
 def test_detach_needs_ownership_of_the_table(db, conn, owned):
-    """Whoever may not attach the table may not detach it: the shop would be shut by a stranger."""
+    """A role that may not attach the table may not detach it: the shop would be shut by a stranger."""
     rival = create_role(conn, db, "rival")
     conn.execute(f'GRANT EXECUTE ON FUNCTION detach_inventory TO "{rival}"')
     assert refused(db.connect(user=rival), "SELECT detach_inventory()").sqlstate == "42501"

@@ -1,7 +1,7 @@
 """p_run_as => 'caller': the stock is locked and updated with the caller's own rights.
 
 Grants, column grants and row-level security decide what can be sold. What a caller may not see is unknown to it, in
-the very same words, so that nobody can probe another tenant's stock.
+the very same words, so that no caller can probe another tenant's stock.
 """
 
 import pytest
@@ -47,7 +47,7 @@ def till(db, clerk):
 
 @pytest.fixture
 def tenants(conn, db):
-    """Two roles, each with one item of its own: ONE and TWO; THREE is nobody's."""
+    """Two roles, each with one item of its own: ONE and TWO; THREE belongs to none."""
     roles = [create_role(conn, db, name) for name in ("red", "blue")]
     allow_sales(conn, *roles)
     for role, key in zip(roles, (ONE, TWO)):
@@ -151,7 +151,7 @@ def test_an_item_that_can_be_seen_but_not_updated_is_unknown_and_the_call_ends(c
     till.execute("SET statement_timeout = '20s'")
     assert refused_sale(till, ONE, "1").sqlstate == "IV002"
     assert sell(till, TWO, "1")["new_quantity"] == 19
-    # Short as well as closed: either truth may be told, and nothing is sold.
+    # Short as well as closed: either may be reported, and nothing is sold.
     assert refused_sale(till, ONE, "11").sqlstate in ("IV001", "IV002")
     assert left(conn, ONE) == 10
 

@@ -98,7 +98,7 @@ THEFTS = {
 @pytest.mark.parametrize("theft", THEFTS)
 @pytest.mark.parametrize("place", STRIPE_PLACES, ids=[name.replace(" ", "_") for name in STRIPE_PLACES])
 def test_stripes_of_another_item_cannot_be_written_while_a_sale_writes_stripes(db, place, theft):
-    """The guard let through whatever stood at the depth of the sale's own statement."""
+    """The guard let through every statement at the depth of the sale's own statement."""
     store = open_store(db)
     store.owner.execute("SELECT public.stripe_inventory(%s, 2)", (ONE,))
     store.owner.execute(

@@ -97,7 +97,7 @@ def test_a_role_without_any_grant_gets_nothing_but_an_error(store, function, sha
 @pytest.mark.parametrize(
     "table", ["inventory", "inventory_movement", "inventory_stripe", "inventory_stripe_total", "inventory_request"]
 )
-def test_the_names_of_our_tables_and_triggers_help_nobody(store, table):
+def test_the_names_of_our_tables_and_triggers_help_no_stranger(store, table):
     """A table of the same name in another schema, with every function under every name that attach uses."""
     stranger = store.session("stranger")
     stranger.execute(f"CREATE TEMPORARY TABLE {table} (id uuid, inventory_id uuid, stripe smallint, quantity numeric)")

@@ -1,7 +1,8 @@
 """A cursor that has sold once, and then fails in a savepoint or a block that is undone: its first sale still counts.
 
 PostgreSQL gives back what a failed cursor had locked, although the changes that it made before the savepoint stay part
-of the transaction. Until that one ends, nobody may detach or rewrite the table, or reckon with units that it has taken.
+of the transaction. Until that one ends, no session may detach or rewrite the table, or reckon with units that it has
+taken.
 """
 
 import time
@@ -148,7 +149,7 @@ def test_a_rewrite_of_a_table_waits_for_it(db, conn, alter, striped, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_nobody_cuts_or_joins_stripes_beside_it(db, conn, way):
+def test_no_other_session_cuts_or_joins_stripes_beside_it(db, conn, way):
     seller, other = opened(db, conn), db.connect()
     cursor_that_fails(seller, way)
     waits(other, "SELECT unstripe_inventory(%s)", (ONE,))
@@ -160,7 +161,7 @@ def test_nobody_cuts_or_joins_stripes_beside_it(db, conn, way):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_worker_stays_for_it(db, conn, way):
-    """It ends after two seconds without a change, and nobody would bring the row up to date after the commit."""
+    """It ends after two seconds without a change, and no worker would bring the row up to date after the commit."""
     seller = opened(db, conn)
     cursor_that_fails(seller, way)
     workers = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND backend_type = 'inventory_ext totals'"
@@ -213,7 +214,7 @@ def test_a_prepared_transaction_keeps_them_too(db, conn, striped, way):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_second_delivery_waits_and_is_refused_beyond_the_limit(db, conn, way):
-    """A smallint holds 32767: seven more fit, and seven more do not, whoever comes first."""
+    """A smallint holds 32767: seven more fit, and seven more do not, whichever comes first."""
     seller, other = opened(db, conn, units="32760", type="smallint"), db.connect()
     cursor_that_fails(seller, way, f"restock_inventory('{ONE}', n)", sqlstate="22003")
     waits(other, "SELECT restock_inventory(%s, 7)", (ONE,))
@@ -230,7 +231,7 @@ def test_a_second_delivery_waits_and_is_refused_beyond_the_limit(db, conn, way):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_what_a_rolled_back_transaction_held_is_free(db, conn, way):
-    """The transaction keeps its locks, and nobody keeps them after it."""
+    """The transaction keeps its locks, and none of them is kept after it."""
     seller = opened(db, conn)
     for _ in range(3):
         cursor_that_fails(seller, way, good=30)

@@ -1,4 +1,4 @@
-"""Whatever ends a waiting sale from outside, nothing is lost and, where a session is left, it goes on.
+"""When a waiting sale is ended from outside, nothing is lost and, where a session is left, it goes on.
 
 lock_timeout, statement_timeout, pg_cancel_backend, pg_terminate_backend of the waiter and of the holder. Each test
 first sees the waiter wait, so that what it interrupts is the wait.

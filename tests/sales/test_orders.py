@@ -1,6 +1,6 @@
-"""A whole order in one call: all of it or nothing, whatever is short, and one answer that names every line.
+"""A whole order in one call: all of it or nothing, however much is short, and one answer that names every line.
 
-What an order may look like is in test_order_input.py. Shortages are told in the order in which the items are first
+What an order may look like is in test_order_input.py. Shortages are listed in the order in which the items are first
 named, quantities with every digit. That a long order needs no more statements than a short one is counted by
 PostgreSQL itself.
 """
@@ -160,7 +160,7 @@ def test_an_order_of_which_nothing_is_there_sells_nothing_and_succeeds(conn, on_
 
 
 def test_lines_on_one_item_are_summed(conn):
-    """One line in the answer and one movement, where the item was first named, whatever stands between."""
+    """One line in the answer and one movement, where the item was first named, also with other lines between."""
     after = last_movement(conn)
     answer = order(conn, (E, "1.25"), (A, 1), (E, 2), (A, "0.50"), (E, "1.75"))
     assert [(line["inventory_id"], line["deducted"]) for line in answer["lines"]] == [

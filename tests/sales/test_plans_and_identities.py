@@ -17,7 +17,7 @@ from selling_calls import (
     make,
     refused_available,
     refused_make,
-    shopkeeper,
+    shop_owner,
     stripe,
     worker,
 )
@@ -30,29 +30,29 @@ TABLE = "CREATE TABLE inventory (id uuid {key}, tenant text, quantity integer)"
 
 
 class Shop:
-    """A stock table of a keeper who is no superuser: two items of the tenant anna and one of no tenant."""
+    """A stock table of an owner who is no superuser: two items of the tenant anna and one of no tenant."""
 
     def __init__(self, db, run_as="owner", partitioned=False):
         self.db = db
         self.root = db.connect()
         self.reader = db.connect()
-        self.keeper_role, self.keeper = shopkeeper(self.root, db)
+        self.owner_role, self.owner = shop_owner(self.root, db)
         self.till_role, self.till = worker(self.root, db, "till")
-        self.keeper.execute(TABLE.format(key="PRIMARY KEY") + (" PARTITION BY HASH (id)" if partitioned else ""))
+        self.owner.execute(TABLE.format(key="PRIMARY KEY") + (" PARTITION BY HASH (id)" if partitioned else ""))
         for part in range(2 if partitioned else 0):
-            self.keeper.execute(
+            self.owner.execute(
                 f"CREATE TABLE part{part} PARTITION OF inventory FOR VALUES WITH (MODULUS 2, REMAINDER {part})"
             )
-        fill(self.keeper, {PLAIN: 10, STRIPED: 100, OPEN: 10})
-        self.keeper.execute(f"UPDATE inventory SET tenant = 'anna' WHERE id <> '{OPEN}'")
-        self.keeper.execute(POLICY)
+        fill(self.owner, {PLAIN: 10, STRIPED: 100, OPEN: 10})
+        self.owner.execute(f"UPDATE inventory SET tenant = 'anna' WHERE id <> '{OPEN}'")
+        self.owner.execute(POLICY)
         if run_as == "caller":
-            self.keeper.execute(f'GRANT SELECT, UPDATE ON inventory TO "{self.till_role}"')
-        attach(self.keeper, p_run_as=run_as)
-        stripe(self.keeper, STRIPED)
+            self.owner.execute(f'GRANT SELECT, UPDATE ON inventory TO "{self.till_role}"')
+        attach(self.owner, p_run_as=run_as)
+        stripe(self.owner, STRIPED)
 
     def force(self):
-        self.keeper.execute(FORCE)
+        self.owner.execute(FORCE)
 
     def quantities(self) -> dict:
         """What each item has, as the superuser reads it."""
@@ -67,9 +67,9 @@ def tenant(conn, name):
 def assert_unknown(answer, hidden):
     """The error of an item that does not exist; no figure of the hidden one stands in any part of it."""
     assert (answer.sqlstate, answer.reason) in (("IV002", "unknown_item"), ("IV002", "short_lines")), answer
-    told = answer.facts if answer.reason == "unknown_item" else answer.facts["lines"][0]
-    assert (told["reason"], told["inventory_id"]) == ("unknown_item", str(hidden))
-    assert set(told) <= {"reason", "inventory_id", "requested", "reference"}
+    named = answer.facts if answer.reason == "unknown_item" else answer.facts["lines"][0]
+    assert (named["reason"], named["inventory_id"]) == ("unknown_item", str(hidden))
+    assert set(named) <= {"reason", "inventory_id", "requested", "reference"}
     assert answer.message == "Inventory item not found"
 
 
@@ -106,7 +106,7 @@ def test_no_function_finds_or_measures_an_item_that_forced_security_hides(db):
     before = market.quantities()
     assert_all_hidden(market.till)
     assert_all_hidden(market.root)
-    assert_all_hidden(market.keeper)
+    assert_all_hidden(market.owner)
     assert market.quantities() == before
     tenant(market.till, "anna")
     assert_all_shown(market.till)
@@ -117,7 +117,7 @@ def test_no_function_finds_or_measures_an_item_that_forced_security_hides(db):
 def test_plans_made_while_security_was_not_forced_hide_what_is_hidden_now(db):
     """Warm sessions of the owner, a caller and a superuser, through each change of the rule."""
     market = Shop(db)
-    sessions = (market.till, market.keeper, market.root)
+    sessions = (market.till, market.owner, market.root)
     for _ in range(2):
         for session in sessions:
             assert_all_shown(session)
@@ -127,8 +127,8 @@ def test_plans_made_while_security_was_not_forced_hide_what_is_hidden_now(db):
             tenant(session, "anna")
             assert_all_shown(session)
             tenant(session, "")
-        market.keeper.execute("ALTER TABLE inventory NO FORCE ROW LEVEL SECURITY")
-    market.keeper.execute("ALTER TABLE inventory DISABLE ROW LEVEL SECURITY")
+        market.owner.execute("ALTER TABLE inventory NO FORCE ROW LEVEL SECURITY")
+    market.owner.execute("ALTER TABLE inventory DISABLE ROW LEVEL SECURITY")
     for session in sessions:
         assert_all_shown(session)
 
@@ -137,17 +137,17 @@ def test_a_rule_that_is_rolled_back_takes_its_plans_with_it(db):
     """Within one transaction of the owner: forced, not forced, forced again by the rollback."""
     market = Shop(db)
     market.force()
-    keeper = market.keeper
-    keeper.execute("BEGIN")
-    keeper.execute("SAVEPOINT here")
-    keeper.execute("ALTER TABLE inventory NO FORCE ROW LEVEL SECURITY")
-    assert_all_shown(keeper)
-    keeper.execute("ROLLBACK TO here")
+    owner = market.owner
+    owner.execute("BEGIN")
+    owner.execute("SAVEPOINT here")
+    owner.execute("ALTER TABLE inventory NO FORCE ROW LEVEL SECURITY")
+    assert_all_shown(owner)
+    owner.execute("ROLLBACK TO here")
     for hidden in (PLAIN, STRIPED):
-        assert_unknown(refused(keeper, "SELECT decrement_inventory(%s, 1)", (hidden,)), hidden)
-        keeper.execute("ROLLBACK TO here")
-    keeper.execute("COMMIT")
-    assert_all_hidden(keeper)
+        assert_unknown(refused(owner, "SELECT decrement_inventory(%s, 1)", (hidden,)), hidden)
+        owner.execute("ROLLBACK TO here")
+    owner.execute("COMMIT")
+    assert_all_hidden(owner)
     assert market.quantities() == {PLAIN: 10, STRIPED: 100, OPEN: 10}
 
 
@@ -157,7 +157,7 @@ def test_one_session_that_is_three_roles_in_caller_mode_sees_as_each_of_them(db)
     market.force()
     for _ in range(3):
         assert_all_shown(market.root)
-        market.root.execute(f'SET ROLE "{market.keeper_role}"')
+        market.root.execute(f'SET ROLE "{market.owner_role}"')
         assert_all_hidden(market.root)
         tenant(market.root, "anna")
         assert_all_shown(market.root)
@@ -172,21 +172,21 @@ def test_one_session_that_is_three_roles_in_caller_mode_sees_as_each_of_them(db)
 def test_a_policy_by_role_is_decided_for_the_role_that_acts(db):
     """In owner mode that is the owner, for every caller; the session's own role decides nothing."""
     market = Shop(db)
-    market.keeper.execute(f"DROP POLICY own ON inventory; CREATE POLICY own ON inventory USING (tenant IS NULL OR"
+    market.owner.execute(f"DROP POLICY own ON inventory; CREATE POLICY own ON inventory USING (tenant IS NULL OR"
                           f" current_user = '{market.till_role}')")  # fmt: skip
     market.force()
-    for session in (market.till, market.keeper, market.root):
+    for session in (market.till, market.owner, market.root):
         assert_all_hidden(session)
-    market.keeper.execute(f"DROP POLICY own ON inventory; CREATE POLICY own ON inventory USING"
-                          f" (current_user = '{market.keeper_role}')")  # fmt: skip
-    for session in (market.till, market.keeper, market.root):
+    market.owner.execute(f"DROP POLICY own ON inventory; CREATE POLICY own ON inventory USING"
+                          f" (current_user = '{market.owner_role}')")  # fmt: skip
+    for session in (market.till, market.owner, market.root):
         assert_all_shown(session)
 
 
 def test_an_item_that_may_be_seen_and_not_updated_is_not_sold_striped_or_not(db):
     """Policies for SELECT let the row pass, those for UPDATE do not: unknown for every change, and measured exactly."""
     market = Shop(db)
-    market.keeper.execute(
+    market.owner.execute(
         "DROP POLICY own ON inventory; CREATE POLICY see ON inventory FOR SELECT USING (true);"
         f"CREATE POLICY change ON inventory FOR UPDATE USING (id = '{OPEN}')"
     )
@@ -206,11 +206,11 @@ BREAK = """
 
 
 @pytest.mark.parametrize("function", [name for name in SELLING if name != "decrement_inventory"])
-@pytest.mark.parametrize("who", ["keeper", "root"])
+@pytest.mark.parametrize("who", ["owner", "root"])
 def test_a_detach_that_failed_leaves_no_plan_that_reads_hidden_items(db, who, function):
-    """IV007 told the quantity of a hidden item: its row was locked by a plan of detach, which sees all rows."""
+    """IV007 named the quantity of a hidden item: its row was locked by a plan of detach, which sees all rows."""
     market = Shop(db)
-    market.keeper.execute(BREAK)
+    market.owner.execute(BREAK)
     market.force()
     session = getattr(market, who)
     session.execute("SET shop.closed = 'yes'")
@@ -224,15 +224,15 @@ def test_a_detach_that_failed_leaves_no_plan_that_reads_hidden_items(db, who, fu
 
 
 @pytest.mark.parametrize("run_as", ["owner", "caller"])
-@pytest.mark.parametrize("warm", ["keeper", "root", "switched"])
+@pytest.mark.parametrize("warm", ["owner", "root", "switched"])
 @pytest.mark.parametrize("partitioned", [False, True])
 def test_detach_puts_hidden_items_together_in_a_session_that_obeyed_the_policy_before(db, run_as, warm, partitioned):
     """The stripes of an item that the policy hides by now stayed behind, and with them the units that were sold."""
     market = Shop(db, run_as, partitioned)
     market.force()
-    session = market.keeper if warm == "keeper" else market.root
+    session = market.owner if warm == "owner" else market.root
     if warm == "switched":
-        session.execute(f'SET ROLE "{market.keeper_role}"')
+        session.execute(f'SET ROLE "{market.owner_role}"')
     tenant(session, "anna")
     for function in ("decrement_inventory_batch", "restock_inventory", "transfer_inventory"):
         make(session, function, PLAIN, OPEN, 2)
@@ -244,7 +244,7 @@ def test_detach_puts_hidden_items_together_in_a_session_that_obeyed_the_policy_b
     assert (left(market.reader, STRIPED), left(market.reader, PLAIN)) == (68, 8)
     assert stripes_of(market.reader, STRIPED) == {}
     audit(market.reader)
-    attach(market.keeper, p_run_as=run_as)
+    attach(market.owner, p_run_as=run_as)
     audit(market.reader)
     assert left(market.reader, STRIPED) == 68
 
@@ -252,7 +252,7 @@ def test_detach_puts_hidden_items_together_in_a_session_that_obeyed_the_policy_b
 def test_a_detach_that_is_rolled_back_leaves_the_policy_in_force(db):
     market = Shop(db)
     market.force()
-    for session in (market.keeper, market.root):
+    for session in (market.owner, market.root):
         session.execute("BEGIN")
         detach(session)
         session.execute("ROLLBACK")
@@ -288,15 +288,15 @@ def test_row_security_off_is_no_hindrance_where_no_policy_binds_the_owner(db):
     market = Shop(db)
     market.force()
     market.root.execute(f"ALTER DATABASE {db.name} SET row_security = off")
-    keeper, till = db.connect(user=market.keeper_role), db.connect(user=market.till_role)
-    detach(keeper)
+    owner, till = db.connect(user=market.owner_role), db.connect(user=market.till_role)
+    detach(owner)
     assert left(market.root, STRIPED) == 100
     market.root.execute("ALTER TABLE inventory NO FORCE ROW LEVEL SECURITY")
-    attach(keeper)
-    stripe(keeper, STRIPED)
+    attach(owner)
+    stripe(owner, STRIPED)
     assert_all_shown(till)
-    assert_all_shown(keeper)
-    market.keeper.execute("ALTER TABLE inventory FORCE ROW LEVEL SECURITY")
+    assert_all_shown(owner)
+    market.owner.execute("ALTER TABLE inventory FORCE ROW LEVEL SECURITY")
     for hidden in (PLAIN, STRIPED):
         assert refused_make(till, "decrement_inventory", hidden, OPEN).sqlstate in ("42501", "IV002")
 
@@ -315,7 +315,7 @@ def test_the_totals_worker_writes_the_row_of_an_item_that_is_hidden_from_the_own
 
 @pytest.mark.parametrize("style", ["sqlstate", "postgrest"])
 def test_a_hidden_striped_item_has_the_error_of_an_item_that_does_not_exist(db, style):
-    """Byte for byte but for the id, whatever is asked for; in caller mode as in owner mode."""
+    """Byte for byte but for the id, for every call; in caller mode as in owner mode."""
     market = Shop(db)
     market.force()
     market.till.execute(f"SET inventory_ext.error_style = '{style}'")

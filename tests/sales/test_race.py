@@ -1,7 +1,7 @@
 """The race that sold five and deducted one, and a shop full of connections.
 
 The sales truly run at once: in the small test every session is seen waiting for the same row before the first may go
-on; in the large one 64 connections sell 20,000 times. What is asserted is arithmetic over what callers were told.
+on; in the large one 64 connections sell 20,000 times. What is asserted is arithmetic over the results of the callers.
 """
 
 import random
@@ -63,16 +63,16 @@ def test_64_connections_sell_20000_times_and_every_unit_is_accounted_for(db, con
     def till(number):
         own = random.Random(SEED + number)
         start.wait()
-        told = []
+        results = []
         for _ in range(sales_each):
             # Squaring crowds the sales onto the first items, so that some sell out and others never do.
             key = item(1 + int(50 * own.random() ** 2))
             wanted = Decimal(own.choice((1, 25, 50, 100, 100, 125, 333, 700, 2000))) / 100
             try:
-                told.append((key, wanted, sell(connections[number], key, wanted)))
+                results.append((key, wanted, sell(connections[number], key, wanted)))
             except psycopg.Error as error:
-                told.append((key, wanted, refusal_of(error)))
-        return told
+                results.append((key, wanted, refusal_of(error)))
+        return results
 
     by_item = defaultdict(list)
     for session in [Aside(till, number) for number in range(threads)]:
@@ -115,7 +115,7 @@ def check_item(opening, final, outcomes) -> int:
     return len(refused)
 
 
-def test_a_session_is_never_told_of_more_stock_than_it_was_told_before(db, conn):
+def test_a_session_never_reads_more_stock_than_it_read_before(db, conn):
     """With sales alone the stock falls: what one session hears, in answers and refusals, may only fall too."""
     shop(conn, {ONE: "150.00"})
     start = threading.Barrier(8)

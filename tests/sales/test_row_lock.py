@@ -79,7 +79,7 @@ def test_a_foreign_key_to_another_unique_column_counts_too(conn, till):
 
 
 def test_a_foreign_key_from_the_stock_table_does_not_count(conn, till):
-    """It is the other direction: nobody locks our rows for it."""
+    """It is the other direction: none of our rows is locked for it."""
     conn.execute("CREATE TABLE supplier (id int PRIMARY KEY)")
     conn.execute("ALTER TABLE inventory ADD supplier int REFERENCES supplier")
     assert strength(till, conn) == "update"
@@ -129,7 +129,8 @@ def test_settings_made_before_the_first_call_of_a_session_are_obeyed(db, conn):
 
 
 def test_a_refusal_takes_no_row_lock_and_no_transaction_id(conn, till):
-    """A sold-out item is refused without a lock, without an XID and without waiting for whoever holds the row."""
+    """A sold-out item is refused without a lock, without an XID and without waiting for the session that holds the
+    row."""
     holder = conn
     till.execute("SAVEPOINT here")
     for quantity in ("10.01", "100"):

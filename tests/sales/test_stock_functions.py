@@ -286,7 +286,7 @@ def test_more_than_the_column_can_hold_is_refused_and_named(db, type, full, one)
 
 @pytest.mark.parametrize("striped", [(), (ONE,), (TWO,), (ONE, TWO)], ids=["whole", "one", "two", "both"])
 @pytest.mark.parametrize(("source", "target"), [(ONE, TWO), (TWO, ONE)], ids=["up", "down"])
-def test_a_transfer_told_of_a_full_target_before_an_empty_source(db, source, target, striped):
+def test_a_transfer_names_a_full_target_before_an_empty_source(db, source, target, striped):
     """Whichever of the two is locked first, the shortage is what the caller hears."""
     conn = db.connect()
     shop(conn, {source: "0.50", target: FULL})
@@ -316,7 +316,7 @@ def test_a_change_that_a_trigger_changes_is_undone(db, conn, style, function):
 
 
 def test_execute_is_needed_for_each_function(db, conn):
-    """Nobody but those the owner names; the right to one function is not the right to another."""
+    """Only the roles that the owner names; the right to one function is not the right to another."""
     clerk = create_role(conn, db, "clerk")
     till = db.connect(user=clerk)
     for function, arguments in GOOD.items():

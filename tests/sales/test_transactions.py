@@ -203,7 +203,7 @@ def test_a_refused_call_can_still_be_prepared_when_it_was_caught(db, conn, till)
 
 
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
-def test_a_stricter_level_sells_when_nobody_interferes(conn, till, level):
+def test_a_stricter_level_sells_when_no_session_interferes(conn, till, level):
     """The function is not for READ COMMITTED alone."""
     till.execute(f"SET TRANSACTION ISOLATION LEVEL {level}")
     sell(till, ONE, "1")

@@ -214,7 +214,7 @@ def test_a_trigger_that_sells_the_same_item_again_never_yields_a_false_answer(co
 
 @pytest.mark.parametrize("rule", ["DO INSTEAD NOTHING", "DO INSTEAD INSERT INTO seen VALUES ('rule')"])
 def test_a_rule_that_swallows_the_update_never_yields_success(conn, rule):
-    """Whatever PostgreSQL says about such a rule, it isn't a sale."""
+    """PostgreSQL reports such a rule as an UPDATE; it is no sale."""
     conn.execute(f"CREATE RULE swallow AS ON UPDATE TO inventory {rule}")
     refused_sale(conn, ONE, "1")
     assert left(conn, ONE) == 10

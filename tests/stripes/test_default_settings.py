@@ -97,7 +97,7 @@ def assert_the_row_follows(conn, times=2):
 
 
 @pytest.mark.parametrize(("name", "value"), STOPPING)
-def test_the_row_is_exact_at_rest_whatever_the_database_sets(conn, name, value):
+def test_the_row_is_exact_at_rest_under_every_setting_of_the_database(conn, name, value):
     """One default at a time."""
     set_defaults(conn, [(name, value)])
     assert_the_row_follows(conn)
@@ -205,7 +205,7 @@ def test_the_owners_triggers_run_in_the_worker_under_the_usual_settings(conn, sc
 # The whole server
 
 
-def test_the_row_is_exact_at_rest_whatever_postgresql_conf_says(monkeypatch):
+def test_the_row_is_exact_at_rest_under_every_setting_of_postgresql_conf(monkeypatch):
     """The same defaults for all databases, from the start. The sessions that sell undo them for themselves."""
     kept = {"role", "session_replication_role"}  # the first cannot be set there, the second would disable the ledger
     defaults = {name: value for name, value in STOPPING if name not in kept} | dict.fromkeys(OTHER_TIMEOUTS, "10ms")

@@ -397,24 +397,24 @@ def test_detach_merges_items_that_forced_policies_hide_from_the_owner(db, conn, 
     conn.execute(f'GRANT CREATE ON SCHEMA public TO "{owner}"')
     conn.execute(f'GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO "{owner}"')
     allow_sales(conn, till)
-    keeper = db.connect(user=owner)
-    stock_table(keeper, {ONE: "10"}, type="integer", columns=", tenant text DEFAULT 'anna'")
-    attach(keeper)
-    keeper.execute(
+    session_of_owner = db.connect(user=owner)
+    stock_table(session_of_owner, {ONE: "10"}, type="integer", columns=", tenant text DEFAULT 'anna'")
+    attach(session_of_owner)
+    session_of_owner.execute(
         FORCE.format("inventory")
         + "; CREATE POLICY own ON inventory USING (tenant = current_setting('shop.tenant', true))"
     )
     if companions:
         for table in ("inventory_stripe", "inventory_movement", "inventory_request"):
-            keeper.execute(FORCE.format(table))
-    keeper.execute("SET shop.tenant = 'anna'")
-    stripe(keeper, ONE, 2)
-    keeper.execute("SET shop.tenant = ''")
+            session_of_owner.execute(FORCE.format(table))
+    session_of_owner.execute("SET shop.tenant = 'anna'")
+    stripe(session_of_owner, ONE, 2)
+    session_of_owner.execute("SET shop.tenant = ''")
     seller = db.connect(user=till)
     seller.execute("SET shop.tenant = 'anna'")
     with standing_worker(conn, seller):
         sell(seller, ONE, 4)
-        detach(keeper if session == "that striped" else db.connect(user=owner))
+        detach(session_of_owner if session == "that striped" else db.connect(user=owner))
         assert left(conn, ONE) == 6
     assert conn.execute("SELECT count(*) FROM inventory_stripe").fetchone()[0] == 0
     moved = conn.execute("SELECT sum(delta) FROM inventory_movement").fetchone()[0]

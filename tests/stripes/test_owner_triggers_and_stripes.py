@@ -16,15 +16,15 @@ from shop import ONE, TWO, attach, fill, left, refusal_of, refused, sell, shop
 from striped import available, detach, in_books, shown, standing_worker, stripe, unstripe
 
 # docs/correctness.md
-HOUSE = """
-    CREATE FUNCTION one_for_the_house() RETURNS trigger LANGUAGE plpgsql AS $$
+ONE_KEPT = """
+    CREATE FUNCTION one_kept() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         IF pg_trigger_depth() = 1 THEN
             UPDATE inventory SET quantity = quantity - 1 WHERE id = NEW.id;
         END IF;
         RETURN NULL;
     END $$;
-    CREATE TRIGGER one_for_the_house AFTER UPDATE ON inventory FOR EACH ROW EXECUTE FUNCTION one_for_the_house();
+    CREATE TRIGGER one_kept AFTER UPDATE ON inventory FOR EACH ROW EXECUTE FUNCTION one_kept();
     CREATE FUNCTION count_it() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN INSERT INTO taken VALUES (NEW.id, OLD.quantity - NEW.quantity); RETURN NULL; END $$;
     CREATE TRIGGER zz_count AFTER UPDATE ON inventory FOR EACH ROW
@@ -147,9 +147,9 @@ def detached_exact(conn, units, ledger, keys=(ONE,)):
 
 @pytest.mark.parametrize("striped", [(), (ONE,)], ids=["whole", "striped"])
 @pytest.mark.parametrize("ledger", [True, False], ids=["ledger", "no ledger"])
-@pytest.mark.parametrize("code", [HOUSE, CALLING], ids=["one for the house", "a call"])
+@pytest.mark.parametrize("code", [ONE_KEPT, CALLING], ids=["one kept", "a call"])
 def test_a_trigger_that_takes_a_unit_of_what_is_written(conn, code, ledger, striped):
-    """Whatever is done or refused, the unit is taken once from what the item has, and the table can be detached."""
+    """In every call, done or refused, the unit is taken once from what the item has, and the table can be detached."""
     opened(conn, code, ledger, striped=striped)
     units = 100
     for act in ACTS.values():
@@ -167,14 +167,14 @@ def test_a_trigger_that_takes_a_unit_of_what_is_written(conn, code, ledger, stri
 
 
 @pytest.mark.parametrize("ledger", [True, False], ids=["ledger", "no ledger"])
-def test_one_for_the_house_does_not_keep_the_table_attached(conn, ledger):
+def test_one_kept_does_not_keep_the_table_attached(conn, ledger):
     """Attached again, the table sells on as it did."""
-    opened(conn, HOUSE, ledger, striped=(ONE, TWO))
+    opened(conn, ONE_KEPT, ledger, striped=(ONE, TWO))
     for key in (ONE, TWO):
         sell(conn, key, 3)
     detach(conn)
     detached_exact(conn, 97, ledger, (ONE, TWO))
-    conn.execute("DROP TRIGGER one_for_the_house ON inventory; DROP TRIGGER zz_count ON inventory")
+    conn.execute("DROP TRIGGER one_kept ON inventory; DROP TRIGGER zz_count ON inventory")
     attach(conn, p_ledger=ledger)
     rest = left(conn, ONE)
     stripe(conn, ONE, 4), sell(conn, ONE, 1)

@@ -52,12 +52,12 @@ def one_round(conn, sessions, rng):
     tills = [
         Aside(till, session, start, random.Random(rng.random()), number) for number, session in enumerate(sessions)
     ]
-    told = [till.result() for till in tills]
-    sold = sum(answer["deducted"] for sales, _ in told for answer in sales)
-    came = sum(came for _, came in told)
+    results = [till.result() for till in tills]
+    sold = sum(answer["deducted"] for sales, _ in results for answer in sales)
+    came = sum(came for _, came in results)
     assert available(conn) == 0, f"{available(conn)} left of {opening} in {stripes} stripes, and refused to all"
     assert sold == opening + came
-    for sales, _ in told:
+    for sales, _ in results:
         for answer in sales:
             assert answer["old_quantity"] - answer["deducted"] == answer["new_quantity"] >= 0
             assert 1 <= answer["stripe"] <= stripes
@@ -138,9 +138,9 @@ def test_orders_of_several_striped_items_never_deadlock(db, conn):
                 assert refusal_of(error).sqlstate == "IV001", refusal_of(error)
         return sold, moved
 
-    told = [Aside(work, session, random.Random(SEED + n)) for n, session in enumerate(sessions)]
-    told = [session.result() for session in told]
-    assert sum(moved for _, moved in told) > 0
-    assert sum(available(conn, key) for key in items) == 1800 - sum(sold for sold, _ in told)
+    results = [Aside(work, session, random.Random(SEED + n)) for n, session in enumerate(sessions)]
+    results = [session.result() for session in results]
+    assert sum(moved for _, moved in results) > 0
+    assert sum(available(conn, key) for key in items) == 1800 - sum(sold for sold, _ in results)
     until(lambda: all(shown(conn, key) == available(conn, key) for key in items), "the rows show the totals")
     audit(conn)

@@ -271,8 +271,8 @@ def test_many_restocks_at_once_fill_the_column_to_the_last_unit(db, conn):
         Aside(lambda till=till: refused_or(till, "restock_inventory", p_inventory_id=ONE, p_quantity=100))
         for till in [db.connect() for _ in range(16)]
     ]
-    told = [aside.result() for aside in asides]
-    assert sorted(told) == ["22003"] * 9 + ["success"] * 7
+    results = [aside.result() for aside in asides]
+    assert sorted(results) == ["22003"] * 9 + ["success"] * 7
     assert available(conn) == 32700
     audit_when_shown(conn, {ONE: 32700})
 

@@ -149,17 +149,17 @@ class Model:
             context.prec = 100
             key = arguments.get("p_idempotency_key")
             reference = arguments.get("p_reference", arguments.get("p_reason"))
-            told, act = getattr(self, function)(**{k: v for k, v in arguments.items() if k != "p_idempotency_key"})
+            request, act = getattr(self, function)(**{k: v for k, v in arguments.items() if k != "p_idempotency_key"})
             if key is not None and key in self.keys:
                 used_by, said, answer = self.keys[key]
-                if (used_by, said) != (function, told):
+                if (used_by, said) != (function, request):
                     raise Refused("IV003", "key_reused", {"used_by": used_by})
                 return answer | {"replayed": True}
             answer, changes = act()
             for item, kind, new in changes:
                 self.move(item, kind, new, reference, key)
             if key is not None:
-                self.keys[key] = (function, told, answer)
+                self.keys[key] = (function, request, answer)
             return answer
 
     def known(self, key):
@@ -256,15 +256,15 @@ class Model:
                 raise Refused("22023", "no_quantity", where)
             try:
                 units = quantity(units, "p_items")
-            except Refused as fault:
-                raise Refused(fault.sqlstate, fault.reason, where) from None
+            except Refused as refusal:
+                raise Refused(refusal.sqlstate, refusal.reason, where) from None
             total = plus(sums[key], units) if key in sums else units
             if total is None:
                 raise Refused("22003", "too_many_digits", where)
             sums[key] = total
             first.setdefault(key, element)
-        told = (frozenset(sums.items()), p_reference, p_on_shortage)
-        return told, lambda: self.order(sums, first, p_on_shortage)
+        request = (frozenset(sums.items()), p_reference, p_on_shortage)
+        return request, lambda: self.order(sums, first, p_on_shortage)
 
     def order(self, sums, first, on_shortage):
         for key, wanted in sums.items():
@@ -282,9 +282,9 @@ class Model:
             if taken:
                 changes.append((key, old, taken))
         if on_shortage == "abort" and short:
-            told = [{name: value for name, value in line.items() if name != "deducted"} for line in short]
+            named = [{name: value for name, value in line.items() if name != "deducted"} for line in short]
             sqlstate = "IV001" if any(line["reason"] == "insufficient" for line in short) else "IV002"
-            raise Refused(sqlstate, "short_lines", {"lines": told})
+            raise Refused(sqlstate, "short_lines", {"lines": named})
         moves = []
         for key, old, taken in changes:
             new = self.changed(key, -taken)

@@ -43,8 +43,8 @@ def refused_call(conn, function: str, **arguments) -> Refusal:
 
 def lines(*pairs) -> str:
     """p_items of (item, quantity) pairs; a quantity is written as it is, as a JSON number."""
-    told = ", ".join(f'{{"inventory_id": "{key}", "quantity": {quantity}}}' for key, quantity in pairs)
-    return f"[{told}]"
+    elements = ", ".join(f'{{"inventory_id": "{key}", "quantity": {quantity}}}' for key, quantity in pairs)
+    return f"[{elements}]"
 
 
 def order(conn, *pairs, **arguments) -> dict:
@@ -124,7 +124,7 @@ def keys_kept(conn, table="inventory_request") -> list[str]:
 
 
 def audit_when_shown(conn, stock):
-    """The totals in the rows come to be those, and then the ledger tells the same."""
+    """The totals in the rows come to be those, and then the ledger says the same."""
     for key, quantity in stock.items():
         until(lambda key=key, quantity=quantity: left(conn, key) == quantity, f"the row shows {quantity}")
     audit(conn)

@@ -415,8 +415,8 @@ class Session(threading.Thread):
             one = literal(line["inventory_id"])
             sums = f"SELECT coalesce(sum(delta), 0) FROM public.inventory_movement WHERE inventory_id = {one}"
             ((recorded,),) = self.execute(sums)
-            told = line.get("available", line.get("found"))
-            self.require(told == recorded, f"refused with {facts}, by the ledger of the snapshot {recorded}")
+            named = line.get("available", line.get("found"))
+            self.require(named == recorded, f"refused with {facts}, by the ledger of the snapshot {recorded}")
             self.counts["refusals compared with the snapshot"] += 1
 
     # Errors.

@@ -65,7 +65,7 @@ def worker(conn, db, name: str):
     return role, db.connect(user=role)
 
 
-def shopkeeper(conn, db, name="keeper"):
+def shop_owner(conn, db, name="owner"):
     """The same with CREATE on public: a role that may make and attach a stock table."""
     role, session = worker(conn, db, name)
     conn.execute(f'GRANT CREATE ON SCHEMA public TO "{role}"')
