@@ -26,7 +26,7 @@ psql:       ## a psql on a throwaway server, in a database with the extension; P
 	@$(BUILD_PG)
 	@$(IN_ENV) python -m dev.server --pg $(or $(PG),18) --database shop
 
-test:       ## all tests, on PostgreSQL 18 and, where it can be had, 15; PG=15: only those of that server
+test:       ## all tests, on PostgreSQL 18 and, where available, 15 (fewer cases of each test); PG=15: all on that server
 	@dev/test.sh all $(PG)
 
 $(SUITES) $(SUBJECTS):
@@ -49,7 +49,7 @@ install:    ## builds the extension and installs it into your own server: PG_CON
 	@dev/build.sh "$(abspath $(PG_CONFIG))"
 
 clean:      ## removes what was built
-	rm -rf target .local/results .local/stamps/build-*
+	rm -rf target .local/results .local/initdb .local/pycache .local/stamps/build-*
 
 distclean:  ## removes what was built and all that the set-up installed
 	rm -rf target .local tests/rpc/node_modules

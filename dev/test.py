@@ -116,7 +116,7 @@ def lint(suite):
     suite.run("cargo", "fmt", "--all", "--", "--check")
     suite.run("cargo", "clippy", "--all-targets", *FEATURES, "--", "-D", "warnings")
     suite.run("ruff", "check", "bench", "dev", "demo", "tests")
-    for script in ("dev/env.sh", "dev/setup.sh", "dev/build.sh", ".ci/run"):
+    for script in ("dev/env.sh", "dev/setup.sh", "dev/build.sh", "dev/test.sh", ".ci/run"):
         suite.run("bash", "-n", script)
     # pgspot reads what CREATE EXTENSION reads: the script that pgrx generated from src and sql
     sharedir = subprocess.check_output([Server(pg="18").bindir / "pg_config", "--sharedir"], text=True).strip()

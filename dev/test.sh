@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # dev/test.sh all|SUITE [18|15]: does the set-up that the suites need, then runs them with dev/test.py.
-# `all` without a version is everything; with one, only what depends on the server's version.
+# `all` without a version is everything; with one, only what depends on the server's version. `pytest` is all of tests/
+# that pytest runs, the repository's own tests too; check-repo and the folders of tests/ are parts of it.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 cd "$ROOT"
