@@ -62,15 +62,13 @@ def node_counts(line):
 
 
 def duration(line):
-    """Of pytest's `1.23s call     tests/…`, pg_regress's `ok 1 - name 5 ms` and node's `✔ name (5.1ms)`."""
+    """Of pytest's `1.23s call     tests/…` and pg_regress's `ok 1 - name 5 ms`; node's are of groups of tests, too."""
     if found := re.match(r"([\d.]+)s (?:call|setup|teardown) +(\S.*)", line):
         return float(found[1]), found[2]
     if found := re.match(r"(?:not )?ok \d+ +[-+] (\S+) +(\d+) ms", line):
         return int(found[2]) / 1000, found[1]
     if found := re.match(r"test (\S+) +\.\.\. \w+ +(\d+) ms", line):
         return int(found[2]) / 1000, found[1]
-    if found := re.match(r"\s*[✔✖] (.+) \(([\d.]+)ms\)$", line):
-        return float(found[2]) / 1000, found[1]
     return None
 
 
