@@ -4,8 +4,9 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-SUITES := lint unit pgrx-test failpoints regress isolation client attacks faults rpc house
-.PHONY: help demo psql test bench $(SUITES) setup build install clean distclean
+SUITES := lint unit pgrx-test failpoints regress isolation rpc pytest check-repo
+SUBJECTS := attach sales input ledger stripes retries rights crashes copies models
+.PHONY: help demo psql test bench $(SUITES) $(SUBJECTS) setup build install clean distclean
 
 IN_ENV := . dev/env.sh && exec
 BASE := venv cargo-pgrx pg18 pgrx-home
@@ -15,6 +16,7 @@ BUILD_PG := dev/setup.sh $(BASE) $(if $(filter 15,$(PG)),pg15) && dev/build.sh $
 help:       ## this list
 	@awk -F ':.*## ' '/^[a-z].*:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo "  make SUITE      one suite of the tests: $(SUITES); PG=15"
+	@echo "  make SUBJECT    one folder of the suite pytest: $(SUBJECTS); PG=15"
 
 demo:       ## replays real sales four ways and shows which of them lose units
 	@$(BUILD)
@@ -24,10 +26,10 @@ psql:       ## a psql on a throwaway server, in a database with the extension; P
 	@$(BUILD_PG)
 	@$(IN_ENV) python -m dev.server --pg $(or $(PG),18) --database shop
 
-test:       ## all tests, on PostgreSQL 18 and, where it can be had, 15; PG=15: only those of that server
+test:       ## all tests, on PostgreSQL 18 and, where available, 15 (fewer cases of each test); PG=15: all on that server
 	@dev/test.sh all $(PG)
 
-$(SUITES):
+$(SUITES) $(SUBJECTS):
 	@dev/test.sh $@ $(PG)
 
 bench:      ## measures against a plain UPDATE and PL/pgSQL, about half an hour; QUICK=1: under 5, rough; PG=15
@@ -47,7 +49,7 @@ install:    ## builds the extension and installs it into your own server: PG_CON
 	@dev/build.sh "$(abspath $(PG_CONFIG))"
 
 clean:      ## removes what was built
-	rm -rf target .local/results .local/stamps/build-*
+	rm -rf target .local/results .local/initdb .local/pycache .local/stamps/build-*
 
 distclean:  ## removes what was built and all that the set-up installed
 	rm -rf target .local tests/rpc/node_modules

@@ -1,4 +1,5 @@
-"""Growth: what a call costs when there are many items, and when the ledger is long, against a small shop in the same rounds."""
+"""Growth: what a call costs when there are many items, and when the ledger is long, against a small shop in the same
+rounds."""
 
 import time
 
@@ -19,7 +20,8 @@ def long_ledger(conn, movements):
     item = shops.ITEM.format(f"(1 + n % {shops.ITEMS})")
     conn.execute(
         "INSERT INTO inventory_movement (inventory_id, kind, old_quantity, new_quantity, actor)"
-        f" SELECT {item}, 'external', {shops.PLENTY}, {shops.PLENTY}, 'history' FROM generate_series(1, {movements}) AS n"
+        f" SELECT {item}, 'external', {shops.PLENTY}, {shops.PLENTY}, 'history' FROM generate_series(1, {movements}) "
+        "AS n"
     )
     conn.execute("SET maintenance_work_mem = '1GB'")
     conn.execute(f"ALTER TABLE inventory_movement ADD CONSTRAINT {KEY} PRIMARY KEY (movement_id)")

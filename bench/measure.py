@@ -1,4 +1,5 @@
-"""Interleaved rounds: in every round each contender gets one slice, in an order that rotates; figures of one round are compared."""
+"""Interleaved rounds: in every round each contender gets one slice, in an order that rotates; figures of one round are
+compared."""
 
 import json
 import os
@@ -13,7 +14,8 @@ import psycopg
 
 
 class Progress:
-    """Tells which step runs, how long it has been, and how long it may still be: the plan, corrected by what was so far."""
+    """Tells which step runs, how long it has been, and how long it may still be: the plan, corrected by what was so
+    far."""
 
     def __init__(self, planned):
         self.planned, self.done, self.begin = planned, 0, time.monotonic()
@@ -73,7 +75,9 @@ def fsync_ms(folder, count=200):
 
 def line_of(path, word):
     try:
-        return next(line.split(":", 1)[1].strip() for line in Path(path).read_text().splitlines() if line.startswith(word))
+        return next(
+            line.split(":", 1)[1].strip() for line in Path(path).read_text().splitlines() if line.startswith(word)
+        )
     except (OSError, StopIteration):
         return "unknown"
 
@@ -94,7 +98,8 @@ def circumstances(server, database, scratch):
     """What the figures were measured on."""
     with psycopg.connect(server.dsn(database)) as conn:
         version, extension, jit = conn.execute(
-            "SELECT version(), (SELECT extversion FROM pg_extension WHERE extname = 'inventory_ext'), current_setting('jit')"
+            "SELECT version(), (SELECT extversion FROM pg_extension WHERE extname = 'inventory_ext'), "
+            "current_setting('jit')"
         ).fetchone()
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),

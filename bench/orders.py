@@ -61,7 +61,8 @@ def against_single_calls(pgbench, databases, size, count, seconds):
 
 
 def durable(pgbench, databases, size, clients, count, seconds):
-    """{name: {"lines": lines a second, "wal": WAL bytes a line}} by rounds; each order is on disk before it is answered."""
+    """{name: {"lines": lines a second, "wal": WAL bytes a line}} by rounds; each order is on disk before it is
+    answered."""
 
     def one(name):
         scripts = whole(pgbench, function_of(name), size)

@@ -1,7 +1,9 @@
-"""A sold-out item: how fast it is refused, alone and while another session holds its row, and what a refusal leaves behind.
+"""A sold-out item: how fast it is refused, alone and while another session holds its row, and what a refusal leaves
+behind.
 
-A refusal is an error, which would end a client of pgbench: every contender is called through the function `refused`, which
-catches it. That costs a subtransaction, for all of them alike. `at_once` is the same where nothing is done but to raise.
+A refusal is an error, which would end a client of pgbench: every contender is called through the function `refused`,
+which catches it. That costs a subtransaction, for all of them alike. `at_once` is the same where nothing is done but
+to raise.
 """
 
 import threading
@@ -24,7 +26,10 @@ def alone(pgbench, databases, count, seconds):
 
     def one(name):
         if name == AT_ONCE:
-            database, script = databases["handwritten"], pgbench.script("at-once.sql", CALL.replace("refused", "refused_at_once"))
+            database, script = (
+                databases["handwritten"],
+                pgbench.script("at-once.sql", CALL.replace("refused", "refused_at_once")),
+            )
         else:
             database, script = databases[name], pgbench.script("sold-out.sql", CALL)
         return pgbench.run(database, [script], CLIENTS, seconds, ASYNC).tps

@@ -1,6 +1,7 @@
 """Makes the tables and charts of docs/benchmark.md from bench/results/*.json: `python -m bench.report`.
 
-A table stands in the manual between `<!-- table:NAME -->` and `<!-- /table -->`; the words around it are written by hand.
+A table stands in the manual between `<!-- table:NAME -->` and `<!-- /table -->`; the words around it are written by
+hand.
 """
 
 import hashlib
@@ -17,7 +18,8 @@ CHARTS = ROOT / "docs/charts"
 RESULTS = ROOT / "bench/results"
 VERSIONS = ("18", "15")
 
-# One replica, durable, no check of stock, measured on a machine such as this one: {lines an order: transfers/s, 32 clients}.
+# One replica, durable, no check of stock, measured on a machine such as this one: {lines an order: transfers/s, 32
+# clients}.
 TIGERBEETLE = {"1": 3_100, "10": 22_000, "100": 68_000, "1000": 157_000}
 
 COLUMNS = ["raw", "handwritten", "twin_plain", "ext_plain", "twin", "ext_ledger", "striped"]
@@ -59,38 +61,78 @@ def tps(results, workload, commit, name):
 # (target, at least, one, other), each side (workload, commit, contender)
 SALES_TARGETS = [
     (f"one client, async: {one} / {other}", asked, ("one_client", "async", one), ("one_client", "async", other))
-    for one, other, asked in (("ext_plain", "handwritten", 1.10), ("ext_ledger", "twin", 1.10), ("ext_plain", "raw", 0.80))
+    for one, other, asked in (
+        ("ext_plain", "handwritten", 1.10),
+        ("ext_ledger", "twin", 1.10),
+        ("ext_plain", "raw", 0.80),
+    )
 ] + [
-    (f"one hot item, 64 clients, {commit}: ext_plain / handwritten", asked, ("hot_64", commit, "ext_plain"), ("hot_64", commit, "handwritten"))
+    (
+        f"one hot item, 64 clients, {commit}: ext_plain / handwritten",
+        asked,
+        ("hot_64", commit, "ext_plain"),
+        ("hot_64", commit, "handwritten"),
+    )
     for commit, asked in (("async", 1.15), ("sync", 1.00))
 ]
 
 SALES_TARGETS += [
-    (f"one striped item, 64 clients, {commit}: striped / ext_ledger over 10,000 items", 0.85, ("uniform_64", commit, "striped"), ("uniform_64", commit, "ext_ledger"))
+    (
+        f"one striped item, 64 clients, {commit}: striped / ext_ledger over 10,000 items",
+        0.85,
+        ("uniform_64", commit, "striped"),
+        ("uniform_64", commit, "ext_ledger"),
+    )
     for commit in ("async", "sync", "sync_1ms")
 ] + [
-    (f"one hot item, 64 clients, {commit}: striped / handwritten", asked, ("hot_64", commit, "striped"), ("hot_64", commit, "handwritten"))
+    (
+        f"one hot item, 64 clients, {commit}: striped / handwritten",
+        asked,
+        ("hot_64", commit, "striped"),
+        ("hot_64", commit, "handwritten"),
+    )
     for commit, asked in (("sync", 5), ("sync_1ms", 12))
 ]
 
 
 def goals(results):
-    """Each target: text, what is asked, (median, least, greatest) or None where it was not measured, whether more is better."""
+    """Each target: text, what is asked, (median, least, greatest) or None where it was not measured, whether more is
+    better."""
     for text, asked, one, other in SALES_TARGETS:
         ours, theirs = tps(results, *one), tps(results, *other)
         yield text, asked, ratio(ours, theirs) if ours and theirs else None, True
     lag = results.get("lag")
-    yield "a striped item, 64 clients: longest time between two totals shown, ms", 1000, summary([max(lag["gaps_ms"])]) if lag else None, False
+    yield (
+        "a striped item, 64 clients: longest time between two totals shown, ms",
+        1000,
+        summary([max(lag["gaps_ms"])]) if lag else None,
+        False,
+    )
     refused = results["refusals"]
-    yield "sold out, 64 clients: ext_plain / handwritten", 5, ratio(refused["alone"]["ext_plain"], refused["alone"]["handwritten"]), True
+    yield (
+        "sold out, 64 clients: ext_plain / handwritten",
+        5,
+        ratio(refused["alone"]["ext_plain"], refused["alone"]["handwritten"]),
+        True,
+    )
     for name, trace in refused["traces"].items():
         yield f"WAL bytes of {trace['calls']:,} refused calls, {name}", 0, summary([trace["wal_bytes"]]), False
-        yield f"transaction ids of {trace['calls']:,} refused calls, {name}", 0, summary([trace["transaction_ids"]]), False
+        yield (
+            f"transaction ids of {trace['calls']:,} refused calls, {name}",
+            0,
+            summary([trace["transaction_ids"]]),
+            False,
+        )
     slowest = refused["held"]["ext_plain"]["1"]["slowest_ms"]
     yield "refused while the row is held, slowest, ms", 10, summary([slowest]) if slowest is not None else None, False
     for size, asked in (("10", 3), ("1000", 10)):
         figures = results["orders"][size]
-        yield f"an order of {int(size):,} lines / as many calls", asked, ratio(figures["ext_ledger"], figures["calls"]), True
+        yield (
+            f"an order of {int(size):,} lines / as many calls",
+            asked,
+            ratio(figures["ext_ledger"], figures["calls"]),
+            True,
+        )
     grown = results["growth"]
     for kind in ("items", "movements"):
         small, large = (pick(name for name in grown if name.startswith(kind)) for pick in (smallest, largest))
@@ -140,7 +182,10 @@ def ratios_table(results):
     rows = []
     for workload, commits in results["sales"].items():
         for commit in commits:
-            found = [ratio(tps(results, workload, commit, one), tps(results, workload, commit, other)) for one, other in PAIRS]
+            found = [
+                ratio(tps(results, workload, commit, one), tps(results, workload, commit, other))
+                for one, other in PAIRS
+            ]
             rows.append([TITLES[workload], commit, *map(spread, found)])
     return table(["sales a second, one against another", "commit", *(f"{one} / {other}" for one, other in PAIRS)], rows)
 
@@ -155,17 +200,36 @@ def refusals_table(results):
         cells = [f"{held[clients]['calls'] / held[clients]['seconds']:,.0f}" for clients in ("1", "64")]
         slowest = held["1"]["slowest_ms"]
         rows.append([name, rate(figures), *cells, "waits" if slowest is None else f"{slowest:.1f} ms"])
-    head = ["refusals a second", "64 clients", "row held, 1 client", "row held, 64 clients", "row held, 1 client: slowest"]
+    head = [
+        "refusals a second",
+        "64 clients",
+        "row held, 1 client",
+        "row held, 64 clients",
+        "row held, 1 client: slowest",
+    ]
     return table(head, rows)
 
 
 def orders_table(results):
     rows = [
-        [f"{int(size):,}", *(rate(figures[name]) for name in ("ext_ledger", "twin", "calls")), *(
-            spread(ratio(figures["ext_ledger"], figures[other])) for other in ("calls", "twin"))]
+        [
+            f"{int(size):,}",
+            *(rate(figures[name]) for name in ("ext_ledger", "twin", "calls")),
+            *(spread(ratio(figures["ext_ledger"], figures[other])) for other in ("calls", "twin")),
+        ]
         for size, figures in results["orders"].items()
     ]
-    return table(["lines an order", "ext_ledger, lines/s", "twin, lines/s", "single calls, lines/s", "order / calls", "ext_ledger / twin"], rows)
+    return table(
+        [
+            "lines an order",
+            "ext_ledger, lines/s",
+            "twin, lines/s",
+            "single calls, lines/s",
+            "order / calls",
+            "ext_ledger / twin",
+        ],
+        rows,
+    )
 
 
 def durable_table(results):
@@ -174,7 +238,9 @@ def durable_table(results):
         for clients, found in by_clients.items():
             known = f"{TIGERBEETLE[size]:,}" if clients == "32" and size in TIGERBEETLE else ""
             pair = [found["ext_ledger"], found["twin"]]
-            rows.append([f"{int(size):,}", clients, *(rate(f["lines"]) for f in pair), known, *(rate(f["wal"]) for f in pair)])
+            rows.append(
+                [f"{int(size):,}", clients, *(rate(f["lines"]) for f in pair), known, *(rate(f["wal"]) for f in pair)]
+            )
     head = ["lines an order", "clients", "ext_ledger, lines/s", "twin, lines/s", "TigerBeetle, transfers/s"]
     return table([*head, "ext_ledger, WAL bytes a line", "twin, WAL bytes a line"], rows)
 
@@ -196,7 +262,9 @@ def growth_table(results):
         kind = name.split("_")[0]
         small = grown[smallest(other for other in grown if other.startswith(kind))]
         times = spread(ratio(small["tps"], found["tps"])) if found is not small else "1"
-        rows.append([f"{names_of(name)} {kind}", rate(found["tps"]), times, rate(found["wal"]), f"{found['loaded_s']:,.0f}"])
+        rows.append(
+            [f"{names_of(name)} {kind}", rate(found["tps"]), times, rate(found["wal"]), f"{found['loaded_s']:,.0f}"]
+        )
     return table(["size", "calls/s", "time a call, against the smallest", "WAL bytes a call", "seconds to load"], rows)
 
 
@@ -222,7 +290,11 @@ def machine_table(results):
         ["server", results["postgresql"]],
         ["settings", f"{settings}; for growth shared_buffers = {results['growth_shared_buffers']}"],
         ["inventory_ext", f"{results['extension']}, commit {results['commit']}, {results['date']}{again(results)}"],
-        ["rounds", f"{kind}{results['rounds']} rounds{more_rounds(results)}, interleaved, of {results['slice_s']} s and a first second that is left out"],
+        [
+            "rounds",
+            f"{kind}{results['rounds']} rounds{more_rounds(results)}, interleaved, of {results['slice_s']} s and a "
+            "first second that is left out",
+        ],
     ]
     return table(["measured on", ""], rows).replace("---:", "---")
 
@@ -234,14 +306,24 @@ def first_calls_table(results):
 
 def triggers_table(results):
     found = results["triggers"]
-    rows = [[f"{int(size):,}", *(spread(summary(figures[name]), 0) for name in TRIGGERS)] for size, figures in found.items()]
+    rows = [
+        [f"{int(size):,}", *(spread(summary(figures[name]), 0) for name in TRIGGERS)] for size, figures in found.items()
+    ]
     return table(["lines an order", *(f"{title}, lines/s" for title in TRIGGERS.values())], rows)
 
 
 TABLES = {
-    "first_calls": first_calls_table, "triggers": triggers_table,
-    "machine": machine_table, "targets": targets, "sales": sales_table, "ratios": ratios_table, "refusals": refusals_table, "orders": orders_table,
-    "durable": durable_table, "anatomy": anatomy_table, "growth": growth_table,
+    "first_calls": first_calls_table,
+    "triggers": triggers_table,
+    "machine": machine_table,
+    "targets": targets,
+    "sales": sales_table,
+    "ratios": ratios_table,
+    "refusals": refusals_table,
+    "orders": orders_table,
+    "durable": durable_table,
+    "anatomy": anatomy_table,
+    "growth": growth_table,
 }
 
 
@@ -323,7 +405,9 @@ def draw(path, bars, title, digest):
     axes.set_xlabel(f"{title} (median; least and greatest of the rounds)")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, ncols=2)
     path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, transparent=True, bbox_inches="tight", metadata={"Date": None, "Description": f"figures {digest}"})
+    figure.savefig(
+        path, transparent=True, bbox_inches="tight", metadata={"Date": None, "Description": f"figures {digest}"}
+    )
     pyplot.close(figure)
 
 

@@ -1,8 +1,8 @@
 """Runs the benchmark: `python -m bench.run [--pg 15] [--quick] [--only orders]`; `make bench` builds first.
 
-A plan of steps, each with the seconds it is expected to take. Figures are kept as measured, round by round, in one JSON file;
-bench.report makes tables and charts of it. Nothing is asserted about a clock. What is compared is always measured in one step, so
-a part can be measured again; the file says of which commit it is then.
+A plan of steps, each with the seconds it is expected to take. Figures are kept as measured, round by round, in one
+JSON file; bench.report makes tables and charts of it. Nothing is asserted about a clock. What is compared is always
+measured in one step, so a part can be measured again; the file says of which commit it is then.
 """
 
 import argparse
@@ -61,14 +61,20 @@ class Shops:
         steps.append(Step("sales", "how late a total is shown", 3 * self.size.seconds + 3, self.lag))
         steps.append(Step("refusals", "a sold-out item", self.slices(5 * self.size.rounds + 8), self.refusals))
         for lines in self.size.lines:
-            steps.append(Step("orders", f"orders of {lines} lines", self.slices(3 * self.size.rounds), self.orders(lines)))
+            steps.append(
+                Step("orders", f"orders of {lines} lines", self.slices(3 * self.size.rounds), self.orders(lines))
+            )
         for lines in self.size.durable_lines:
             for clients in (1, 32):
                 title = f"durable orders of {lines} lines, {clients} clients"
                 steps.append(Step("orders", title, self.slices(2 * self.size.rounds), self.durable(lines, clients)))
-        steps.append(Step("orders", "what a line is made of", self.slices(4 * (self.size.rounds + 1)) + 8, self.anatomy))
+        steps.append(
+            Step("orders", "what a line is made of", self.slices(4 * (self.size.rounds + 1)) + 8, self.anatomy)
+        )
         if not self.quick:
-            steps.append(Step("orders", "row or statement trigger", self.slices(6 * self.size.rounds) + 6, self.triggers))
+            steps.append(
+                Step("orders", "row or statement trigger", self.slices(6 * self.size.rounds) + 6, self.triggers)
+            )
         steps.append(Step(None, "stock and ledger are compared", 5, self.check))
         return steps
 
@@ -78,8 +84,8 @@ class Shops:
         self.results["first_calls"] = shops.first_calls(self.server, self.databases, 15)
 
     def names(self, workload, commit):
-        """The twin without a ledger only shows what guarantees cost: once, and not when the disk decides. The striped item is sold
-        beside one item that is not, and beside many."""
+        """The twin without a ledger only shows what guarantees cost: once, and not when the disk decides. The striped
+        item is sold beside one item that is not, and beside many."""
         left_out = set() if workload.is_hot or workload.name == "uniform_64" else {"striped"}
         left_out |= set() if commit == "async" else {"twin_plain"}
         return [name for name in shops.CONTENDERS if name not in left_out]
@@ -122,7 +128,9 @@ class Shops:
     def orders(self, lines):
         def act():
             measure.checkpoint(self.server)
-            found = orders.against_single_calls(self.pgbench, self.databases, lines, self.size.rounds, self.size.seconds)
+            found = orders.against_single_calls(
+                self.pgbench, self.databases, lines, self.size.rounds, self.size.seconds
+            )
             self.results["orders"][str(lines)] = found
 
         return act
@@ -228,7 +236,9 @@ def path_of(pg, quick):
 def main():
     parser = argparse.ArgumentParser(prog="python -m bench.run", description="Measures inventory_ext against others")
     parser.add_argument("--pg", default="18", choices=sorted(TREES), help="PostgreSQL version (18)")
-    parser.add_argument("--quick", action="store_true", help="a few minutes: shows that all runs; the figures are rough")
+    parser.add_argument(
+        "--quick", action="store_true", help="a few minutes: shows that all runs; the figures are rough"
+    )
     parser.add_argument("--only", choices=PARTS, help="one part, into the figures of an earlier run")
     args = parser.parse_args()
     path = path_of(args.pg, args.quick)

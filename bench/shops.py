@@ -85,9 +85,12 @@ def stock(conn, name, items):
     """The stock table: the same rows and columns, and one CHECK, for everybody."""
     # attach_inventory and the twin bring a CHECK of their own
     check = "CHECK (quantity >= 0)" if name in ("raw", "handwritten") else ""
-    conn.execute(f"CREATE TABLE inventory (id uuid PRIMARY KEY, name text NOT NULL, quantity numeric(18,2) NOT NULL {check})")
     conn.execute(
-        f"INSERT INTO inventory SELECT {ITEM.format('n')}, 'item ' || n, CASE WHEN n <= {items} THEN {PLENTY} ELSE 0 END"
+        f"CREATE TABLE inventory (id uuid PRIMARY KEY, name text NOT NULL, quantity numeric(18,2) NOT NULL {check})"
+    )
+    conn.execute(
+        f"INSERT INTO inventory SELECT {ITEM.format('n')}, 'item ' || n,"
+        f" CASE WHEN n <= {items} THEN {PLENTY} ELSE 0 END"
         f"  FROM generate_series(1, {items + 1}) AS n"
     )
     if name == "handwritten":
@@ -112,7 +115,10 @@ def stock_of(database):
     if not database.startswith("striped"):
         return "inventory AS i"
     stripes = "(SELECT inventory_id AS id, sum(quantity) AS quantity FROM inventory_stripe GROUP BY 1)"
-    return f"(SELECT id, coalesce(s.quantity, i.quantity) AS quantity FROM inventory AS i LEFT JOIN {stripes} AS s USING (id)) AS i"
+    return (
+        "(SELECT id, coalesce(s.quantity, i.quantity) AS quantity FROM inventory AS i"
+        f" LEFT JOIN {stripes} AS s USING (id)) AS i"
+    )
 
 
 def check_ledger(server, database):
@@ -120,7 +126,8 @@ def check_ledger(server, database):
     with psycopg.connect(server.dsn(database)) as conn:
         wrong = conn.execute(
             f"SELECT count(*) FROM {stock_of(database)}"
-            "  LEFT JOIN (SELECT inventory_id, sum(delta) AS quantity FROM inventory_movement GROUP BY 1) AS m ON m.inventory_id = i.id"
+            "  LEFT JOIN (SELECT inventory_id, sum(delta) AS quantity FROM inventory_movement GROUP BY 1) AS m"
+            " ON m.inventory_id = i.id"
             " WHERE i.quantity IS DISTINCT FROM coalesce(m.quantity, 0)"
         ).fetchone()[0]
     if wrong:
@@ -167,11 +174,14 @@ class Pgbench:
     def run(self, database, scripts, clients, seconds, commit, mode="prepared", more=(), one_core=True):
         """One slice; any error of any client ends the benchmark.
 
-        It runs a second longer, and that first second is left out of tps and latency, for every contender: in it each session
-        loads and plans what it calls, once. first_calls tells what that costs.
+        It runs a second longer, and that first second is left out of tps and latency, for every contender: in it each
+        session loads and plans what it calls, once. first_calls tells what that costs.
         """
         files = [word for script in scripts for word in ("-f", script)]
-        command = [self.server.bindir / "pgbench", "-n", "-M", mode, "-c", clients, "-j", min(clients, 2), "-T", seconds + 1]
+        command = [
+            self.server.bindir / "pgbench",
+            *("-n", "-M", mode, "-c", clients, "-j", min(clients, 2), "-T", seconds + 1),
+        ]
         command += ["-P", 1, "-h", self.server.socket_dir, *more, *files, database]
         options = " ".join(f"-c {name}={value}" for name, value in commit.items())
         env = self.server.env() | {"PGOPTIONS": options}
@@ -187,8 +197,8 @@ class Pgbench:
         return Slice(reports[1 : seconds + 1], int(transactions.split("/")[0]))
 
     def share_a_core(self, process, database):
-        """One client and its session take turns, so they lose nothing on one core; on two, each call waits for the other core to
-        wake up, which in a virtual machine takes longer than a sale and is never the same."""
+        """One client and its session take turns, so they lose nothing on one core; on two, each call waits for the
+        other core to wake up, which in a virtual machine takes longer than a sale and is never the same."""
         core = {max(os.sched_getaffinity(0))}
         sessions = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND application_name = 'pgbench'"
         with suppress(ProcessLookupError), psycopg.connect(self.server.dsn(), autocommit=True) as conn:
@@ -196,7 +206,8 @@ class Pgbench:
             seen = set()
             while process.poll() is None:
                 now = set(conn.execute(sessions, (database,)))
-                for (pid,) in now & seen:  # in two looks: pgbench opens a connection to look around before that of its client
+                # in two looks: pgbench opens a connection to look around before that of its client
+                for (pid,) in now & seen:
                     os.sched_setaffinity(pid, core)
                     return
                 seen = now
@@ -204,7 +215,8 @@ class Pgbench:
 
 
 def first_calls(server, databases, count):
-    """{name: [ms]}: the first call of a new session, in turn: what it takes to load the library, to look up and to plan."""
+    """{name: [ms]}: the first call of a new session, in turn: what it takes to load the library, to look up and to
+    plan."""
     found = {name: [] for name in databases}
     for _ in range(count):
         for name, database in databases.items():

@@ -1,5 +1,5 @@
 # Where everything is, and which Rust builds it. Sourced by dev/setup.sh, dev/build.sh and the Makefile;
-# `. dev/env.sh` in your own bash gives `cargo pgrx test pg18`, `python -m pytest tests/client` and the like.
+# `. dev/env.sh` in your own bash gives `cargo pgrx test pg18`, `python -m pytest tests/sales` and the like.
 # It only sets variables and functions: no downloads, no output, nothing outside the project is changed.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -10,7 +10,7 @@ RUST_NEEDED=1.96.0            # what that pgrx declares
 
 umask 022                     # a server started by root runs as another user, who must read what we install
 export PGRX_HOME=$LOCAL/pgrx USER=${USER:-$(id -un)}
-export PYTHONPATH=$ROOT PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+export PYTHONPATH=$ROOT PYTHONPYCACHEPREFIX=$LOCAL/pycache PYTHONUNBUFFERED=1
 
 site_packages=$(echo "$VENV"/lib/python3*/site-packages)
 export PATH=$VENV/bin:$LOCAL/cargo/bin:$PATH

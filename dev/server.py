@@ -1,8 +1,9 @@
 """Throwaway PostgreSQL servers, for the demo, the tests and `make psql`.
 
-`with Server(pg="18") as s:` gives a server that is ready, in a new folder under /tmp, on a free port. However the Python
-process ends, the server is stopped and its folder deleted. PostgreSQL refuses to run as root, so root runs it as the user
-postgres, or nobody; if that user can't read this project's folder, from a copy. Only the standard library is used.
+`with Server(pg="18") as s:` gives a server that is ready, in a new folder under /tmp, on a free port. However the
+Python process ends, the server is stopped and its folder deleted. PostgreSQL refuses to run as root, so root runs it
+as the user postgres, or nobody; if that user can't read this project's folder, from a copy. The data directory is a
+copy of one that initdb made once, in .local/initdb. Only the standard library is used.
 
 `python -m dev.server [--pg 15] [--database shop] [-- COMMAND…]` runs a command, or psql, with PGHOST, PGPORT … of one.
 """
@@ -10,6 +11,7 @@ postgres, or nobody; if that user can't read this project's folder, from a copy.
 import argparse
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -47,6 +49,24 @@ done
 """
 
 
+MEMORY = Path("/dev/shm")
+MEMORY_NEEDED = 4 << 30  # free there, and twice as much of the machine's memory: all workers of the tests need 2 GB
+_base = "/tmp"
+
+
+def keep_servers_in_memory():
+    """Lets this process create its servers in memory where there is enough of it: tests create 3,000 databases."""
+    global _base
+    try:
+        mount = os.statvfs(MEMORY)
+        available = int(re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())[1]) << 10
+    except (OSError, TypeError):
+        return
+    room = mount.f_bavail * mount.f_frsize >= MEMORY_NEEDED and available >= 2 * MEMORY_NEEDED
+    if room and os.access(MEMORY, os.W_OK) and not mount.f_flag & os.ST_NOEXEC:  # libraries are loaded from there
+        _base = str(MEMORY)
+
+
 class Server:
     host = "127.0.0.1"
 
@@ -69,7 +89,7 @@ class Server:
         in_main = threading.current_thread() is threading.main_thread()
         if in_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # unwinds, so __exit__ runs
-        self.folder = Path(tempfile.mkdtemp(prefix="inventory_ext-", dir="/tmp"))
+        self.folder = Path(tempfile.mkdtemp(prefix="inventory_ext-", dir=_base))
         watch = ["sh", "-c", REAPER, "reaper", str(self.folder)]
         self.reaper = subprocess.Popen(watch, stdin=subprocess.PIPE, start_new_session=True, cwd="/")
         try:
@@ -133,14 +153,36 @@ class Server:
             if not self._can_run():
                 shutil.copytree(self.tree, self.folder / "tree", symlinks=True)
                 self.server_bindir = self.folder / "tree" / TREES[self.pg] / "bin"
-        options = ["-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
-        initdb = self._run("initdb", *options)
-        if initdb.returncode:
-            raise RuntimeError(f"initdb of PostgreSQL {self.pg} failed:\n{initdb.stdout}")
+        self._make_data()
         with open(self.data / "postgresql.conf", "a") as conf:
             for name, value in self.settings.items():
                 quoted = str(value).replace("'", "''")
                 conf.write(f"{name} = '{quoted}'\n")
+
+    def _make_data(self):
+        """Makes the data directory: a copy of the one that is kept, if there is one and it can be read."""
+        initdb = (self.bindir / "initdb").stat()
+        kept = LOCAL / "initdb" / f"{self.pg}-{initdb.st_mtime_ns}-{initdb.st_size}"
+        try:
+            shutil.copytree(kept, self.data)
+        except OSError:
+            shutil.rmtree(self.data, ignore_errors=True)
+            self._initdb(kept)
+        if self.run_as:
+            for path in [self.data, *self.data.rglob("*")]:
+                os.chown(path, self.run_as.pw_uid, self.run_as.pw_gid)
+
+    def _initdb(self, kept):
+        options = ["-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
+        initdb = self._run("initdb", *options)
+        if initdb.returncode:
+            raise RuntimeError(f"initdb of PostgreSQL {self.pg} failed:\n{initdb.stdout}")
+        new = kept.with_name(f"{kept.name}-{os.getpid()}-{threading.get_ident()}")
+        try:
+            shutil.copytree(self.data, new)
+            new.rename(kept)  # fails where another process was first
+        except OSError:
+            shutil.rmtree(new, ignore_errors=True)
 
     def _can_run(self):
         try:

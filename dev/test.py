@@ -1,7 +1,8 @@
 """Runs the test suites and counts: `python -m dev.test [--pg 18] [--pg 15] SUITE…`. The Makefile does the set-up first.
 
 Each suite prints a line when it starts and one when it ends. The last line is `N passed, N failed`, and the exit status
-is 1 when anything failed; the failed suites are named. A suite that depends on the server runs once for each --pg.
+is 1 when anything failed; the failed suites are named, and the slowest tests before them. A suite that depends on the
+server runs once for each --pg; on all but the first, pytest runs fewer cases of each test.
 """
 
 import argparse
@@ -16,16 +17,24 @@ import time
 import traceback
 from pathlib import Path
 
-from dev.server import TREES, Server, other_user
+from dev.server import TREES, Server, keep_servers_in_memory, other_user
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".local" / "results"
 WORKERS = min(2 * (os.cpu_count() or 1), 8)  # tests wait for locks and workers half of their time
 FEATURES = ["--no-default-features", "--features", "pg18 pg_test"]
 PG_TESTS = "::pg_"  # in the name of every #[pg_test], and of no other test
+CASES = "3"  # of a parametrized test, on the second server of a run: tests/support/versions.py
+SLOWEST = 10  # tests that are listed at the end
+ISOLATION_SECONDS = "30"  # after these a step that still waits is cancelled; isolationtester's own limit is 360
+
+# The suite `pytest` is all of these folders and tests/repo in one run; each is also a suite of its own.
+SUBJECTS = (
+    "attach", "sales", "input", "ledger", "stripes", "retries", "rights", "crashes", "copies", "models",
+)  # fmt: skip
 
 
-# How each runner tells what passed and what failed: (passed, failed) of one line of its output.
+# The output of each runner, line by line: (passed, failed) of one line, and (seconds, test) where it names a duration.
 
 
 def cargo_counts(line):
@@ -52,12 +61,25 @@ def node_counts(line):
     return (int(found[2]) * (found[1] == "pass"), int(found[2]) * (found[1] == "fail")) if found else (0, 0)
 
 
+def duration(line):
+    """Of pytest's `1.23s call     tests/…` and pg_regress's `ok 1 - name 5 ms`; node's are of groups of tests, too."""
+    if found := re.match(r"([\d.]+)s (?:call|setup|teardown) +(\S.*)", line):
+        return float(found[1]), found[2]
+    if found := re.match(r"(?:not )?ok \d+ +[-+] (\S+) +(\d+) ms", line):
+        return int(found[2]) / 1000, found[1]
+    if found := re.match(r"test (\S+) +\.\.\. \w+ +(\d+) ms", line):
+        return int(found[2]) / 1000, found[1]
+    return None
+
+
 class Suite:
     """One run of one suite: runs commands, shows their output as it comes, counts the tests in it."""
 
-    def __init__(self, pg):
+    def __init__(self, pg, first=True):
         self.pg = pg
+        self.first = first  # of the servers of this run
         self.passed = self.failed = 0
+        self.durations = []
 
     def run(self, *command, counts=None, env=None):
         """Answers whether the command succeeded. Without `counts` the command itself counts as one test."""
@@ -73,6 +95,8 @@ class Suite:
                 passed, failed = counts(text) if counts else (0, 0)
                 self.passed += passed
                 self.failed += failed
+                if timed := duration(text):
+                    self.durations.append(timed)
             succeeded = process.wait() == 0
         finally:
             if process.poll() is None:
@@ -90,7 +114,7 @@ def lint(suite):
     suite.run("cargo", "fmt", "--all", "--", "--check")
     suite.run("cargo", "clippy", "--all-targets", *FEATURES, "--", "-D", "warnings")
     suite.run("ruff", "check", "bench", "dev", "demo", "tests")
-    for script in ("dev/env.sh", "dev/setup.sh", "dev/build.sh", ".ci/run"):
+    for script in ("dev/env.sh", "dev/setup.sh", "dev/build.sh", "dev/test.sh", ".ci/run"):
         suite.run("bash", "-n", script)
     # pgspot reads what CREATE EXTENSION reads: the script that pgrx generated from src and sql
     sharedir = subprocess.check_output([Server(pg="18").bindir / "pg_config", "--sharedir"], text=True).strip()
@@ -152,7 +176,8 @@ def run_pg_regress(suite, program, kind, suffix):
         where += ["--bindir", server.bindir, "--inputdir", f"tests/{kind}", "--outputdir", output]
         where += ["--load-extension", "inventory_ext"]
         program = server.libdir / "pgxs/src/test" / program
-        suite.run(program, *where, *tests, counts=regress_counts, env=server.env())
+        env = server.env() | {"PGISOLATIONTIMEOUT": ISOLATION_SECONDS}
+        suite.run(program, *where, *tests, counts=regress_counts, env=env)
     differences = output / "regression.diffs"
     if differences.exists():
         print(differences.read_text(errors="replace"))
@@ -166,27 +191,20 @@ def isolation(suite):
     run_pg_regress(suite, "isolation/pg_isolation_regress", "isolation", ".spec")
 
 
-def run_pytest(suite, folder, workers=1):
+def run_pytest(suite, *folders, workers=WORKERS):
     """Each worker has a server of its own."""
     spread = ["-n", workers, "--dist", "worksteal"] if workers > 1 else []
-    command = [sys.executable, "-m", "pytest", *spread, folder]
+    options = [f"--durations={SLOWEST}", "--durations-min=0.5", *([] if suite.first else ["--cases", CASES])]
+    command = [sys.executable, "-m", "pytest", *spread, *options, *(f"tests/{folder}" for folder in folders)]
     suite.run(*command, counts=pytest_counts, env=os.environ | {"PG": suite.pg})
 
 
-def client(suite):
-    run_pytest(suite, "tests/client", WORKERS)
+def pytest_folder(folder):
+    return lambda suite: run_pytest(suite, folder)
 
 
-def attacks(suite):
-    run_pytest(suite, "tests/attacks", WORKERS)
-
-
-def faults(suite):
-    run_pytest(suite, "tests/faults", WORKERS)
-
-
-def house(suite):
-    run_pytest(suite, "tests/house", WORKERS)
+def all_of_pytest(suite):
+    run_pytest(suite, *SUBJECTS, "repo")
 
 
 def failpoints(suite):
@@ -194,13 +212,22 @@ def failpoints(suite):
     tree, package = ROOT / ".local/pg18-failpoints", ROOT / "target/failpoints"
     pg_config = ROOT / ".local/pg18" / TREES["18"] / "bin/pg_config"
     shutil.rmtree(package, ignore_errors=True)
-    build = ["cargo", "pgrx", "package", "--pg-config", pg_config, "--no-default-features", "--features", "pg18 failpoints"]
+    build = [
+        "cargo",
+        "pgrx",
+        "package",
+        "--pg-config",
+        pg_config,
+        "--no-default-features",
+        "--features",
+        "pg18 failpoints",
+    ]
     if not suite.run(*build, "--out-dir", package, counts=lambda _: (0, 0)):
         return
     shutil.rmtree(tree, ignore_errors=True)
     shutil.copytree(ROOT / ".local/pg18", tree, symlinks=True)
     shutil.copytree(package / pg_config.parents[1].relative_to("/"), tree / TREES["18"], dirs_exist_ok=True)
-    run_pytest(suite, "tests/failpoints")
+    run_pytest(suite, "failpoints", workers=1)
 
 
 def rpc(suite):
@@ -211,14 +238,18 @@ def rpc(suite):
 
 ONCE = {"lint": lint, "unit": unit, "pgrx-test": pgrx_test, "failpoints": failpoints, "rpc": rpc}
 FOR_EACH_SERVER = {
-    "regress": regress, "isolation": isolation, "client": client, "attacks": attacks, "faults": faults, "house": house,
-}  # fmt: skip
+    "regress": regress,
+    "isolation": isolation,
+    "pytest": all_of_pytest,
+    "check-repo": pytest_folder("repo"),
+    **{subject: pytest_folder(subject) for subject in SUBJECTS},
+}
 
 
-def run_suite(name, function, pg):
+def run_suite(name, function, pg, first=True):
     title = f"{name}, PostgreSQL {pg}" if name in FOR_EACH_SERVER else name
     print(f"==> {title}")
-    suite, begin = Suite(pg), time.monotonic()
+    suite, begin = Suite(pg, first), time.monotonic()
     try:
         function(suite)
     except Exception:
@@ -228,6 +259,14 @@ def run_suite(name, function, pg):
     return title, suite
 
 
+def show_slowest(runs):
+    timed = sorted(((*timed, title) for title, suite in runs for timed in suite.durations), reverse=True)
+    if timed:
+        print(f"==> the {SLOWEST} slowest tests:")
+    for seconds, test, title in timed[:SLOWEST]:
+        print(f"{seconds:7.1f} s  {test} ({title})")
+
+
 def main():
     parser = argparse.ArgumentParser(prog="python -m dev.test", description="Runs test suites")
     parser.add_argument("--pg", action="append", choices=sorted(TREES), help="PostgreSQL version (18); may be repeated")
@@ -235,13 +274,15 @@ def main():
     parser.add_argument("suites", nargs="+", metavar="SUITE", help=", ".join(ONCE | FOR_EACH_SERVER))
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    keep_servers_in_memory()
     runs = []
     for name in args.suites:
-        for pg in args.pg or ["18"]:
+        for number, pg in enumerate(args.pg or ["18"]):
             if name in FOR_EACH_SERVER:
-                runs.append(run_suite(name, FOR_EACH_SERVER[name], pg))
+                runs.append(run_suite(name, FOR_EACH_SERVER[name], pg, first=number == 0))
         if name in ONCE:
             runs.append(run_suite(name, ONCE[name], "18"))
+    show_slowest(runs)
     failed = [title for title, suite in runs if suite.failed or not suite.passed]
     if failed:
         print(f"failed: {'; '.join(failed)}")

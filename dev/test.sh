@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # dev/test.sh all|SUITE [18|15]: does the set-up that the suites need, then runs them with dev/test.py.
-# `all` without a version is everything; with one, only what depends on the server's version.
+# `all` without a version is everything; with one, only what depends on the server's version. `pytest` is all of tests/
+# that pytest runs, the repository's own tests too; check-repo and the folders of tests/ are parts of it.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 cd "$ROOT"
@@ -8,12 +9,12 @@ cd "$ROOT"
 suites=$1 pg=${2:-} note=
 steps=(venv cargo-pgrx pg18 pgrx-home) versions=("${pg:-18}")
 case $suites/$pg in
-    all/) suites="lint unit pgrx-test failpoints regress isolation client rpc house attacks faults" ;;
-    all/18) suites="regress isolation client attacks faults rpc house" ;;
-    all/15) suites="regress isolation client attacks faults house" ;;
+    all/) suites="lint unit pgrx-test failpoints regress isolation rpc pytest" ;;
+    all/18) suites="regress isolation rpc pytest" ;;
+    all/15) suites="regress isolation pytest" ;;
 esac
 [[ " $suites " != *" rpc "* ]] || steps+=(rpc)
-[[ " $suites " != *" faults "* ]] || steps+=(pgbouncer)
+[[ ! " $suites " =~ \ (pytest|retries)\  ]] || steps+=(pgbouncer)
 [[ $1/$pg != all/ && $pg != 15 ]] || steps+=(pg15)
 pg_config_of "${versions[0]}" >/dev/null
 

@@ -1,28 +1,42 @@
 """Fixtures for all pytest suites: one throwaway server a session, one fresh database a test.
 
-No session of a test waits for ever, and no backend may crash or leak: a test that gets its locks wrong, or an extension that
-does, must end as a failure and not as a hang. The limit is set on the test's own database; it is far above any wait that a test
-intends, and tests of lock_timeout set their own.
+No session of a test waits without a limit, and no backend may crash or leak: a test that gets its locks wrong, or an
+extension that does, must end as a failure and not as a hang. The limit is set on the test's own database; it is far
+above any wait that a test intends, and tests of lock_timeout set their own.
 
 PG=15 in the environment picks the server version (default 18). The extension must be installed in that server's tree:
-`dev/build.sh 18` does it, and `make client` or `make house` does it by itself.
+`dev/build.sh 18` does it, and `make pytest` or `make check-repo` does it by itself.
 """
 
 import itertools
 import os
 import random
-import re
-from dataclasses import dataclass
+import time
 
 import psycopg
 import pytest
 from hypothesis import settings
 
-from dev.server import Server
+from databases import BAD_SIGNS, Database
+from dev.server import Server, keep_servers_in_memory
+from versions import choose_cases
 
 # No deadline: how long an example takes says nothing about right or wrong.
 settings.register_profile("inventory_ext", print_blob=True, derandomize=False, deadline=None)
 settings.load_profile("inventory_ext")
+
+keep_servers_in_memory()
+
+
+def pytest_addoption(parser):
+    text = "run at most so many cases of a parametrized test, except where they depend on the server (versions.py)"
+    parser.addoption("--cases", type=int, metavar="N", help=text)
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.option.cases:
+        items[:], others = choose_cases(items, config.option.cases)
+        config.hook.pytest_deselected(items=others)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -37,21 +51,9 @@ def pytest_report_header(config):
     return f"PostgreSQL {os.environ.get('PG', '18')}; hypothesis seed {seed}, repeat with HYPOTHESIS_SEED={seed}"
 
 
-@dataclass
-class Database:
-    server: Server
-    name: str
-
-    def dsn(self, user="postgres"):
-        return self.server.dsn(self.name, user)
-
-    def connect(self, user="postgres", autocommit=True, **kwargs):
-        return psycopg.connect(self.dsn(user), autocommit=autocommit, **kwargs)
-
-
 @pytest.fixture(scope="session")
 def server():
-    with Server(pg=os.environ.get("PG", "18")) as running:
+    with Server(pg=os.environ.get("PG", "18"), settings={"full_page_writes": "off"}) as running:
         yield running
 
 
@@ -73,20 +75,42 @@ _numbers = itertools.count(1)
 def db(server, template):
     name = f"test_{next(_numbers)}"
     with psycopg.connect(server.dsn(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        # Copying files costs half of what the default costs, which writes every page to the WAL as well.
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        connection.execute(f"ALTER DATABASE {name} SET lock_timeout = '20s'")
         yield Database(server, name)
+        end_sessions(connection, name)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
-# What PostgreSQL writes when a backend dies, or when code that it called did not clean up behind itself.
-BAD_SIGNS = re.compile(r"terminated by signal|PANIC|TRAP:|panicked|leak|was not closed|left non-empty SPI stack")
+
+@pytest.fixture
+def in_encoding(db):
+    """A function that gives a connection to a new database of an encoding, with the extension in it."""
+    made = []
+
+    def connect(encoding, client="UTF8"):
+        name = f"{db.name}_{encoding.lower()}"
+        with psycopg.connect(db.server.dsn(), autocommit=True) as admin:
+            admin.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0 LOCALE 'C'")
+        conn = psycopg.connect(db.server.dsn(name), autocommit=True, client_encoding=client)
+        made.append((name, conn))
+        conn.execute("CREATE EXTENSION inventory_ext")
+        return conn
+
+    yield connect
+    for name, conn in made:
+        conn.close()
+        with psycopg.connect(db.server.dsn(), autocommit=True) as admin:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-@pytest.fixture(autouse=True)
-def nobody_waits_for_ever(request):
-    if "db" in request.fixturenames:
-        db = request.getfixturevalue("db")
-        with psycopg.connect(db.server.dsn(), autocommit=True) as connection:
-            connection.execute(f"ALTER DATABASE {db.name} SET lock_timeout = '60s'")
+def end_sessions(connection, name):
+    """DROP DATABASE ends them, too, but looks for the last of them only every 100 ms."""
+    give_up = time.monotonic() + 5
+    others = "FROM pg_stat_activity WHERE datname = %s"
+    connection.execute(f"SELECT pg_terminate_backend(pid) {others}", (name,))
+    while connection.execute(f"SELECT 1 {others} LIMIT 1", (name,)).fetchone() and time.monotonic() < give_up:
+        time.sleep(0.005)
 
 
 @pytest.fixture(autouse=True)

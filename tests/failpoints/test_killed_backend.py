@@ -1,8 +1,8 @@
 """A backend killed with -9 between two statements of an order leaves nothing behind, or everything.
 
-Runs on a build with the feature `failpoints` (see src/failpoint.rs), which no release has. The order stops at a named place,
-on an advisory lock that the test holds; the test sees it wait there and kills it. PostgreSQL then restarts all its backends
-and recovers from its log.
+Runs on a build with the feature `failpoints` (see src/failpoint.rs), which no release has. The order stops at a named
+place, on an advisory lock that the test holds; the test sees it wait there and kills it. PostgreSQL then restarts all
+its backends and recovers from its log.
 """
 
 import json

@@ -3,7 +3,7 @@
 Runs on a build with the feature `failpoints` (see src/failpoint.rs). The worker has found nothing that is striped and
 is about to end; there, at the place `totals_over`, it waits for an advisory lock that the test holds. It still counts
 as a worker, so a sale that comes now starts no other. Therefore the worker looks once more after it has given its
-place away: without that second look nobody would write the total until some later call. The setting comes from the
+place away: without that second look no worker would write the total until some later call. The setting comes from the
 database, because the worker is no session of the test.
 """
 

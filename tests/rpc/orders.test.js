@@ -1,12 +1,12 @@
 // Orders, and the other changes of stock, over RPC, in both error styles.
-// Promises shown here: an order is taken whole or not at all, and a refusal names every line that is at fault, and its
+// Promises shown here: an order is taken whole or not at all, and a refusal names every line that is short or wrong, and its
 // reference, without a word of the caller's in the HTTP status line; what changed is in the ledger, with the reference and
 // the subject of the token; what is for upkeep, and the ledger itself, cannot be reached.
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { openShop, refusal } from './shop.js'
 
-const NOBODY = '00000000-0000-4000-8000-000000000000'
+const UNKNOWN = '00000000-0000-4000-8000-000000000000'
 
 const styles = {
   sqlstate: {
@@ -65,17 +65,17 @@ for (const [style, expected] of Object.entries(styles)) {
       await untouched(items, stock)
     })
 
-    test('every line at fault is named, unknown items too, in the order of the lines', async () => {
+    test('every short line is named, unknown items too, in the order of the lines', async () => {
       const stock = ['1.00', '10.00', '2.00']
       const [one, two, three] = await shop.items(stock)
-      const answer = await shop.order([[three, 5], [NOBODY, 1], [two, 10], [one, 1], [one, 0.5]])
+      const answer = await shop.order([[three, 5], [UNKNOWN, 1], [two, 10], [one, 1], [one, 0.5]])
       const { details, ...head } = refusal(answer)
       assert.deepEqual(head, { ...expected.insufficient('2.00', 5), data: null, hinted: true })
       assert.deepEqual(details, {
         reason: 'short_lines',
         lines: [
           { reason: 'insufficient', inventory_id: three, available: 2, requested: 5 },
-          { reason: 'unknown_item', inventory_id: NOBODY, requested: 1 },
+          { reason: 'unknown_item', inventory_id: UNKNOWN, requested: 1 },
           { reason: 'insufficient', inventory_id: one, available: 1, requested: 1.5 }
         ]
       })
@@ -84,11 +84,11 @@ for (const [style, expected] of Object.entries(styles)) {
 
     test('unknown items alone', async () => {
       const [one] = await shop.items(['10.00'])
-      assert.deepEqual(refusal(await shop.order([[one, 1], [NOBODY, 1]])), {
+      assert.deepEqual(refusal(await shop.order([[one, 1], [UNKNOWN, 1]])), {
         ...expected.unknown,
         message: 'Inventory item not found',
         data: null,
-        details: { reason: 'short_lines', lines: [{ reason: 'unknown_item', inventory_id: NOBODY, requested: 1 }] },
+        details: { reason: 'short_lines', lines: [{ reason: 'unknown_item', inventory_id: UNKNOWN, requested: 1 }] },
         hinted: true
       })
       await untouched([one], ['10.00'])
@@ -116,28 +116,28 @@ for (const [style, expected] of Object.entries(styles)) {
       await untouched([one], ['10.00'])
     })
 
-    // The same in both styles: what is wrong whatever the stock.
+    // The same in both styles: what is wrong with any stock.
     for (const [what, items, status, code, facts] of [
-      ['no array', { inventory_id: NOBODY, quantity: 1 }, 400, '22023', { reason: 'not_an_array', type: 'object' }],
+      ['no array', { inventory_id: UNKNOWN, quantity: 1 }, 400, '22023', { reason: 'not_an_array', type: 'object' }],
       ['no lines', [], 400, '22023', { reason: 'no_lines' }],
       ['NULL', null, 400, '22004', { reason: 'null_argument' }],
-      ['a line without a quantity', [{ inventory_id: NOBODY }], 400, '22023', { reason: 'no_quantity', element: 0 }],
-      ['a stranger in a line', [{ inventory_id: NOBODY, quantity: 1, sku: 7 }], 400, '22023', { reason: 'unknown_key', element: 0 }],
+      ['a line without a quantity', [{ inventory_id: UNKNOWN }], 400, '22023', { reason: 'no_quantity', element: 0 }],
+      ['a stranger in a line', [{ inventory_id: UNKNOWN, quantity: 1, sku: 7 }], 400, '22023', { reason: 'unknown_key', element: 0 }],
       [
         'a bad second line',
-        [{ inventory_id: NOBODY, quantity: 1 }, { inventory_id: NOBODY, quantity: -1 }],
+        [{ inventory_id: UNKNOWN, quantity: 1 }, { inventory_id: UNKNOWN, quantity: -1 }],
         400,
         '22023',
         { reason: 'not_positive', element: 1 }
       ],
       [
         'more decimals than the column keeps',
-        [{ inventory_id: NOBODY, quantity: 0.1 + 0.2 }],
+        [{ inventory_id: UNKNOWN, quantity: 0.1 + 0.2 }],
         400,
         '22003',
         { reason: 'too_many_decimals', element: 0 }
       ],
-      ['too many lines', Array(7).fill({ inventory_id: NOBODY, quantity: 1 }), 413, '54000', { reason: 'too_many_lines', lines: 7, max_lines: 6 }]
+      ['too many lines', Array(7).fill({ inventory_id: UNKNOWN, quantity: 1 }), 413, '54000', { reason: 'too_many_lines', lines: 7, max_lines: 6 }]
     ]) {
       test(what, async () => {
         const answer = await shop.rpc('decrement_inventory_batch', { p_items: items })
@@ -171,11 +171,11 @@ describe('changes of stock', () => {
   test('skip and partial say what was left out', async () => {
     for (const [p_on_shortage, deducted, left] of [['skip', 0, ['9.00', '2.00']], ['partial', 2, ['9.00', '0.00']]]) {
       const items = await shop.items(['10.00', '2.00'])
-      const { status, data } = await shop.order([[items[1], 5], [NOBODY, 1], [items[0], 1]], { p_on_shortage })
+      const { status, data } = await shop.order([[items[1], 5], [UNKNOWN, 1], [items[0], 1]], { p_on_shortage })
       assert.equal(status, 200)
       assert.deepEqual(data.short, [
         { reason: 'insufficient', inventory_id: items[1], available: 2, requested: 5, deducted },
-        { reason: 'unknown_item', inventory_id: NOBODY, requested: 1 }
+        { reason: 'unknown_item', inventory_id: UNKNOWN, requested: 1 }
       ])
       assert.deepEqual(await shop.stocks(items), left)
     }
@@ -252,7 +252,7 @@ describe('what cannot be reached', () => {
         assert.equal(answer.status, 403, `${method} ${table}`)
         assert.equal((await answer.json()).code, '42501')
       }
-      // A GET is refused here whatever the rights are: it is read-only and may not step the counter of executions.
+      // A GET is refused here with all rights: it is read-only and may not step the counter of executions.
       const { rows } = await shop.db.query("SELECT has_any_column_privilege($1, $2, 'SELECT') AS may", [
         shop.roles.cashier,
         table

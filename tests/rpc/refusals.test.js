@@ -5,9 +5,9 @@ import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { openShop, refusal } from './shop.js'
 
-const NOBODY = '00000000-0000-4000-8000-000000000000'
+const UNKNOWN = '00000000-0000-4000-8000-000000000000'
 
-// The same in both styles: a call that is wrong whatever the stock.
+// The same in both styles: a call that is wrong with any stock.
 const badCalls = {
   'NULL id': {
     id: null,
@@ -113,11 +113,11 @@ for (const [style, expected] of Object.entries(styles)) {
     })
 
     test('unknown item', async () => {
-      assert.deepEqual(refusal(await shop.sell(NOBODY, 1)), {
+      assert.deepEqual(refusal(await shop.sell(UNKNOWN, 1)), {
         ...expected.unknown,
         message: 'Inventory item not found',
         data: null,
-        details: { reason: 'unknown_item', inventory_id: NOBODY },
+        details: { reason: 'unknown_item', inventory_id: UNKNOWN },
         hinted: true
       })
     })

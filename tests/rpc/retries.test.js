@@ -5,7 +5,7 @@ import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { openShop } from './shop.js'
 
-const NOBODY = '00000000-0000-4000-8000-000000000000'
+const UNKNOWN = '00000000-0000-4000-8000-000000000000'
 
 for (const [style, insufficient, unknown] of [['sqlstate', 'IV001', 'IV002'], ['postgrest', 'PT409', 'PT404']]) {
   describe(`error style ${style}`, () => {
@@ -19,7 +19,7 @@ for (const [style, insufficient, unknown] of [['sqlstate', 'IV001', 'IV002'], ['
 
     for (const [what, code, call] of [
       ['short', insufficient, (item) => shop.sell(item, 5)],
-      ['unknown', unknown, () => shop.sell(NOBODY, 1)],
+      ['unknown', unknown, () => shop.sell(UNKNOWN, 1)],
       ['malformed', '22023', (item) => shop.sell(item, -1)]
     ]) {
       test(`100 calls refused as ${what} are exactly 100 executions`, async () => {

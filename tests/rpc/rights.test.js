@@ -1,5 +1,5 @@
 // Who may sell over RPC: EXECUTE decides, and with p_run_as => 'caller' the caller's own grants and row-level security.
-// Promises shown here: without EXECUTE nothing is sold and nothing about the stock is told; one tenant's items answer
+// Promises shown here: without EXECUTE nothing is sold and nothing about the stock is shown; one tenant's items answer
 // another tenant exactly as items that do not exist.
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'

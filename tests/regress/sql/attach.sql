@@ -23,7 +23,8 @@ SELECT attach_inventory('t'); -- DETAIL would name the session's own temporary s
 CREATE TABLE parent (id uuid PRIMARY KEY, quantity integer);
 CREATE TABLE child () INHERITS (parent);
 SELECT attach_inventory('parent');
-CREATE TABLE flawed (id uuid, id_text text PRIMARY KEY, quantity integer, price real, twice integer GENERATED ALWAYS AS (quantity * 2) STORED);
+CREATE TABLE flawed (id uuid, id_text text PRIMARY KEY, quantity integer, price real, twice integer GENERATED ALWAYS
+    AS (quantity * 2) STORED);
 SELECT attach_inventory('flawed');
 SELECT attach_inventory('flawed', 'no_such');
 SELECT attach_inventory('flawed', p_quantity_column => 'no_such');
@@ -54,7 +55,8 @@ ALTER TABLE inventory DROP CONSTRAINT quantity_non_negative;
 
 -- attached, again, and something else
 SELECT attach_inventory('inventory');
-SELECT conname, convalidated, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'inventory'::regclass AND contype = 'c';
+SELECT conname, convalidated, pg_get_constraintdef(oid) FROM pg_constraint
+    WHERE conrelid = 'inventory'::regclass AND contype = 'c';
 SELECT attach_inventory('inventory');
 SELECT attach_inventory('inventory', p_run_as => 'caller');
 SELECT attach_inventory('inventory', p_ledger => false);
@@ -99,5 +101,6 @@ SELECT attach_inventory('unlogged');
 SELECT detach_inventory();
 
 DROP VIEW v;
-DROP TABLE t, child, parent, flawed, inventory, inventory_movement, inventory_request, inventory_stripe, indexed, indexed_movement, indexed_request, indexed_stripe,
+DROP TABLE t, child, parent, flawed, inventory, inventory_movement, inventory_request, inventory_stripe, indexed,
+    indexed_movement, indexed_request, indexed_stripe,
     unlogged, unlogged_movement, unlogged_request, unlogged_stripe;

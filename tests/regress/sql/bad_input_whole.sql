@@ -1,6 +1,6 @@
--- Bad calls on smallint, integer and bigint quantity columns.
--- Each call fails with its SQLSTATE, MESSAGE, DETAIL and HINT, and leaves the stock alone. The extension's errors name no
--- place in its source, so VERBOSITY verbose is stable.
+-- Bad calls on smallint, integer and bigint quantity columns. Each call fails with its SQLSTATE, MESSAGE, DETAIL and
+-- HINT, and leaves the stock alone. The extension's errors name no place in its source, so VERBOSITY verbose is
+-- stable.
 \set VERBOSITY verbose
 \set SHOW_CONTEXT never
 \pset format unaligned

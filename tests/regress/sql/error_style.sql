@@ -1,5 +1,5 @@
--- The two error styles: the same facts in DETAIL, another SQLSTATE, and in the postgrest style a MESSAGE without any value,
--- because PostgREST makes the HTTP status line of it. Argument errors and 55000 are the same in both.
+-- The two error styles: the same facts in DETAIL, another SQLSTATE, and in the postgrest style a MESSAGE without any
+-- value, because PostgREST makes the HTTP status line of it. Argument errors and 55000 are the same in both.
 \set VERBOSITY verbose
 \set SHOW_CONTEXT never
 \pset format unaligned

@@ -1,5 +1,5 @@
--- Arguments of wrong types and in wrong numbers are refused by PostgreSQL itself, before the function is called. Only the
--- SQLSTATE is pinned: the words, and the place in PostgreSQL's source, are those of its version.
+-- Arguments of wrong types and in wrong numbers are refused by PostgreSQL itself, before the function is called. Only
+-- the SQLSTATE is pinned: the words, and the place in PostgreSQL's source, are those of its version.
 \set VERBOSITY sqlstate
 \pset format unaligned
 \pset tuples_only on
