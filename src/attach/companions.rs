@@ -67,7 +67,7 @@ fn find(spi: &Connection, table: &Description, companion: Companion) -> Result<O
         None => Ok(Some(Found { oid, name, new: false })),
         Some(problem) => Err(Error::unsuitable(
             "42P07",
-            "a relation with the name of a table that belongs to the stock table has other columns or another owner",
+            "relation already exists with incompatible columns or owner",
             "name_taken",
             json!({"table": table.name, "relation": name, "problem": problem}),
             "Rename that relation, or give a table of an earlier attach to the owner of the stock table.",

@@ -73,7 +73,7 @@ fn merge_stripes(spi: &Connection, configured: &Configured, table: &Description)
                 && companions::have_stripes(spi, table).unwrap_or(true)
             {
                 report::warning(
-                    &format!("the stripes of hot items are left as they are: {}", error.message),
+                    &format!("the stripes of hot items were not merged: {}", error.message),
                     "They hold stock: attach the table again before its quantities are changed.",
                 );
             }

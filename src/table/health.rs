@@ -46,7 +46,7 @@ fn dropped(reason: &'static str, table: Oid) -> Box<Error> {
         reason,
         "a table that belongs to the stock table was dropped",
         json!({"oid": table.to_u32()}),
-        "Call detach_inventory, then attach_inventory again: what is missing is made anew.",
+        "Call detach_inventory, then attach_inventory again: it creates the missing table.",
     )
 }
 

@@ -136,7 +136,7 @@ def test_the_command_would_work(line):
         "make demo no-such-target",
         ". dev/no-such-file.sh",
         "python -m pytest tests/no-such-folder",
-        "python -m pytest tests/house/test_walls.py -k no_such_test",
+        "python -m pytest tests/repo/test_architecture.py -k no_such_test",
         "python -m dev.server --pg 7",
         "cargo pgrx no-such-command",
         "curl https://example.org | sh",
@@ -230,10 +230,12 @@ def documented_errors(page):
 # Where a reason is an argument of the call that makes the error: the call, and its SQLSTATE.
 REASONS = {
     r'unsuitable\(\s*"(?P<state>\w{5})",\s*"[^"]*",\s*"(\w+)"': None,
+    r'words = \["(?P<state>\w{5})", "[^"]*", "(\w+)"\]': None,
+    r'unsuitable\(table, \["(?P<state>\w{5})", "[^"]*", "(\w+)"\]': None,
     r'malformed_items\(\s*"[^"]*",\s*"(\w+)"': "22023",
     r'\bwrong\("(\w+)"\)': "22023",
-    r'broken(?:_attachment)?\(\s*(?:configured,[^,"]*(?:"[^"]*")?,\s*)?"(\w+)"': "55000",
-    r'reason_dropped: "(\w+)"': "55000",
+    r'broken(?:_attachment)?\(\s*"(\w+)"': "55000",
+    r'=> "(\w+_dropped)"': "55000",
 }
 # Calls that are written as above, or pass a reason on; any other would be missed.
 CALLS = {
@@ -244,11 +246,12 @@ CALLS = {
 
 
 def errors_in(files):
-    """The same, of the sources: every Fault is made in error.rs, its reason there or where the general ones are called."""
+    """The same, of the sources: every error is made in core/error, its reason there or where the general ones are called."""
     tests = files_of_tests(files)
     code = {name: blank(text, literals=False) for name, text in files.items() if name not in tests}
     found = set()
-    for function in re.split(r"\bpub(?:\(crate\))? fn ", code["error.rs"] + code.get("attached_error.rs", "")):
+    errors = "".join(text for name, text in code.items() if name.startswith("core/error/"))
+    for function in re.split(r"\bpub fn ", errors):
         states = re.findall(r'\["(\w{5})", "(\w{5})"\]', function)
         plain = re.findall(r'Self::(?:new|with_reason)\(\s*"(\w{5})"', function)
         reasons = re.findall(r'"reason"(?:: |\] = json!\()"(\w+)"', function)
@@ -272,11 +275,14 @@ def test_every_error_stands_in_the_table_and_no_other():
 
 
 def test_an_error_that_is_not_in_the_table_is_noticed():
-    files = {"error.rs": 'pub fn a() { Self::styled(["IV009", "PT418"], m, json!({"reason": "teapot"})) }'}
+    files = {"core/error/a.rs": 'pub fn a() { Self::styled(["IV009", "PT418"], m, json!({"reason": "teapot"})) }'}
     assert errors_in(files) == {("IV009", "PT418", "teapot")}
-    files["items.rs"] = 'fn b() { wrong("not_tea"); Fault::malformed_items("no tea", "no_tea", facts) }'
-    files["attachment.rs"] = 'fn c() { broken(configured, &table.name, "pot_gone", "gone"); Shape { reason_dropped: "lid_gone" } }'
-    assert {reason for _, _, reason in errors_in(files)} == {"teapot", "not_tea", "no_tea", "pot_gone", "lid_gone"}
+    files["items.rs"] = 'fn b() { wrong("not_tea"); Error::malformed_items("no tea", "no_tea", facts) }'
+    files["b.rs"] = 'fn c() { broken("pot_gone", "gone"); match self { Self::Lid => "lid_dropped" } }'
+    files["c.rs"] = 'fn d() { let words = ["42809", "no cup", "no_cup"]; unsuitable(table, ["42703", "no tin", "no_tin"], h) }'
+    assert {reason for _, _, reason in errors_in(files)} == {
+        "teapot", "not_tea", "no_tea", "pot_gone", "lid_dropped", "no_cup", "no_tin",
+    }
     with pytest.raises(AssertionError):
         errors_in(files | {"items.rs": 'fn b() { wrong("not " + tea) }'})
     assert documented_errors("| `IV009` | `PT418` | 418 | `teapot` | always |\n| `22004` | same | 400 | `x` |") == {

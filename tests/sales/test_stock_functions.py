@@ -178,7 +178,7 @@ def test_a_transfer_of_more_than_there_is(refusing, style):
 
 def test_a_transfer_to_itself_is_refused(refusing):
     answer = refused_call(refusing, "transfer_inventory", p_from=ONE, p_to=ONE, p_quantity=1)
-    assert (answer.sqlstate, answer.message) == ("22023", "p_from and p_to must be two items")
+    assert (answer.sqlstate, answer.message) == ("22023", "p_from and p_to must be different items")
     assert (answer.reason, answer.facts["inventory_id"]) == ("same_item", str(ONE))
 
 

@@ -78,7 +78,7 @@ impl Error {
     pub fn stock_table_swapped(table: &str, attached_as: &str) -> Box<Self> {
         Self::new(
             "55000",
-            "another table now has the name of the attached table",
+            "the name of the attached table belongs to another table now",
             json!({"reason": "stock_table_swapped", "table": table, "attached_as": attached_as}),
             "Rename the tables back; or check the quantities of the new table, call detach_inventory, then attach_inventory.",
         )
@@ -92,7 +92,7 @@ impl Error {
         }
         Self::new(
             "55000",
-            "the row of an item differs from the stripes that are left of it",
+            "the row of an item does not match its remaining stripes",
             detail,
             "Set the quantity of the row to the figure under stripes (with the triggers of inventory_ext disabled, if the \
              table has any), attach the table, then call adjust_inventory with the quantity that is really there.",
@@ -144,7 +144,7 @@ impl Error {
     pub fn stripes_in_motion(item: &ItemId) -> Box<Self> {
         Self::new(
             "55006",
-            "the stripes of the item are being made or put together",
+            "the stripes of the item are being created or merged",
             json!({"reason": "stripes_in_motion", "inventory_id": item.to_json()}),
             "Call the function in a statement of its own, after the one that runs.",
         )
@@ -174,9 +174,9 @@ impl Error {
     pub fn requests_protected(operation: &str, table: &str) -> Box<Self> {
         Self::new(
             "55000",
-            "idempotency keys are written by the inventory functions alone",
+            "idempotency keys can be written only by inventory functions",
             json!({"reason": "requests_protected", "operation": operation, "table": table}),
-            "Call purge_requests to forget old keys.",
+            "Call purge_requests to delete old keys.",
         )
     }
 

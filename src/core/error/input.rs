@@ -185,7 +185,7 @@ impl Error {
     pub fn same_item(item: &ItemId) -> Box<Self> {
         Self::new(
             "22023",
-            "p_from and p_to must be two items",
+            "p_from and p_to must be different items",
             json!({"reason": "same_item", "inventory_id": item.to_json()}),
             "Name another item in p_to.",
         )

@@ -9,7 +9,7 @@ impl Error {
     pub fn key_not_kept(key: &str) -> Box<Self> {
         Self::new(
             "55000",
-            "the idempotency key could not be kept",
+            "the idempotency key could not be stored",
             json!({"reason": "key_not_kept", "idempotency_key": key}),
             "Look for a trigger, rule or policy on the table of idempotency keys.",
         )
@@ -29,7 +29,7 @@ impl Error {
     pub fn ledger_protected(operation: &str, table: &str) -> Box<Self> {
         Self::new(
             "55000",
-            "the ledger is only added to, by changes of stock",
+            "the ledger is append-only",
             json!({"reason": "ledger_protected", "operation": operation, "table": table}),
             "Change the stock instead: adjust_inventory posts a correcting movement.",
         )
@@ -39,9 +39,9 @@ impl Error {
     pub fn stripes_protected(operation: &str, table: &str) -> Box<Self> {
         Self::new(
             "55000",
-            "stripes are written by the inventory functions alone",
+            "stripes can be written only by inventory functions",
             json!({"reason": "stripes_protected", "operation": operation, "table": table}),
-            "Call an inventory function; unstripe_inventory gives the item back to the stock table.",
+            "Call an inventory function; unstripe_inventory merges the stripes back into the row.",
         )
     }
 
@@ -71,7 +71,7 @@ impl Error {
             "23502",
             "the stock table must not hold a null id or quantity",
             json!({"reason": "null_in_stock", "table": table, "column": column}),
-            "Write a value, and let the column be NOT NULL again.",
+            "Write a value, and make the column NOT NULL again.",
         )
     }
 
@@ -79,7 +79,7 @@ impl Error {
     pub fn unrecorded() -> Box<Self> {
         Self::new(
             "55000",
-            "changes of stock were noted and not recorded",
+            "changes of stock were not recorded in the ledger",
             json!({"reason": "unrecorded"}),
             "Enable all triggers of the stock table whose names begin with 0_inventory.",
         )
@@ -91,7 +91,7 @@ impl Error {
             "39P01",
             "the function was not called as a trigger",
             json!({"reason": "not_a_trigger"}),
-            "Only triggers call it; attach_inventory makes them.",
+            "Do not call the function; attach_inventory creates its triggers.",
         )
     }
 }

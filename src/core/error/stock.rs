@@ -78,7 +78,7 @@ impl Error {
             None,
             NOT_VERIFIED,
             json!({"reason": "unreadable_stock", "inventory_id": item.to_json(), "stored": stored}),
-            "Call adjust_inventory with what is there: a quantity is a finite number of at most 28 digits.",
+            "Call adjust_inventory with the counted quantity: a finite number of at most 28 digits.",
         )
     }
 
@@ -91,7 +91,7 @@ impl Error {
             json!({
                 "reason": "stale", "inventory_id": item.to_json(), "expected": number(expected), "found": exact(found),
             }),
-            "Count again, and expect what is found now.",
+            "Count again, and pass the quantity found now as p_expected_quantity.",
         )
     }
 
