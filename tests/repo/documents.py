@@ -1,9 +1,10 @@
 """Reads the manual and runs its examples, as a reader would.
 
-Each part that a reader can copy is checked. psql runs each ```sql block in the order of the page; a page is one session in a
-fresh database that has the extension. A plain block directly below a ```sql block is the expected output (as `psql -At` prints
-it, where … stands for any text) and is compared. A block may fail only if the expected output has its error. `shell_complaint`
-checks each line of a ```sh block. CONTRIBUTING.md describes the same convention for writers.
+Each part that a reader can copy is checked. psql runs each ```sql block in the order of the page; a page is one
+session in a fresh database that has the extension. A plain block directly below a ```sql block is the expected output
+(as `psql -At` prints it, where … stands for any text) and is compared. A block may fail only if the expected output
+has its error. `shell_complaint` checks each line of a ```sh block. CONTRIBUTING.md describes the same convention for
+writers.
 """
 
 import os

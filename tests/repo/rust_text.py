@@ -1,8 +1,8 @@
 """Reads the Rust sources for the house tests: what is code, what is comment, what ships.
 
-No Rust parser is needed for the walls: `blank` replaces comments and the insides of literals by spaces, so that a word in
-what remains is a word of the program, at its line; `shipped` blanks what only test builds compile as well. Line numbers
-never change.
+No Rust parser is needed for the walls: `blank` replaces comments and the insides of literals by spaces, so that a
+word in what remains is a word of the program, at its line; `shipped` blanks what only test builds compile as well.
+Line numbers never change.
 """
 
 import functools

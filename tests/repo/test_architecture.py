@@ -1,7 +1,7 @@
 """The architecture: which folder of src may use what, and what no file may do. docs/internals.md describes the layers.
 
-Each rule is a function from {file below src: text} to a list of complaints. The crate must give none; and each rule is also
-shown files that break it, and good ones that look like them, so that a rule which no longer works is noticed.
+Each rule is a function from {file below src: text} to a list of complaints. The crate must give none; and each rule
+is also shown files that break it, and good ones that look like them, so that a rule which no longer works is noticed.
 """
 
 import re
@@ -131,7 +131,10 @@ def pgrx_stays_in_pg(files):
 
 def sql_stands_in_statements(files):
     """Every SQL text is a function of src/statements."""
-    sql = r'"\s*(?:SELECT\s|INSERT INTO|UPDATE [^"]* SET|DELETE FROM|(?:ALTER|CREATE|DROP|LOCK) (?:TABLE|TRIGGER|INDEX) )'
+    sql = (
+        r'"\s*(?:SELECT\s|INSERT INTO|UPDATE [^"]* SET|DELETE FROM'
+        r"|(?:ALTER|CREATE|DROP|LOCK) (?:TABLE|TRIGGER|INDEX) )"
+    )
     return [
         f"src/{name}:{line}: {words.split()[0]} … outside of src/statements"
         for name in ships(files)
@@ -294,7 +297,11 @@ RULES = {
             {"api/sell.rs": "use pgrx::Uuid;"},
             {"stock/sale.rs": "use pgrx::pg_extern;"},
         ],
-        [{"api/sell.rs": "use pgrx::pg_extern;"}, {"core/a.rs": "//! Not as pgrx does."}, {"pg/a.rs": "use pgrx::Uuid;"}],
+        [
+            {"api/sell.rs": "use pgrx::pg_extern;"},
+            {"core/a.rs": "//! Not as pgrx does."},
+            {"pg/a.rs": "use pgrx::Uuid;"},
+        ],
     ),
     sql_stands_in_statements: (
         [
@@ -315,20 +322,32 @@ RULES = {
             {"pg/spi.rs": "fn f() {\n    g(\"SAFETY: \");\n    unsafe { g() }\n}"},
         ],
         [
-            {"pg/spi.rs": "fn f() {\n    // SAFETY: g is never wrong,\n    // as its manual says.\n    unsafe { g() }\n}"},
+            {
+                "pg/spi.rs": "fn f() {\n    // SAFETY: g is never wrong,\n    // as its manual says.\n"
+                "    unsafe { g() }\n}"
+            },
             {"pg/spi.rs": "fn f() {\n    // SAFETY: fine.\n    let answer =\n        unsafe { g() };\n}"},
-            {"pg/a.rs": "// SAFETY: a number.\n#[rustfmt::skip]\nunsafe impl Send for S {}\nunsafe extern \"C\" fn f() {}"},
+            {
+                "pg/a.rs": "// SAFETY: a number.\n#[rustfmt::skip]\nunsafe impl Send for S {}\n"
+                "unsafe extern \"C\" fn f() {}"
+            },
         ],
     ),
     every_thread_local_has_a_reason: (
-        [{"a.rs": "thread_local! {\n    static A: Cell<u32> = const { Cell::new(0) };\n}"}, {"a.rs": "\nstatic A: u8 = 1;"}],
+        [
+            {"a.rs": "thread_local! {\n    static A: Cell<u32> = const { Cell::new(0) };\n}"},
+            {"a.rs": "\nstatic A: u8 = 1;"},
+        ],
         [
             {"a.rs": "thread_local! {\n    /// Called back.\n    static A: Cell<u32> = const { Cell::new(0) };\n}"},
             {"a.rs": "/// Set once.\n#[cfg(x)]\nstatic A: u8 = 1;\nfn f(s: &'static str) {}"},
         ],
     ),
     functions_fit_on_a_screen: (
-        [{"a.rs": LONG}, {"a.rs": "impl A {\n    pub fn g(\n        a: u8,\n    ) {" + "\n" * MOST_LINES_OF_A_FUNCTION + "}\n}"}],
+        [
+            {"a.rs": LONG},
+            {"a.rs": "impl A {\n    pub fn g(\n        a: u8,\n    ) {" + "\n" * MOST_LINES_OF_A_FUNCTION + "}\n}"},
+        ],
         [{"a.rs": LONG.replace("    g();\n", "", 1)}, {"a.rs": "trait T { fn f(); }\n" + "\n" * 80 + "fn g() {}"}],
     ),
     lib_holds_no_logic: (

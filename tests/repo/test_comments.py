@@ -1,9 +1,10 @@
 """The COMMENT ON is the source of a public function's description; rustdoc is its first paragraph.
 
-Each function of the extension that is written in Rust has a documentation comment above its #[pg_extern] or #[pg_trigger],
-and a COMMENT ON FUNCTION. The documentation comment equals the first paragraph of the COMMENT, apart from line breaks. The
-COMMENT of a public function names every argument, and the SQLSTATEs that the manual lists for it. A function is found by its
-C symbol, so its Rust name may differ from its SQL name. The prefix that pgrx adds to the symbols is not part of a name.
+Each function of the extension that is written in Rust has a documentation comment above its #[pg_extern] or
+#[pg_trigger], and a COMMENT ON FUNCTION. The documentation comment equals the first paragraph of the COMMENT, apart
+from line breaks. The COMMENT of a public function names every argument, and the SQLSTATEs that the manual lists for
+it. A function is found by its C symbol, so its Rust name may differ from its SQL name. The prefix that pgrx adds to
+the symbols is not part of a name.
 """
 
 import re
@@ -108,7 +109,8 @@ def test_the_comment_of_a_public_function_names_its_arguments_and_its_errors(db)
 def test_every_function_that_sql_can_call_is_read_from_the_source():
     """`rustdocs` finds every function: there are as many functions as attributes."""
     files = sources()
-    attributes = sum(len(re.findall(r"#\[(?:pgrx::)?pg_(?:extern|trigger)\b", code)) for code in shipped(files).values())
+    attribute = r"#\[(?:pgrx::)?pg_(?:extern|trigger)\b"
+    attributes = sum(len(re.findall(attribute, code)) for code in shipped(files).values())
     assert attributes == len(rustdocs(files))
 
 
@@ -116,7 +118,10 @@ def test_every_function_that_sql_can_call_is_read_from_the_source():
     ("source", "found"),
     [
         ("/// Does\n/// this.\n#[pg_extern(sql = false)]\npub fn f() {}", {"f": "Does this."}),
-        ("/// A.\n#[inline]\n#[pgrx::pg_trigger]\n#[allow(x)]\nfn g<'a>() {}\n#[pg_extern]\nfn h() {}", {"g": "A.", "h": ""}),
+        (
+            "/// A.\n#[inline]\n#[pgrx::pg_trigger]\n#[allow(x)]\nfn g<'a>() {}\n#[pg_extern]\nfn h() {}",
+            {"g": "A.", "h": ""},
+        ),
         ("/* /// A.\n#[pg_extern]\nfn f() {} */", {}),
         ("#[cfg(test)]\nmod tests {\n    /// A.\n    #[pg_extern]\n    fn f() {}\n}", {}),
     ],
@@ -139,7 +144,10 @@ def test_the_first_paragraph_ends_at_a_blank_line(comment, paragraph):
 
 
 def test_omissions_are_found():
-    comment = "Does this.\n\np_a: one. p_b: 22004 units.\n\nErrors: IV001 short; 22004 NULL. In the postgrest style PT409."
+    comment = (
+        "Does this.\n\np_a: one. p_b: 22004 units.\n\n"
+        "Errors: IV001 short; 22004 NULL. In the postgrest style PT409."
+    )
     assert omissions(comment, ["p_a", "p_b"], {"IV001", "22004"}) == []
     assert omissions(comment, ["p_a", "p_b", "p_c"], {"IV001", "22004"}) == ["argument p_c"]
     assert omissions(comment, ["p_a"], {"IV001", "22004", "42P01"}) == ["argument p_b", "SQLSTATE 42P01"]
@@ -147,5 +155,8 @@ def test_omissions_are_found():
 
 
 def test_errors_are_read_from_the_manual():
-    page = "## `f`\n\nReturns `a`.\n\nErrors: `IV001`,\n`22004`; see `notes`.\n\n`55000`\n\n## `g`\n\nErrors: `42P01`.\n"
+    page = (
+        "## `f`\n\nReturns `a`.\n\nErrors: `IV001`,\n`22004`; see `notes`.\n\n`55000`\n\n"
+        "## `g`\n\nErrors: `42P01`.\n"
+    )
     assert manual_errors(page) == {"f": {"IV001", "22004"}, "g": {"42P01"}}

@@ -1,6 +1,7 @@
-"""The manual is correct: its SQL returns the output shown, its commands and links work, and it covers everything public.
+"""The manual is correct, and it covers everything public.
 
-See documents.py for how blocks are read and run. Each check also runs on wrong pages, which it must detect.
+Its SQL returns the output shown, its commands and links work. See documents.py for how blocks are read and run. Each
+check also runs on wrong pages, which it must detect.
 """
 
 import os
@@ -197,7 +198,8 @@ def test_every_function_stands_in_the_manual_as_it_is(db):
     with db.connect() as conn:
         functions = conn.execute(
             "SELECT format('%s(%s) → %s', proname, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid))"
-            " FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'"
+            " FROM pg_proc p JOIN pg_depend d"
+            " ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'"
             " JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'inventory_ext'"
             " WHERE p.prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)"
         ).fetchall()
@@ -246,7 +248,10 @@ CALLS = {
 
 
 def errors_in(files):
-    """The same, of the sources: every error is made in core/error, its reason there or where the general ones are called."""
+    """The same, of the sources.
+
+    Every error is made in core/error, its reason there or where the general ones are called.
+    """
     tests = files_of_tests(files)
     code = {name: blank(text, literals=False) for name, text in files.items() if name not in tests}
     found = set()
@@ -259,7 +264,8 @@ def errors_in(files):
         found |= {(*pair, reason) for pair in states + [(one, one) for one in plain] for reason in reasons}
     for name, text in code.items():
         for call, written in CALLS.items():
-            assert len(re.findall(call, text)) == len(re.findall(written, text)), f"{name}: a call of {call} written in a new way"
+            as_written = len(re.findall(written, text))
+            assert len(re.findall(call, text)) == as_written, f"{name}: a call of {call} written in a new way"
         for call, state in REASONS.items():
             for match in re.finditer(call, text):
                 sqlstate, reason = state or match["state"], match[match.lastindex]
@@ -270,7 +276,9 @@ def errors_in(files):
 def test_every_error_stands_in_the_table_and_no_other():
     files = sources()
     found = errors_in(files)
-    assert {sqlstate for sqlstate, _, _ in found} >= {"IV001", "IV002", "IV003", "IV005", "IV007", "22023", "22003", "54000", "55000", "42P07", "23514"}
+    assert {sqlstate for sqlstate, _, _ in found} >= {
+        "IV001", "IV002", "IV003", "IV005", "IV007", "22023", "22003", "54000", "55000", "42P07", "23514",
+    }
     assert documented_errors((ROOT / "docs/errors.md").read_text()) == found
 
 
@@ -279,7 +287,10 @@ def test_an_error_that_is_not_in_the_table_is_noticed():
     assert errors_in(files) == {("IV009", "PT418", "teapot")}
     files["items.rs"] = 'fn b() { wrong("not_tea"); Error::malformed_items("no tea", "no_tea", facts) }'
     files["b.rs"] = 'fn c() { broken("pot_gone", "gone"); match self { Self::Lid => "lid_dropped" } }'
-    files["c.rs"] = 'fn d() { let words = ["42809", "no cup", "no_cup"]; unsuitable(table, ["42703", "no tin", "no_tin"], h) }'
+    files["c.rs"] = (
+        'fn d() { let words = ["42809", "no cup", "no_cup"]; '
+        'unsuitable(table, ["42703", "no tin", "no_tin"], h) }'
+    )
     assert {reason for _, _, reason in errors_in(files)} == {
         "teapot", "not_tea", "no_tea", "pot_gone", "lid_dropped", "no_cup", "no_tin",
     }

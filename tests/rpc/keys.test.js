@@ -1,7 +1,7 @@
 // Requests that are sent again: with an Idempotency-Key header, or with p_idempotency_key.
-// Promises shown here: however often and however close together a request is sent with one key, it is done once, and every
-// answer is the first one; a key never answers for another request; a request that was refused may be sent again; without
-// request_headers a header means nothing.
+// Promises shown here: however often and however close together a request is sent with one key, it is done once, and
+// every answer is the first one; a key never answers for another request; a request that was refused may be sent
+// again; without request_headers a header means nothing.
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import { after, before, describe, test } from 'node:test'
@@ -29,9 +29,15 @@ for (const [style, reused, insufficient] of [
       const [item] = await shop.items(['11.50'])
       const key = randomUUID()
       const answers = []
-      for (const quantity of [1, '1.00', 1]) answers.push(await shop.sell(item, quantity, sending(key, { sub: 'anna' })))
-      const first = `{"success": true, "inventory_id": "${item}", "old_quantity": 11.50, "new_quantity": 10.50, "deducted": 1`
-      assert.deepEqual(answers.map(({ text }) => text), [`${first}}`, `${first}, "replayed": true}`, `${first}, "replayed": true}`])
+      for (const quantity of [1, '1.00', 1]) {
+        answers.push(await shop.sell(item, quantity, sending(key, { sub: 'anna' })))
+      }
+      const first =
+        `{"success": true, "inventory_id": "${item}", "old_quantity": 11.50, "new_quantity": 10.50, "deducted": 1`
+      assert.deepEqual(
+        answers.map(({ text }) => text),
+        [`${first}}`, `${first}, "replayed": true}`, `${first}, "replayed": true}`]
+      )
       assert.equal(await shop.stock(item), '10.50')
       assert.deepEqual(await shop.movements(item), [['sale', '-1.00', null, key, 'anna']])
     })
@@ -70,7 +76,10 @@ for (const [style, reused, insufficient] of [
       ]) {
         const { details, ...head } = refusal(answer)
         assert.deepEqual(head, { ...reused, message: REUSED, data: null, hinted: true })
-        assert.deepEqual([details.reason, details.idempotency_key, details.used_by], ['key_reused', key, 'decrement_inventory'])
+        assert.deepEqual(
+          [details.reason, details.idempotency_key, details.used_by],
+          ['key_reused', key, 'decrement_inventory']
+        )
       }
       assert.deepEqual(await shop.stocks([one, two]), ['9.00', '10.00'])
     })
@@ -130,7 +139,8 @@ describe('headers that do not count', () => {
   })
 })
 
-// Under REPEATABLE READ a key that was committed meanwhile is a serialization failure, which PostgREST repeats by itself.
+// Under REPEATABLE READ a key that was committed meanwhile is a serialization failure, which PostgREST repeats by
+// itself.
 describe('a key and REPEATABLE READ', () => {
   let shop
   before(async () => {

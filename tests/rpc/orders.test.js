@@ -1,7 +1,7 @@
 // Orders, and the other changes of stock, over RPC, in both error styles.
-// Promises shown here: an order is taken whole or not at all, and a refusal names every line that is short or wrong, and its
-// reference, without a word of the caller's in the HTTP status line; what changed is in the ledger, with the reference and
-// the subject of the token; what is for upkeep, and the ledger itself, cannot be reached.
+// Promises shown here: an order is taken whole or not at all, and a refusal names every line that is short or wrong,
+// and its reference, without a word of the caller's in the HTTP status line; what changed is in the ledger, with the
+// reference and the subject of the token; what is for upkeep, and the ledger itself, cannot be reached.
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { openShop, refusal } from './shop.js'
@@ -17,7 +17,12 @@ const styles = {
       message: `Insufficient inventory. Available: ${available}, Requested: ${requested}`
     }),
     unknown: { status: 400, statusText: 'Bad Request', code: 'IV002' },
-    stale: { status: 400, statusText: 'Bad Request', code: 'IV005', message: 'Inventory has changed. Expected: 9, Found: 10.00' }
+    stale: {
+      status: 400,
+      statusText: 'Bad Request',
+      code: 'IV005',
+      message: 'Inventory has changed. Expected: 9, Found: 10.00'
+    }
   },
   postgrest: {
     insufficient: () => ({
@@ -122,7 +127,13 @@ for (const [style, expected] of Object.entries(styles)) {
       ['no lines', [], 400, '22023', { reason: 'no_lines' }],
       ['NULL', null, 400, '22004', { reason: 'null_argument' }],
       ['a line without a quantity', [{ inventory_id: UNKNOWN }], 400, '22023', { reason: 'no_quantity', element: 0 }],
-      ['a stranger in a line', [{ inventory_id: UNKNOWN, quantity: 1, sku: 7 }], 400, '22023', { reason: 'unknown_key', element: 0 }],
+      [
+        'a stranger in a line',
+        [{ inventory_id: UNKNOWN, quantity: 1, sku: 7 }],
+        400,
+        '22023',
+        { reason: 'unknown_key', element: 0 }
+      ],
       [
         'a bad second line',
         [{ inventory_id: UNKNOWN, quantity: 1 }, { inventory_id: UNKNOWN, quantity: -1 }],
@@ -137,7 +148,13 @@ for (const [style, expected] of Object.entries(styles)) {
         '22003',
         { reason: 'too_many_decimals', element: 0 }
       ],
-      ['too many lines', Array(7).fill({ inventory_id: UNKNOWN, quantity: 1 }), 413, '54000', { reason: 'too_many_lines', lines: 7, max_lines: 6 }]
+      [
+        'too many lines',
+        Array(7).fill({ inventory_id: UNKNOWN, quantity: 1 }),
+        413,
+        '54000',
+        { reason: 'too_many_lines', lines: 7, max_lines: 6 }
+      ]
     ]) {
       test(what, async () => {
         const answer = await shop.rpc('decrement_inventory_batch', { p_items: items })
@@ -161,7 +178,8 @@ describe('changes of stock', () => {
     assert.equal(answer.status, 200)
     assert.equal(
       answer.text,
-      `{"success": true, "lines": [{"inventory_id": "${two}", "old_quantity": 3.00, "new_quantity": 1.00, "deducted": 2.00}, ` +
+      '{"success": true, "lines": [' +
+        `{"inventory_id": "${two}", "old_quantity": 3.00, "new_quantity": 1.00, "deducted": 2.00}, ` +
         `{"inventory_id": "${one}", "old_quantity": 11.50, "new_quantity": 10.50, "deducted": 1}], "short": []}`
     )
     assert.deepEqual(await shop.movements(one), [['sale', '-1.00', 'order 1002', null, 'anna']])
@@ -185,7 +203,10 @@ describe('changes of stock', () => {
     const [one, two] = await shop.items(['1.00', '2.00'])
     const calls = [
       ['restock_inventory', { p_inventory_id: one, p_quantity: '4.50', p_reference: 'delivery 7' }],
-      ['adjust_inventory', { p_inventory_id: one, p_counted_quantity: 5, p_expected_quantity: '5.5', p_reason: 'shelf' }],
+      [
+        'adjust_inventory',
+        { p_inventory_id: one, p_counted_quantity: 5, p_expected_quantity: '5.5', p_reason: 'shelf' }
+      ],
       ['transfer_inventory', { p_from: one, p_to: two, p_quantity: 3, p_reference: 'to town' }]
     ]
     const texts = []
@@ -219,7 +240,11 @@ describe('what cannot be reached', () => {
   after(() => shop?.close())
 
   test('upkeep: attach, detach and purge', async () => {
-    const calls = { attach_inventory: { p_table: 'inventory' }, detach_inventory: {}, purge_requests: { p_older_than: '0' } }
+    const calls = {
+      attach_inventory: { p_table: 'inventory' },
+      detach_inventory: {},
+      purge_requests: { p_older_than: '0' }
+    }
     for (const [fn, args] of Object.entries(calls)) {
       for (const [caller, status] of [[undefined, 403], [{}, 401]]) {
         const answer = await shop.rpc(fn, args, caller)

@@ -194,8 +194,8 @@ for (const [style, expected] of Object.entries(styles)) {
   })
 }
 
-// PostgREST hands a role's settings on only if it knows their names when it loads its configuration, so the library must
-// be loaded into its sessions from the start.
+// PostgREST hands a role's settings on only if it knows their names when it loads its configuration, so the library
+// must be loaded into its sessions from the start.
 describe('an error style for one role', () => {
   let shop
   before(async () => {

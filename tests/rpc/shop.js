@@ -40,8 +40,8 @@ export async function openShop({ column = 'numeric(12,2)', callers = [], prepare
       CREATE EXTENSION inventory_ext;
       CREATE ROLE ${roles.authenticator} LOGIN NOINHERIT PASSWORD '${password}';
       CREATE TABLE inventory (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), quantity ${column} NOT NULL);
-      -- Not exposed over HTTP. PostgREST calls count_request at the head of every transaction it runs, so a request that
-      -- it runs twice counts twice; a sequence is not rolled back, so a refused call counts too.
+      -- Not exposed over HTTP. PostgREST calls count_request at the head of every transaction it runs, so a request
+      -- that it runs twice counts twice; a sequence is not rolled back, so a refused call counts too.
       CREATE SCHEMA private;
       CREATE SEQUENCE private.executions;
       CREATE FUNCTION private.count_request() RETURNS void LANGUAGE sql SECURITY DEFINER

@@ -80,7 +80,7 @@ impl Error {
             "55000",
             "the name of the attached table belongs to another table now",
             json!({"reason": "stock_table_swapped", "table": table, "attached_as": attached_as}),
-            "Rename the tables back; or check the quantities of the new table, call detach_inventory, then attach_inventory.",
+            "Rename the tables back; or check the new quantities, call detach_inventory, then attach_inventory.",
         )
     }
 
@@ -94,8 +94,8 @@ impl Error {
             "55000",
             "the row of an item does not match its remaining stripes",
             detail,
-            "Set the quantity of the row to the figure under stripes (with the triggers of inventory_ext disabled, if the \
-             table has any), attach the table, then call adjust_inventory with the quantity that is really there.",
+            "Set the quantity of the row to the figure under stripes (with the triggers of inventory_ext disabled, if \
+             the table has any), attach the table, then call adjust_inventory with the quantity that is really there.",
         )
     }
 
@@ -136,7 +136,7 @@ impl Error {
             "55000",
             "a partition of the stock table belongs to another role",
             json!({"reason": "foreign_partition", "table": table, "owner": owner}),
-            "Give the partition to the owner of the table with ALTER TABLE … OWNER TO, or attach with p_run_as => 'caller'.",
+            "Give the partition to the table's owner with ALTER TABLE … OWNER TO, or attach with p_run_as => 'caller'.",
         )
     }
 
