@@ -25,11 +25,15 @@ SELECT c.oid,
        c.relname::pg_catalog.text AS bare_name,
        i.attnum AS id_number, i.attname::pg_catalog.text AS id_name,
        pg_catalog.quote_ident(i.attname) AS id_quoted, i.atttypid AS id_type, i.attnotnull AS id_not_null,
-       i.attgenerated OPERATOR(pg_catalog.<>) '' AS id_generated, i.atttypmod AS id_modifier,
+       i.attgenerated OPERATOR(pg_catalog.<>) '' AS id_generated,
+       COALESCE((SELECT o.collisdeterministic FROM pg_catalog.pg_collation AS o
+                  WHERE o.oid OPERATOR(pg_catalog.=) i.attcollation), true) AS id_deterministic,
+       i.atttypmod AS id_modifier,
        q.attnum AS quantity_number, q.attname::pg_catalog.text AS quantity_name,
        pg_catalog.quote_ident(q.attname) AS quantity_quoted, q.atttypid AS quantity_type,
        q.attnotnull AS quantity_not_null,
-       q.attgenerated OPERATOR(pg_catalog.<>) '' AS quantity_generated, q.atttypmod AS quantity_modifier
+       q.attgenerated OPERATOR(pg_catalog.<>) '' AS quantity_generated, true AS quantity_deterministic,
+       q.atttypmod AS quantity_modifier
   FROM pg_catalog.pg_class AS c
   JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
   LEFT JOIN pg_catalog.pg_constraint AS mark

@@ -35,7 +35,11 @@ pub fn make_table(spi: &Connection, table: &Description, companion: Companion) -
     }
     let bare = companion_name(&table.bare_name, companion.suffix());
     let quoted = spi.once(&statements::quote(), &[Arg::text(bare.as_str())]).required_text(0, c"quoted")?;
-    run_as_owner(spi, table, &statements::create_table(&format!("{}.{quoted}", table.schema), companion));
+    run_as_owner(
+        spi,
+        table,
+        &statements::create_table(&format!("{}.{quoted}", table.schema), companion, table.id_type()?),
+    );
     let made = find(spi, table, companion)?;
     let made = made.ok_or_else(|| Error::internal("a table that was created is not there"))?;
     revoke_defaults(spi, table, made.oid)?;
@@ -60,7 +64,7 @@ fn find(spi: &Connection, table: &Description, companion: Companion) -> Result<O
     }
     let (oid, name) = (rows.required(0, c"oid")?, rows.required_text(0, c"name")?);
     let problem = match relation::facts(oid) {
-        Some(facts) => companion.problem(&facts, table.owner),
+        Some(facts) => companion.problem(&facts, table.owner, table.id_type().ok()),
         None => Some("it is gone".to_owned()),
     };
     match problem {

@@ -36,10 +36,11 @@ pub fn merge(spi: &Connection, table: &Description, stripes: &Found, totals: &Fo
     if spi.once(&has_rows(&stripes.name), &[]).count() == 0 {
         return Ok(Merged::default());
     }
-    let [id, quantity] = table.columns()?;
+    let ([id, quantity], table_ids) = (table.columns()?, table.id_type()?);
     let names = Leftover {
         table: &table.name,
         id: &id.quoted,
+        id_type: table_ids,
         quantity: &quantity.quoted,
         stripes: &stripes.name,
         totals: &totals.name,
@@ -64,8 +65,8 @@ pub fn merge(spi: &Connection, table: &Description, stripes: &Found, totals: &Fo
     }
     write(spi, table, names, (&merged.items, sums))?;
     for companion in [stripes, totals] {
-        let args = [Arg::items(&merged.away)];
-        let delete = || spi.once(&leftover::delete_except(&companion.name), &args).count();
+        let args = [Arg::items(&merged.away, table_ids)];
+        let delete = || spi.once(&leftover::delete_except(&companion.name, table_ids), &args).count();
         attribution::writing(companion.oid, delete);
     }
     Ok(merged)
@@ -90,7 +91,7 @@ fn write(
     names: Leftover<'_>,
     (ids, sums): (&[ItemId], Vec<String>),
 ) -> Result<()> {
-    let written = spi.once(&leftover::write(names), &[Arg::items(ids), Arg::owned(sums)]);
+    let written = spi.once(&leftover::write(names), &[Arg::items(ids, names.id_type), Arg::owned(sums)]);
     for row in 0..written.count() {
         // A trigger of the owner may have changed the sum.
         if written.get(row, c"agrees") != Some(true) {

@@ -3,7 +3,7 @@
 //! Lines on one item are summed; items keep the order in which they are first named.
 
 use crate::core::error::{Error, Result};
-use crate::core::item_id::ItemId;
+use crate::core::item_id::{IdType, ItemId, MAX_ID_BYTES};
 use crate::core::quantity::{Quantity, Unfit};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -63,8 +63,14 @@ pub enum Member {
 /// A line needs about 100 bytes. A larger argument than this for each line allowed is rejected before it is read.
 const LINE_BYTES: usize = 512;
 
-/// Reads an order. `max_lines` counts elements, before they are summed.
-pub fn read(items: &impl Items, max_lines: usize) -> Result<Vec<Line>> {
+/// An order as it was passed: its ids are not read yet, because their type is that of the attached table.
+pub struct Order<'a, I> {
+    items: &'a I,
+    lines: Vec<(String, Quantity)>,
+}
+
+/// Reads the elements of an order. `max_lines` counts elements, before they are summed.
+pub fn read<I: Items>(items: &I, max_lines: usize) -> Result<Order<'_, I>> {
     let count = items.elements().map_err(|found| {
         let facts = json!({"argument": "p_items", "type": found});
         Error::malformed_items("p_items must be an array of lines", "not_an_array", facts)
@@ -80,33 +86,49 @@ pub fn read(items: &impl Items, max_lines: usize) -> Result<Vec<Line>> {
     if items.bytes() > max_bytes {
         return Err(Error::items_too_large(items.bytes(), max_bytes));
     }
-    let mut places = HashMap::with_capacity(count);
-    let mut lines: Vec<Line> = Vec::with_capacity(count);
-    for element in 0..count {
-        let line = read_line(items, element)?;
-        let place = *places.entry(line.id.clone()).or_insert(lines.len());
-        match lines.get_mut(place) {
-            None => lines.push(line),
-            Some(first) => {
-                first.quantity = first.quantity.checked_add(line.quantity).ok_or_else(|| too_long(items, element))?;
-            }
-        }
-    }
-    Ok(lines)
+    let lines = (0..count).map(|element| read_line(items, element)).collect::<Result<Vec<_>>>()?;
+    Ok(Order { items, lines })
 }
 
-fn read_line(items: &impl Items, element: usize) -> Result<Line> {
+impl<I: Items> Order<'_, I> {
+    /// Whether it has one element, and so changes one row.
+    pub fn is_single(&self) -> bool {
+        self.lines.len() == 1
+    }
+
+    /// The lines with ids of this type, those on one item summed.
+    pub fn lines(&self, id_type: IdType) -> Result<Vec<Line>> {
+        let mut places = HashMap::with_capacity(self.lines.len());
+        let mut lines: Vec<Line> = Vec::with_capacity(self.lines.len());
+        for (element, (key, quantity)) in self.lines.iter().enumerate() {
+            let id = ItemId::parse(key, id_type).ok_or_else(|| not_an_id(self.items, element, id_type))?;
+            let place = *places.entry(id.clone()).or_insert(lines.len());
+            match lines.get_mut(place) {
+                None => lines.push(Line { id, quantity: *quantity, element }),
+                Some(first) => {
+                    let sum = first.quantity.checked_add(*quantity);
+                    first.quantity = sum.ok_or_else(|| too_long(self.items, element))?;
+                }
+            }
+        }
+        Ok(lines)
+    }
+}
+
+fn read_line(items: &impl Items, element: usize) -> Result<(String, Quantity)> {
     let wrong = |reason: &str| Err(wrong(items, element, reason));
     let Element::Object { id, quantity, others } = items.element(element) else { return wrong("not_an_object") };
     if others {
         return wrong("unknown_key");
     }
-    let id = match id {
-        Member::Text(text) => ItemId::parse_uuid(&text),
+    let key = match id {
+        Member::Text(key) | Member::Number(key) => key,
         Member::Absent | Member::Null => return wrong("no_inventory_id"),
-        Member::Number(_) | Member::Other => None,
+        Member::Other => return wrong("not_an_id"),
     };
-    let Some(id) = id else { return wrong("not_a_uuid") };
+    if key.len() > MAX_ID_BYTES {
+        return wrong("not_an_id");
+    }
     let quantity = match quantity {
         Member::Number(number) => number,
         Member::Text(text) => text,
@@ -114,11 +136,19 @@ fn read_line(items: &impl Items, element: usize) -> Result<Line> {
         Member::Other => return wrong("not_a_number"),
     };
     match quantity.parse::<Quantity>() {
-        Ok(quantity) if quantity.is_positive() => Ok(Line { id, quantity, element }),
+        Ok(quantity) if quantity.is_positive() => Ok((key, quantity)),
         Ok(_) => wrong("not_positive"),
         Err(Unfit::NotFinite) => wrong("not_finite"),
         Err(Unfit::TooManyDigits) => Err(too_long(items, element)),
         Err(Unfit::Malformed) => wrong("not_a_number"),
+    }
+}
+
+/// A key that is no id of the table's type.
+fn not_an_id(items: &impl Items, element: usize, id_type: IdType) -> Box<Error> {
+    match id_type {
+        IdType::Uuid => wrong(items, element, "not_a_uuid"),
+        IdType::Integer | IdType::Bigint | IdType::Text => wrong(items, element, "not_an_id"),
     }
 }
 
@@ -186,7 +216,9 @@ mod tests {
             B.to_uppercase().replace('-', "")
         );
         let parsed = Parsed(serde_json::from_str(&text).unwrap_or_default());
-        let lines = super::read(&parsed, 10).unwrap_or_default();
+        let order = read(&parsed, 10).map_err(|error| error.message);
+        let lines =
+            order.and_then(|order| order.lines(IdType::Uuid).map_err(|error| error.message)).unwrap_or_default();
         let read: Vec<_> = lines.iter().map(|l| (l.id.to_string(), l.quantity.to_string(), l.element)).collect();
         assert_eq!(read, [(B.to_owned(), "1.75".to_owned(), 0), (A.to_owned(), "2".to_owned(), 1)]);
     }

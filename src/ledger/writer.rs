@@ -77,7 +77,7 @@ fn write(stock: &Attachment, mut notes: Vec<Note>) {
         writing(ledger, stock.act_on_companions(), |spi| {
             let column = |read: fn(&Note) -> &str| Arg::owned(notes.iter().map(read).collect::<Vec<_>>());
             let args = [
-                Arg::items(notes.iter().map(|note| &note.id)),
+                stock.bind_items(notes.iter().map(|note| &note.id)),
                 Arg::owned(notes.iter().map(|note| note.stripe).collect::<Vec<_>>()),
                 column(|note| note.kind.name()),
                 column(|note| &note.quantities[0]),

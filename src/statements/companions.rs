@@ -1,5 +1,6 @@
 //! The statements that create companions and triggers, and find them.
 
+use crate::core::item_id::IdType;
 use crate::core::part::Companion;
 use crate::pg::spi::Sql;
 use crate::pg::types::SqlType;
@@ -11,12 +12,14 @@ const STRIPE_FILL: u8 = 10;
 
 /// Creates a companion. The quantity of a stripe is a numeric of any precision: a stripe may hold a fraction of a unit
 /// of the stock column; the sum of the stripes never does.
-pub fn create_table(name: &str, companion: Companion) -> Sql {
+pub fn create_table(name: &str, companion: Companion, id_type: IdType) -> Sql {
+    let id = id_type.name();
     let (columns, fill) = match companion {
         Companion::Movements => (
-            "
+            format!(
+                "
     movement_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    inventory_id uuid NOT NULL,
+    inventory_id {id} NOT NULL,
     stripe smallint,
     kind text NOT NULL,
     old_quantity numeric NOT NULL,
@@ -26,7 +29,8 @@ pub fn create_table(name: &str, companion: Companion) -> Sql {
     idempotency_key text,
     actor text NOT NULL,
     xact_id xid8 NOT NULL DEFAULT pg_current_xact_id(),
-    occurred_at timestamptz NOT NULL DEFAULT clock_timestamp()",
+    occurred_at timestamptz NOT NULL DEFAULT clock_timestamp()"
+            ),
             FULL,
         ),
         Companion::Requests => (
@@ -35,21 +39,26 @@ pub fn create_table(name: &str, companion: Companion) -> Sql {
     function_name text NOT NULL,
     arguments_hash bytea NOT NULL,
     answer json,
-    created_at timestamptz NOT NULL DEFAULT clock_timestamp()",
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp()"
+                .to_owned(),
             FULL,
         ),
         Companion::Stripes => (
-            "
-    inventory_id uuid NOT NULL,
+            format!(
+                "
+    inventory_id {id} NOT NULL,
     stripe smallint NOT NULL CHECK (stripe > 0),
     quantity numeric NOT NULL CHECK (quantity >= '0'::numeric AND quantity < 'Infinity'::numeric),
-    PRIMARY KEY (inventory_id, stripe)",
+    PRIMARY KEY (inventory_id, stripe)"
+            ),
             STRIPE_FILL,
         ),
         Companion::Totals => (
-            "
-    inventory_id uuid PRIMARY KEY,
-    quantity numeric NOT NULL",
+            format!(
+                "
+    inventory_id {id} PRIMARY KEY,
+    quantity numeric NOT NULL"
+            ),
             FULL,
         ),
     };

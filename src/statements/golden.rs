@@ -1,5 +1,5 @@
 //! Compares every statement with golden.sql, which shows the texts for two tables: an ordinary one with a numeric
-//! quantity, and a partitioned one with a whole-number quantity.
+//! quantity, and a partitioned one with text ids and a whole-number quantity.
 //!
 //! `UPDATE_GOLDEN=1 cargo test --lib golden` writes the file anew; read its difference before it is committed.
 
@@ -15,7 +15,7 @@ fn ordinary() -> Names {
         relation: "shop.stock".to_owned(),
         partitioned: false,
         id: "id".to_owned(),
-        id_type: SqlType::Uuid,
+        id_type: IdType::Uuid,
         quantity: "quantity".to_owned(),
         quantity_type: SqlType::Numeric,
         by_ctid: true,
@@ -28,13 +28,14 @@ fn ordinary() -> Names {
 
 fn partitioned() -> Names {
     let (quantity, quantity_type) = ("\"On hand\"".to_owned(), SqlType::Int4);
-    Names { partitioned: true, quantity, quantity_type, by_ctid: false, ..ordinary() }
+    let id_type = IdType::Text;
+    Names { partitioned: true, id_type, quantity, quantity_type, by_ctid: false, ..ordinary() }
 }
 
 /// The statements that are not kept, each under the name of its function.
 fn others(names: &Names) -> Vec<(String, Sql)> {
-    let Names { relation: table, id, quantity, quantity_type, stripes, totals, .. } = names;
-    let left = Leftover { table, id, quantity, stripes, totals };
+    let Names { relation: table, id, id_type, quantity, quantity_type, stripes, totals, .. } = names;
+    let left = Leftover { table, id, id_type: *id_type, quantity, stripes, totals };
     let ledger = "shop.stock_movement";
     let [add, validate] = attach::add_check(table, "quantity_non_negative", id, quantity, *quantity_type);
     let clauses = ["BEFORE INSERT OR UPDATE OR DELETE", "FOR EACH STATEMENT"];
@@ -50,10 +51,10 @@ fn others(names: &Names) -> Vec<(String, Sql)> {
         ("layout::insert_total", layout::insert_total(names)),
         ("leftover::items", leftover::items(left)),
         ("leftover::write", leftover::write(left)),
-        ("leftover::delete_except", leftover::delete_except(stripes)),
-        ("opening::of_stripes", opening::of_stripes(ledger)),
-        ("opening::of_items", opening::of_items(table, id, quantity, ledger)),
-        ("opening::of_deleted_items", opening::of_deleted_items(table, id, ledger)),
+        ("leftover::delete_except", leftover::delete_except(stripes, *id_type)),
+        ("opening::of_stripes", opening::of_stripes(ledger, *id_type)),
+        ("opening::of_items", opening::of_items(table, id, quantity, (ledger, *id_type))),
+        ("opening::of_deleted_items", opening::of_deleted_items(table, id, (ledger, *id_type))),
         ("attach::bad_rows", attach::bad_rows(table, id, quantity, *quantity_type, 28)),
         ("attach::count_items", attach::count_items(table)),
         ("attach::check_name", attach::check_name()),
@@ -83,7 +84,7 @@ fn others(names: &Names) -> Vec<(String, Sql)> {
         ("companions::has_rows", companions::has_rows(stripes)),
     ];
     for companion in Companion::ALL {
-        statements.push(("companions::create_table", companions::create_table("shop.companion", companion)));
+        statements.push(("companions::create_table", companions::create_table("shop.companion", companion, *id_type)));
     }
     statements.into_iter().map(|(name, sql)| (name.to_owned(), sql)).collect()
 }
@@ -109,8 +110,8 @@ fn shown() -> String {
         if sql == other {
             show("", name, sql);
         } else {
-            show(" (ordinary, numeric)", name, sql);
-            show(" (partitioned, integer)", name, other);
+            show(" (ordinary, uuids, numeric)", name, sql);
+            show(" (partitioned, text ids, integer)", name, other);
         }
     }
     text

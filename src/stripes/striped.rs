@@ -334,7 +334,7 @@ fn quantity(rows: &Rows<'_>, row: usize, id: &ItemId) -> Result<Quantity> {
 pub fn write(spi: &Connection, stock: &Attachment, steps: &[Step]) -> Result<HashMap<(ItemId, i16), Quantity>> {
     let _acting = stock.act_on_companions();
     let args = [
-        Arg::items(steps.iter().map(|step| &step.id)),
+        stock.bind_items(steps.iter().map(|step| &step.id)),
         Arg::owned(steps.iter().map(|step| step.stripe).collect::<Vec<_>>()),
         Arg::owned(steps.iter().map(|step| step.delta.to_string()).collect::<Vec<_>>()),
     ];

@@ -78,7 +78,7 @@ fn has_worker() -> bool {
 fn is_lagging(spi: &Connection, stock: &Attachment) -> Result<bool> {
     let (ids, totals) = sums(spi, stock)?;
     let _acting = stock.act_on_companions();
-    Ok(stock.run(spi, Statement::FindLagging, &[Arg::items(&ids), Arg::owned(totals)]).count() > 0)
+    Ok(stock.run(spi, Statement::FindLagging, &[stock.bind_items(&ids), Arg::owned(totals)]).count() > 0)
 }
 
 /// The work of the worker.
@@ -128,7 +128,7 @@ fn striped_stock() -> Option<Rc<Attachment>> {
 fn update(spi: &Connection, stock: &Attachment) -> Result<Look> {
     let (ids, totals) = sums(spi, stock)?;
     let _acting = stock.act_on_companions();
-    let args = [Arg::items(&ids), Arg::owned(totals)];
+    let args = [stock.bind_items(&ids), Arg::owned(totals)];
     if stock.run(spi, Statement::FindLagging, &args).count() == 0 {
         return Ok(Look::Unchanged);
     }
@@ -136,12 +136,12 @@ fn update(spi: &Connection, stock: &Attachment) -> Result<Look> {
     let total = |row| Ok((lagging.item(row, c"id")?, lagging.required_text(row, c"total")?));
     let rows = (0..lagging.count()).map(total).collect::<Result<Vec<(ItemId, String)>>>()?;
     let totals: Vec<String> = rows.iter().map(|(_, total)| total.clone()).collect();
-    let args = [Arg::items(rows.iter().map(|(id, _)| id)), Arg::owned(totals)];
+    let args = [stock.bind_items(rows.iter().map(|(id, _)| id)), Arg::owned(totals)];
     let written = attribution::writing_totals(rows, || stock.run(spi, Statement::WriteTotals, &args));
     let shown = |row| Ok((written.item(row, c"id")?, written.required_text(row, c"total")?));
     let (ids, totals) = (0..written.count()).map(shown).collect::<Result<(Vec<_>, Vec<_>)>>()?;
     attribution::upserting(stock.companions.totals, || {
-        stock.run(spi, Statement::KeepTotals, &[Arg::items(&ids), Arg::owned(totals)]);
+        stock.run(spi, Statement::KeepTotals, &[stock.bind_items(&ids), Arg::owned(totals)]);
     });
     Ok(Look::Changed)
 }

@@ -3,7 +3,7 @@
 //! A value is immutable but for its plans; `table::cache` makes a new one after each change.
 
 use crate::core::error::{Error, Result};
-use crate::core::item_id::ItemId;
+use crate::core::item_id::{IdType, ItemId, MAX_ID_BYTES};
 use crate::core::part::Part;
 use crate::core::quantity::{Capacity, Quantity};
 use crate::pg::Oid;
@@ -122,6 +122,28 @@ impl Attachment {
             RowLock::NoKeyUpdate => no_key,
             RowLock::Auto if self.referenced => no_key,
             RowLock::Auto => full,
+        }
+    }
+
+    /// Binds an array of ids.
+    pub fn bind_items<'i>(&self, ids: impl IntoIterator<Item = &'i ItemId>) -> Arg<'static> {
+        Arg::items(ids, self.names.id_type)
+    }
+
+    /// Reads a key as the id of an item.
+    pub fn item(&self, argument: &str, key: &str) -> Result<ItemId> {
+        if key.len() > MAX_ID_BYTES {
+            return Err(Error::text_length(argument, key.len(), MAX_ID_BYTES));
+        }
+        let id_type = self.names.id_type;
+        ItemId::parse(key, id_type).ok_or_else(|| Error::not_an_id(argument, key, id_type))
+    }
+
+    /// Refuses an id that is a uuid where the ids of the table are of another type.
+    pub fn require_uuids(&self) -> Result<()> {
+        match self.names.id_type {
+            IdType::Uuid => Ok(()),
+            other => Err(Error::no_uuids(&self.names.relation, other)),
         }
     }
 

@@ -5,7 +5,7 @@
 //! a table that is no longer attached. A lookup also reads the changes of its own transaction. It starts no worker.
 
 use crate::core::error::{Error, Result};
-use crate::core::item_id::ItemId;
+use crate::core::item_id::{IdType, ItemId};
 use crate::core::part::{Companion, Part};
 use crate::core::quantity::Capacity;
 use crate::pg::Oid;
@@ -117,7 +117,7 @@ fn build(spi: &Connection, configured: Configured, (generation, locked): (u32, V
     let catalog = Catalog::of(spi);
     let table = describe_attached(&catalog, &configured)?;
     let columns = resolve(&configured, &table)?;
-    let companions = Companions::read(&catalog, &configured, &table)?;
+    let companions = Companions::read(&catalog, &configured, &table, columns.id_type)?;
     if table.schema == USER_SCHEMA {
         return Err(Error::broken_attachment(
             "schema_name",
@@ -181,11 +181,11 @@ struct Companions {
 }
 
 impl Companions {
-    fn read(catalog: &Catalog<'_>, configured: &Configured, table: &Description) -> Result<Self> {
+    fn read(catalog: &Catalog<'_>, configured: &Configured, table: &Description, id_type: IdType) -> Result<Self> {
         let oids = &configured.companions;
         let mut in_force = Ok(());
         let mut name = |oid: Oid, companion: Companion| -> Result<String> {
-            let facts = health::companion(oid, companion, table.owner)?;
+            let facts = health::companion(oid, companion, table.owner, id_type)?;
             let ours = health::ours_in_force(&facts, Part::Companion(companion), (oids.movements.is_some(), false));
             in_force = std::mem::replace(&mut in_force, Ok(())).and(ours);
             let found = catalog.describe(oid, Columns::None)?;
@@ -236,7 +236,7 @@ fn striped_items(
 struct Resolved<'a> {
     id: &'a ColumnDescription,
     quantity: &'a ColumnDescription,
-    id_type: SqlType,
+    id_type: IdType,
     quantity_type: SqlType,
     capacity: Capacity,
 }
@@ -255,7 +255,7 @@ fn resolve<'a>(configured: &Configured, table: &'a Description) -> Result<Resolv
             "the CHECK of the stock table is gone: it was dropped or renamed, or a column that it names was dropped";
         return Err(broken("check_dropped", message));
     };
-    let (Some(id_type), Some((quantity_type, capacity))) = (SqlType::of_id(id.type_oid), quantity.quantity()) else {
+    let (Some(id_type), Some((quantity_type, capacity))) = (SqlType::id_type(id.type_oid), quantity.quantity()) else {
         return Err(broken("column_type_changed", "a column of the stock table has changed its type"));
     };
     if !table.unique_index {

@@ -3,6 +3,7 @@
 //! Everything is read with the latest snapshot, at any isolation level of the caller.
 
 use crate::core::error::{Error, Result};
+use crate::core::item_id::IdType;
 use crate::core::quantity::Capacity;
 use crate::pg::Oid;
 use crate::pg::args::Arg;
@@ -80,6 +81,8 @@ pub struct ColumnDescription {
     pub quoted: String,
     /// Its type.
     pub type_oid: Oid,
+    /// Equal values have equal bytes: not so in some collations.
+    pub deterministic: bool,
     /// Declared NOT NULL.
     pub not_null: bool,
     /// GENERATED, so that no statement can write it.
@@ -193,6 +196,7 @@ struct ColumnNames {
     name: &'static CStr,
     quoted: &'static CStr,
     type_oid: &'static CStr,
+    deterministic: &'static CStr,
     not_null: &'static CStr,
     generated: &'static CStr,
     modifier: &'static CStr,
@@ -203,6 +207,7 @@ const ID_COLUMN: ColumnNames = ColumnNames {
     name: c"id_name",
     quoted: c"id_quoted",
     type_oid: c"id_type",
+    deterministic: c"id_deterministic",
     not_null: c"id_not_null",
     generated: c"id_generated",
     modifier: c"id_modifier",
@@ -213,6 +218,7 @@ const QUANTITY_COLUMN: ColumnNames = ColumnNames {
     name: c"quantity_name",
     quoted: c"quantity_quoted",
     type_oid: c"quantity_type",
+    deterministic: c"quantity_deterministic",
     not_null: c"quantity_not_null",
     generated: c"quantity_generated",
     modifier: c"quantity_modifier",
@@ -225,6 +231,7 @@ fn column(rows: &Rows<'_>, names: &ColumnNames) -> Result<Option<ColumnDescripti
         name: rows.required_text(0, names.name)?,
         quoted: rows.required_text(0, names.quoted)?,
         type_oid: rows.required(0, names.type_oid)?,
+        deterministic: rows.required(0, names.deterministic)?,
         not_null: rows.required(0, names.not_null)?,
         generated: rows.required(0, names.generated)?,
         modifier: rows.required(0, names.modifier)?,
@@ -232,6 +239,12 @@ fn column(rows: &Rows<'_>, names: &ColumnNames) -> Result<Option<ColumnDescripti
 }
 
 impl Description {
+    /// The type of ids.
+    pub fn id_type(&self) -> Result<IdType> {
+        let [id, _] = self.columns()?;
+        SqlType::id_type(id.type_oid).ok_or_else(|| Error::internal("the id column has no type of ids"))
+    }
+
     /// Both columns, which an attached table has.
     pub fn columns(&self) -> Result<[&ColumnDescription; 2]> {
         match (&self.id, &self.quantity) {

@@ -41,7 +41,7 @@ pub fn guards(function: &str, firing: &Firing) -> Result<bool> {
     let Some(facts) = relation::facts(firing.table()) else { return Ok(false) };
     let mut fired = TRIGGERS.iter().filter(|trigger| trigger.is_fired(function, firing));
     Ok(fired.any(|trigger| match trigger.part {
-        Part::Companion(companion) => companion.problem(&facts, facts.owner).is_none(),
+        Part::Companion(companion) => companion.problem(&facts, facts.owner, None).is_none(),
         Part::Stock => false,
     }))
 }

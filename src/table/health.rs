@@ -6,6 +6,7 @@
 //! commit, with the owner's rights.
 
 use crate::core::error::{Error, Result};
+use crate::core::item_id::IdType;
 use crate::core::part::{Companion, Part};
 use crate::pg::Oid;
 use crate::pg::invalidation;
@@ -30,9 +31,9 @@ pub fn is_the_attached_table(configured: &Configured, name: &str) -> Result<()> 
 
 /// A companion, with its columns and its owner as they must be, and no trigger that must not run with the owner's
 /// rights.
-pub fn companion(table: Oid, companion: Companion, owner: Oid) -> Result<Facts> {
+pub fn companion(table: Oid, companion: Companion, owner: Oid, id_type: IdType) -> Result<Facts> {
     let facts = relation::facts(table).ok_or_else(|| dropped(companion.reason_dropped(), table))?;
-    if let Some(problem) = companion.problem(&facts, owner) {
+    if let Some(problem) = companion.problem(&facts, owner, Some(id_type)) {
         return Err(changed(&facts.name, &problem));
     }
     match objection(std::slice::from_ref(&facts), owner) {

@@ -3,7 +3,7 @@
 //! The other half of error.rs, under the same rules.
 
 use super::Error;
-use crate::core::item_id::ItemId;
+use crate::core::item_id::{IdType, ItemId};
 use serde_json::{Value, json};
 
 impl Error {
@@ -14,6 +14,16 @@ impl Error {
             "a trigger function of inventory_ext runs in a trigger that attach_inventory did not create",
             json!({"reason": "stray_trigger", "table": table}),
             "Drop the trigger; attach_inventory creates those that are needed.",
+        )
+    }
+
+    /// `55000`: decrement_inventory takes a uuid.
+    pub fn no_uuids(table: &str, id_type: IdType) -> Box<Self> {
+        Self::new(
+            "55000",
+            "the ids of the stock table are not of type uuid",
+            json!({"reason": "no_uuids", "table": table, "type": id_type.name()}),
+            "Call decrement_item, which takes an id of any type.",
         )
     }
 

@@ -1,7 +1,7 @@
 //! The errors of arguments: rejected before any work that grows with their size.
 
 use super::Error;
-use crate::core::item_id::ItemId;
+use crate::core::item_id::{IdType, ItemId};
 use crate::core::json::{exact, number};
 use crate::core::quantity::{Capacity, MAX_DIGITS, Misfit, Quantity};
 use serde_json::{Value, json};
@@ -24,6 +24,16 @@ impl Error {
             format!("{argument} must be a finite number"),
             json!({"reason": "not_finite", "argument": argument, "value": value}),
             "Pass a finite number.",
+        )
+    }
+
+    /// `22P02`: a key that is no id of the type of the table's ids.
+    pub fn not_an_id(argument: &str, key: &str, id_type: IdType) -> Box<Self> {
+        Self::new(
+            "22P02",
+            format!("{argument} is not an id of type {}", id_type.name()),
+            json!({"reason": "not_an_id", "argument": argument, "value": key, "type": id_type.name()}),
+            "Pass an id of the stock table.",
         )
     }
 

@@ -1,0 +1,40 @@
+-- The argument that names an item: a text, whatever type the ids of the attached table have. Implicit casts accept columns and
+-- arguments of these types, and the input function accepts literals, and strings and numbers of JSON, without an overload.
+
+CREATE TYPE @extschema@.inventory_key;
+
+CREATE FUNCTION @extschema@.inventory_key_in(pg_catalog.cstring) RETURNS @extschema@.inventory_key
+LANGUAGE internal STABLE STRICT PARALLEL SAFE AS 'textin';
+
+CREATE FUNCTION @extschema@.inventory_key_out(@extschema@.inventory_key) RETURNS pg_catalog.cstring
+LANGUAGE internal STABLE STRICT PARALLEL SAFE AS 'textout';
+
+CREATE FUNCTION @extschema@.inventory_key_recv(pg_catalog.internal) RETURNS @extschema@.inventory_key
+LANGUAGE internal STABLE STRICT PARALLEL SAFE AS 'textrecv';
+
+CREATE FUNCTION @extschema@.inventory_key_send(@extschema@.inventory_key) RETURNS pg_catalog.bytea
+LANGUAGE internal STABLE STRICT PARALLEL SAFE AS 'textsend';
+
+REVOKE ALL ON FUNCTION @extschema@.inventory_key_in(pg_catalog.cstring) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.inventory_key_out(@extschema@.inventory_key) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.inventory_key_recv(pg_catalog.internal) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.inventory_key_send(@extschema@.inventory_key) FROM PUBLIC;
+
+CREATE TYPE @extschema@.inventory_key (
+    INPUT = @extschema@.inventory_key_in,
+    OUTPUT = @extschema@.inventory_key_out,
+    RECEIVE = @extschema@.inventory_key_recv,
+    SEND = @extschema@.inventory_key_send,
+    INTERNALLENGTH = VARIABLE,
+    STORAGE = extended
+);
+
+COMMENT ON TYPE @extschema@.inventory_key IS
+    'The id of an item, of type uuid, bigint, integer, text or varchar, as an argument.';
+
+CREATE CAST (pg_catalog.uuid AS @extschema@.inventory_key) WITH INOUT AS IMPLICIT;
+CREATE CAST (pg_catalog.int8 AS @extschema@.inventory_key) WITH INOUT AS IMPLICIT;
+CREATE CAST (pg_catalog.int4 AS @extschema@.inventory_key) WITH INOUT AS IMPLICIT;
+CREATE CAST (pg_catalog.int2 AS @extschema@.inventory_key) WITH INOUT AS IMPLICIT;
+CREATE CAST (pg_catalog.text AS @extschema@.inventory_key) WITH INOUT AS IMPLICIT;
+CREATE CAST (pg_catalog.varchar AS @extschema@.inventory_key) WITH INOUT AS IMPLICIT;
