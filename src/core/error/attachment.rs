@@ -136,7 +136,7 @@ impl Error {
             "55000",
             "a partition of the stock table belongs to another role",
             json!({"reason": "foreign_partition", "table": table, "owner": owner}),
-            "Give the partition to the table's owner with ALTER TABLE ... OWNER TO, or attach with p_run_as => 'caller'.",
+            "Give it to the table's owner with ALTER TABLE ... OWNER TO, or attach with p_run_as => 'caller'.",
         )
     }
 
