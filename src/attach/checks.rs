@@ -87,7 +87,7 @@ fn require_suitable_columns(table: &Description, [id_column, quantity_column]: [
     }
     if !id.not_null {
         let words = ["55000", "the id column must be NOT NULL", "id_nullable"];
-        return of_id(words, "Run ALTER TABLE … ALTER COLUMN … SET NOT NULL.");
+        return of_id(words, "Run ALTER TABLE with ALTER COLUMN ... SET NOT NULL.");
     }
     if !table.unique_index {
         let words = ["55000", "the id column has no plain unique index of its own", "id_not_unique"];

@@ -103,7 +103,8 @@ impl Drop for Writing {
 }
 
 fn begin_writing() -> Option<Writing> {
-    BUFFER.with_borrow_mut(|buffer| (!std::mem::replace(&mut buffer.writing, true)).then_some(Writing))
+    let was_writing = BUFFER.with_borrow_mut(|buffer| std::mem::replace(&mut buffer.writing, true));
+    if was_writing { None } else { Some(Writing) }
 }
 
 /// Passes all notes to `write`, and those that come meanwhile, unless notes are being written already.

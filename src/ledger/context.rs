@@ -43,9 +43,9 @@ impl CallContext {
 const REFERENCE: &str = "inventory_ext.reference";
 const KEY: &str = "inventory_ext.idempotency_key";
 const SET_KEY: &str =
-    "Set it with SET LOCAL or set_config('inventory_ext.idempotency_key', …, true), in the transaction of the call.";
+    "Set it with SET LOCAL or set_config('inventory_ext.idempotency_key', ..., true), in the transaction of the call.";
 const SET_HEADERS: &str =
-    "Set it with SET LOCAL or set_config('request.headers', …, true), in the transaction of the call.";
+    "Set it with SET LOCAL or set_config('request.headers', ..., true), in the transaction of the call.";
 const HEADERS: &CStr = c"request.headers";
 
 /// The key in a setting or a header. One that an earlier transaction set may be another customer's, behind a pooler.

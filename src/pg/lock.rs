@@ -88,6 +88,7 @@ pub fn unlock_table(table: Oid, lock: TableLock) {
 ///
 /// Taking a lock reads them too, but not where the transaction has the lock already; a schema can be renamed even then.
 pub fn lock_for_writing(tables: &[Oid]) {
+    let _owner = OfTransaction::begin();
     tables.iter().for_each(|table| lock_table(*table, TableLock::RowExclusive));
     if !tables.is_empty() {
         // SAFETY: calls back into pg::invalidation, and into PostgreSQL's own caches.

@@ -225,6 +225,16 @@ def errors_are_reported_not_panicked(files):
     ]
 
 
+def texts_are_ascii(files):
+    """A message reaches clients and logs in encodings that lack other characters."""
+    return [
+        f"src/{name}:{line}: {words} in a text"
+        for name in ships(files)
+        for line, words in places(blank(files[name], literals=False), r"[^\x00-\x7f]+")
+        if not in_test(files[name], line)
+    ]
+
+
 def every_file_has_a_header(files):
     """The first line says what the module is for."""
     return [f"src/{name}: begins without a //! header" for name, text in files.items() if not text.startswith("//! ")]
@@ -371,6 +381,10 @@ RULES = {
             {"a.rs": "fn f() { g().unwrap_or_default() } // .unwrap()"},
             {"a.rs": "fn f() {}\n#[cfg(test)]\nmod tests {\n    fn f() { g().unwrap() }\n}"},
         ],
+    ),
+    texts_are_ascii: (
+        [{"core/a.rs": 'fn f() { hint("Run ALTER TABLE … RENAME.") }'}],
+        [{"core/a.rs": '// A comment …\nfn f() { hint("...") }\n#[cfg(test)]\nmod tests { fn g() { f("ä") } }'}],
     ),
     every_file_has_a_header: ([{"a.rs": "use std::fmt;\n"}, {"a.rs": ""}], [{"a.rs": "//! A module.\n"}]),
 }

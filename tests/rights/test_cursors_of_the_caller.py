@@ -130,11 +130,11 @@ AROUND_A_SALE = """
         RAISE NOTICE '% %', seen, failed;
     END $$
 """
-TODO = "SELECT id FROM todo ORDER BY id"
+ROWS = "SELECT id FROM todo ORDER BY id"
 LOOP = AROUND_A_SALE.format(
-    begin=f"OPEN c FOR {TODO}; LOOP FETCH c INTO n; EXIT WHEN NOT FOUND;", end="END LOOP; CLOSE c;"
+    begin=f"OPEN c FOR {ROWS}; LOOP FETCH c INTO n; EXIT WHEN NOT FOUND;", end="END LOOP; CLOSE c;"
 )
-FOR_LOOP = AROUND_A_SALE.format(begin=f"FOR n IN {TODO} LOOP", end="END LOOP;")
+FOR_LOOP = AROUND_A_SALE.format(begin=f"FOR n IN {ROWS} LOOP", end="END LOOP;")
 
 
 @pytest.mark.parametrize("caller", ["clerk", "superuser"])

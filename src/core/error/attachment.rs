@@ -63,7 +63,7 @@ impl Error {
                 "55000",
                 "a trigger of the attached table is disabled",
                 json!({"reason": "trigger_disabled", "table": table, "trigger": trigger}),
-                "Enable it with ALTER TABLE … ENABLE TRIGGER; then compare the stock with the ledger.",
+                "Enable it with ALTER TABLE ... ENABLE TRIGGER; then compare the stock with the ledger.",
             );
         }
         Self::new(
@@ -146,7 +146,7 @@ impl Error {
             "55000",
             "a partition of the stock table belongs to another role",
             json!({"reason": "foreign_partition", "table": table, "owner": owner}),
-            "Give the partition to the table's owner with ALTER TABLE … OWNER TO, or attach with p_run_as => 'caller'.",
+            "Give it to the table's owner with ALTER TABLE ... OWNER TO, or attach with p_run_as => 'caller'.",
         )
     }
 
