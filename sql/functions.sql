@@ -23,20 +23,19 @@ item. Creates the triggers that record every change of stock. Tables left by an 
 in them are moved back into the rows of their items. The caller must own the table. If the table is attached already
 with the same options, raises a NOTICE and changes nothing.
 
-p_table: an ordinary or partitioned table. p_id_column: a column of type uuid, bigint, integer, text or
-varchar, NOT NULL, with a plain unique index of its own.
-p_quantity_column: a column of type numeric, smallint, integer or bigint. p_ledger: whether to keep a ledger. p_run_as:
-owner, sales run with the rights of the table's owner; caller, the grants of the caller and row-level security apply.
+p_table: an ordinary or partitioned table. p_id_column: a column of type uuid, bigint, integer, text or varchar, NOT
+NULL, with a plain unique index of its own. p_quantity_column: a column of type numeric, smallint, integer or bigint.
+p_ledger: whether to keep a ledger. p_run_as: owner, sales run with the rights of the table's owner; caller, the grants
+of the caller and row-level security apply.
 
 Returns {"success": true, "table", "id_column", "quantity_column", "ledger", "run_as", "items"}.
 
 Errors: 22004 an argument is NULL; 22023 p_run_as has another value; 42501 the caller does not own the table; 42P01 the
 table does not exist; 42809 the table cannot hold stock; 42602 the schema of the table is named $user; 42703 a column
-does not exist; 42804 a column has another type; 42P22 the
-collation of the id is not deterministic; 42P07 and 42710 a relation or constraint with the name of a new one
-exists; 55000 another table is attached, the id is not unique, a trigger may not run as the owner, or a row differs from
-the stripes left of it; 55006 called from code that another function runs; 23514 rows have a quantity that is not
-allowed.$comment$;
+does not exist; 42804 a column has another type; 42P22 the collation of the id is not deterministic; 42P07 and 42710 a
+relation or constraint with the name of a new one exists; 55000 another table is attached, the id is not unique, a
+trigger may not run as the owner, or a row differs from the stripes left of it; 55006 called from code that another
+function runs; 23514 rows have a quantity that is not allowed.$comment$;
 
 CREATE FUNCTION @extschema@.detach_inventory() RETURNS pg_catalog.void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'detach_inventory_wrapper';
@@ -121,9 +120,9 @@ COMMENT ON FUNCTION @extschema@.decrement_inventory_batch(
     pg_catalog.jsonb, pg_catalog.text, pg_catalog.text, pg_catalog.text) IS
 $comment$Deducts a whole order, all of it or nothing.
 
-p_items: an array of {"inventory_id": string or number, "quantity": number}, with one to inventory_ext.max_batch_lines elements; a
-quantity may be a string that holds a number; lines on the same item are summed. p_reference: the reference of the
-movements, at most 255 bytes. p_idempotency_key: identifies the order when it is retried, at most 255 bytes.
+p_items: an array of {"inventory_id": string or number, "quantity": number}, with one to inventory_ext.max_batch_lines
+elements; a quantity may be a string that holds a number; lines on the same item are summed. p_reference: the reference
+of the movements, at most 255 bytes. p_idempotency_key: identifies the order when it is retried, at most 255 bytes.
 p_on_shortage: abort, a short line or an unknown item fails the order; skip, such lines are left out; partial, a short
 line deducts the available quantity.
 
@@ -159,8 +158,7 @@ Returns {"success": true, "inventory_id", "old_quantity", "new_quantity", "added
 
 Errors: IV002 unknown item; IV003 the idempotency key was used before; IV007 something on the table changed the
 addition; 22004 an argument is NULL; 22023 the quantity is not finite or not positive; 22003 the column cannot keep all
-digits; 22P02 a key is no id of
-the table; 55000 no stock table is attached.$comment$;
+digits; 22P02 a key is no id of the table; 55000 no stock table is attached.$comment$;
 
 CREATE FUNCTION @extschema@.adjust_inventory(
     p_inventory_id @extschema@.inventory_key,
@@ -203,7 +201,8 @@ CREATE FUNCTION @extschema@.transfer_inventory(
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'transfer_inventory_wrapper';
 
 REVOKE ALL ON FUNCTION @extschema@.transfer_inventory(
-    @extschema@.inventory_key, @extschema@.inventory_key, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) FROM PUBLIC;
+    @extschema@.inventory_key, @extschema@.inventory_key, pg_catalog.numeric, pg_catalog.text,
+    pg_catalog.text) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.transfer_inventory(
     @extschema@.inventory_key, @extschema@.inventory_key, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) IS
@@ -260,9 +259,8 @@ p_inventory_id: the item. p_stripes: 2 to 256, about the number of sessions that
 Returns {"success": true, "inventory_id", "quantity", "stripes"}.
 
 Errors: IV002 unknown item; IV007 something on the table changed the quantity; 22004 an argument is NULL; 22023 too few
-or too many stripes; 22P02 a key is no id of
-the table; 55000 no stock table is attached; 55006 called from code that another function runs, or in a
-statement that writes the stock table.$comment$;
+or too many stripes; 22P02 a key is no id of the table; 55000 no stock table is attached; 55006 called from code that
+another function runs, or in a statement that writes the stock table.$comment$;
 
 CREATE FUNCTION @extschema@.unstripe_inventory(
     p_inventory_id @extschema@.inventory_key
@@ -282,8 +280,8 @@ p_inventory_id: the item.
 Returns {"success": true, "inventory_id", "quantity"}.
 
 Errors: IV002 unknown item; IV007 something on the table changed the quantity; 22004 the argument is NULL; 22P02 a key
-is no id of the table; 55000 no stock table is attached; 55006 called from code that another function runs, or in a statement that writes the stock
-table.$comment$;
+is no id of the table; 55000 no stock table is attached; 55006 called from code that another function runs, or in a
+statement that writes the stock table.$comment$;
 
 CREATE FUNCTION @extschema@.available_inventory(
     p_inventory_id @extschema@.inventory_key

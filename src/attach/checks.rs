@@ -30,9 +30,9 @@ fn unsuitable<T>(
     Err(Error::unsuitable(sqlstate, message, reason, facts, hint))
 }
 
-const ADD_UUID: &str = "Add another id: ALTER TABLE … ADD COLUMN … uuid UNIQUE NOT NULL DEFAULT gen_random_uuid().";
+const ADD_UUID: &str = "Add another id: ALTER TABLE ... ADD COLUMN ... uuid UNIQUE NOT NULL DEFAULT gen_random_uuid().";
 const ADD_UNIQUE: &str = "Create a unique index on the id column alone, not partial and not deferrable; or add another \
-    id: ALTER TABLE … ADD COLUMN … uuid UNIQUE NOT NULL DEFAULT gen_random_uuid().";
+    id: ALTER TABLE ... ADD COLUMN ... uuid UNIQUE NOT NULL DEFAULT gen_random_uuid().";
 
 /// Checks the table and its two columns.
 pub fn require_suitable(table: &Description, columns: [&str; 2]) -> Result<()> {

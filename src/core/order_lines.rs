@@ -63,13 +63,13 @@ pub enum Member {
 /// A line needs about 100 bytes. A larger argument than this for each line allowed is rejected before it is read.
 const LINE_BYTES: usize = 512;
 
-/// An order as it was passed: its ids are not read yet, because their type is that of the attached table.
+/// An order of a permitted size. Its lines are read when the type of the table's ids is known.
 pub struct Order<'a, I> {
     items: &'a I,
-    lines: Vec<(String, Quantity)>,
+    count: usize,
 }
 
-/// Reads the elements of an order. `max_lines` counts elements, before they are summed.
+/// Checks the size of an order. `max_lines` counts elements, before they are summed.
 pub fn read<I: Items>(items: &I, max_lines: usize) -> Result<Order<'_, I>> {
     let count = items.elements().map_err(|found| {
         let facts = json!({"argument": "p_items", "type": found});
@@ -86,27 +86,26 @@ pub fn read<I: Items>(items: &I, max_lines: usize) -> Result<Order<'_, I>> {
     if items.bytes() > max_bytes {
         return Err(Error::items_too_large(items.bytes(), max_bytes));
     }
-    let lines = (0..count).map(|element| read_line(items, element)).collect::<Result<Vec<_>>>()?;
-    Ok(Order { items, lines })
+    Ok(Order { items, count })
 }
 
 impl<I: Items> Order<'_, I> {
     /// Whether it has one element, and so changes one row.
     pub fn is_single(&self) -> bool {
-        self.lines.len() == 1
+        self.count == 1
     }
 
-    /// The lines with ids of this type, those on one item summed.
+    /// The lines, with ids of this type, those on one item summed.
     pub fn lines(&self, id_type: IdType) -> Result<Vec<Line>> {
-        let mut places = HashMap::with_capacity(self.lines.len());
-        let mut lines: Vec<Line> = Vec::with_capacity(self.lines.len());
-        for (element, (key, quantity)) in self.lines.iter().enumerate() {
-            let id = ItemId::parse(key, id_type).ok_or_else(|| not_an_id(self.items, element, id_type))?;
-            let place = *places.entry(id.clone()).or_insert(lines.len());
+        let mut places = HashMap::with_capacity(self.count);
+        let mut lines: Vec<Line> = Vec::with_capacity(self.count);
+        for element in 0..self.count {
+            let line = read_line(self.items, element, id_type)?;
+            let place = *places.entry(line.id.clone()).or_insert(lines.len());
             match lines.get_mut(place) {
-                None => lines.push(Line { id, quantity: *quantity, element }),
+                None => lines.push(line),
                 Some(first) => {
-                    let sum = first.quantity.checked_add(*quantity);
+                    let sum = first.quantity.checked_add(line.quantity);
                     first.quantity = sum.ok_or_else(|| too_long(self.items, element))?;
                 }
             }
@@ -115,20 +114,25 @@ impl<I: Items> Order<'_, I> {
     }
 }
 
-fn read_line(items: &impl Items, element: usize) -> Result<(String, Quantity)> {
+fn read_line(items: &impl Items, element: usize, id_type: IdType) -> Result<Line> {
     let wrong = |reason: &str| Err(wrong(items, element, reason));
     let Element::Object { id, quantity, others } = items.element(element) else { return wrong("not_an_object") };
     if others {
         return wrong("unknown_key");
     }
-    let key = match id {
-        Member::Text(key) | Member::Number(key) => key,
+    let id = match id {
+        Member::Text(key) => parse(&key, id_type),
+        // A uuid is no number.
+        Member::Number(key) if id_type != IdType::Uuid => parse(&key, id_type),
         Member::Absent | Member::Null => return wrong("no_inventory_id"),
-        Member::Other => return wrong("not_an_id"),
+        Member::Number(_) | Member::Other => None,
     };
-    if key.len() > MAX_ID_BYTES {
-        return wrong("not_an_id");
-    }
+    let Some(id) = id else {
+        return match id_type {
+            IdType::Uuid => wrong("not_a_uuid"),
+            IdType::Integer | IdType::Bigint | IdType::Text => wrong("not_an_id"),
+        };
+    };
     let quantity = match quantity {
         Member::Number(number) => number,
         Member::Text(text) => text,
@@ -136,7 +140,7 @@ fn read_line(items: &impl Items, element: usize) -> Result<(String, Quantity)> {
         Member::Other => return wrong("not_a_number"),
     };
     match quantity.parse::<Quantity>() {
-        Ok(quantity) if quantity.is_positive() => Ok((key, quantity)),
+        Ok(quantity) if quantity.is_positive() => Ok(Line { id, quantity, element }),
         Ok(_) => wrong("not_positive"),
         Err(Unfit::NotFinite) => wrong("not_finite"),
         Err(Unfit::TooManyDigits) => Err(too_long(items, element)),
@@ -144,12 +148,8 @@ fn read_line(items: &impl Items, element: usize) -> Result<(String, Quantity)> {
     }
 }
 
-/// A key that is no id of the table's type.
-fn not_an_id(items: &impl Items, element: usize, id_type: IdType) -> Box<Error> {
-    match id_type {
-        IdType::Uuid => wrong(items, element, "not_a_uuid"),
-        IdType::Integer | IdType::Bigint | IdType::Text => wrong(items, element, "not_an_id"),
-    }
+fn parse(key: &str, id_type: IdType) -> Option<ItemId> {
+    if key.len() > MAX_ID_BYTES { None } else { ItemId::parse(key, id_type) }
 }
 
 fn wrong(items: &impl Items, element: usize, reason: &str) -> Box<Error> {

@@ -1,183 +1,196 @@
 -- Every statement of the extension; written and compared by golden.rs.
 
--- LockEnough (ordinary, numeric): $1 Uuid, $2 Numeric
+-- LockEnough (ordinary, uuids, numeric): $1 Uuid, $2 Numeric
 SELECT stock.quantity AS quantity, stock.ctid AS row
   FROM ONLY shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) $1 AND stock.quantity OPERATOR(pg_catalog.>=) $2
    FOR UPDATE;
 
--- LockEnough (partitioned, integer): $1 Uuid, $2 Int8
+-- LockEnough (partitioned, text ids, integer): $1 Text, $2 Int8
 SELECT stock."On hand" AS quantity
   FROM shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) $1 AND stock."On hand" OPERATOR(pg_catalog.>=) $2
    FOR UPDATE;
 
--- LockEnoughNoKey (ordinary, numeric): $1 Uuid, $2 Numeric
+-- LockEnoughNoKey (ordinary, uuids, numeric): $1 Uuid, $2 Numeric
 SELECT stock.quantity AS quantity, stock.ctid AS row
   FROM ONLY shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) $1 AND stock.quantity OPERATOR(pg_catalog.>=) $2
    FOR NO KEY UPDATE;
 
--- LockEnoughNoKey (partitioned, integer): $1 Uuid, $2 Int8
+-- LockEnoughNoKey (partitioned, text ids, integer): $1 Text, $2 Int8
 SELECT stock."On hand" AS quantity
   FROM shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) $1 AND stock."On hand" OPERATOR(pg_catalog.>=) $2
    FOR NO KEY UPDATE;
 
--- LockItem (ordinary, numeric): $1 Uuid
+-- LockItem (ordinary, uuids, numeric): $1 Uuid
 SELECT stock.quantity AS quantity, stock.ctid AS row
   FROM ONLY shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) $1
    FOR UPDATE;
 
--- LockItem (partitioned, integer): $1 Uuid
+-- LockItem (partitioned, text ids, integer): $1 Text
 SELECT stock."On hand" AS quantity
   FROM shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) $1
    FOR UPDATE;
 
--- LockItemNoKey (ordinary, numeric): $1 Uuid
+-- LockItemNoKey (ordinary, uuids, numeric): $1 Uuid
 SELECT stock.quantity AS quantity, stock.ctid AS row
   FROM ONLY shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) $1
    FOR NO KEY UPDATE;
 
--- LockItemNoKey (partitioned, integer): $1 Uuid
+-- LockItemNoKey (partitioned, text ids, integer): $1 Text
 SELECT stock."On hand" AS quantity
   FROM shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) $1
    FOR NO KEY UPDATE;
 
--- LookAtItem (ordinary, numeric): $1 Uuid
+-- LookAtItem (ordinary, uuids, numeric): $1 Uuid
 SELECT stock.quantity AS quantity
   FROM ONLY shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) $1;
 
--- LookAtItem (partitioned, integer): $1 Uuid
+-- LookAtItem (partitioned, text ids, integer): $1 Text
 SELECT stock."On hand" AS quantity
   FROM shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) $1;
 
--- Deduct (ordinary, numeric): $1 Tid, $2 Numeric
+-- Deduct (ordinary, uuids, numeric): $1 Tid, $2 Numeric
 UPDATE ONLY shop.stock AS stock SET quantity = stock.quantity OPERATOR(pg_catalog.-) $2
  WHERE stock.ctid OPERATOR(pg_catalog.=) $1
 RETURNING stock.quantity AS quantity;
 
--- Deduct (partitioned, integer): $1 Uuid, $2 Int8
+-- Deduct (partitioned, text ids, integer): $1 Text, $2 Int8
 UPDATE shop.stock AS stock SET "On hand" = stock."On hand" OPERATOR(pg_catalog.-) $2
  WHERE stock.id OPERATOR(pg_catalog.=) $1
 RETURNING stock."On hand" AS quantity;
 
--- ReadAvailable (ordinary, numeric): $1 Uuid
+-- ReadAvailable (ordinary, uuids, numeric): $1 Uuid
 SELECT stock.quantity::pg_catalog.numeric AS quantity
   FROM ONLY shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) $1;
 
--- ReadAvailable (partitioned, integer): $1 Uuid
+-- ReadAvailable (partitioned, text ids, integer): $1 Text
 SELECT stock."On hand"::pg_catalog.numeric AS quantity
   FROM shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) $1;
 
--- MayChangeItem (ordinary, numeric): $1 Uuid
+-- MayChangeItem (ordinary, uuids, numeric): $1 Uuid
 SELECT FROM ONLY shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) $1
    FOR KEY SHARE;
 
--- MayChangeItem (partitioned, integer): $1 Uuid
+-- MayChangeItem (partitioned, text ids, integer): $1 Text
 SELECT FROM shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) $1
    FOR KEY SHARE;
 
--- LockItems (ordinary, numeric): $1 UuidArray
+-- LockItems (ordinary, uuids, numeric): $1 UuidArray
 SELECT stock.id AS id, stock.quantity AS quantity
   FROM ONLY shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1)
  ORDER BY stock.id
    FOR UPDATE;
 
--- LockItems (partitioned, integer): $1 UuidArray
+-- LockItems (partitioned, text ids, integer): $1 TextArray
 SELECT stock.id AS id, stock."On hand" AS quantity
   FROM shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1)
- ORDER BY stock.id
+ ORDER BY stock.id COLLATE pg_catalog."C"
    FOR UPDATE;
 
--- LockItemsNoKey (ordinary, numeric): $1 UuidArray
+-- LockItemsNoKey (ordinary, uuids, numeric): $1 UuidArray
 SELECT stock.id AS id, stock.quantity AS quantity
   FROM ONLY shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1)
  ORDER BY stock.id
    FOR NO KEY UPDATE;
 
--- LockItemsNoKey (partitioned, integer): $1 UuidArray
+-- LockItemsNoKey (partitioned, text ids, integer): $1 TextArray
 SELECT stock.id AS id, stock."On hand" AS quantity
   FROM shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1)
- ORDER BY stock.id
+ ORDER BY stock.id COLLATE pg_catalog."C"
    FOR NO KEY UPDATE;
 
--- ChangeItems (ordinary, numeric): $1 UuidArray, $2 TextArray
+-- ChangeItems (ordinary, uuids, numeric): $1 UuidArray, $2 TextArray
 UPDATE ONLY shop.stock AS stock SET quantity = stock.quantity OPERATOR(pg_catalog.+) change.delta
   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS change (id, delta)
  WHERE stock.id OPERATOR(pg_catalog.=) change.id
 RETURNING stock.id AS id, stock.quantity AS quantity;
 
--- ChangeItems (partitioned, integer): $1 UuidArray, $2 TextArray
+-- ChangeItems (partitioned, text ids, integer): $1 TextArray, $2 TextArray
 UPDATE shop.stock AS stock SET "On hand" = stock."On hand" OPERATOR(pg_catalog.+) change.delta
   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.int8[])) AS change (id, delta)
  WHERE stock.id OPERATOR(pg_catalog.=) change.id
 RETURNING stock.id AS id, stock."On hand" AS quantity;
 
--- VisibleItems (ordinary, numeric): $1 UuidArray
+-- VisibleItems (ordinary, uuids, numeric): $1 UuidArray
 SELECT stock.id AS id
   FROM ONLY shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1);
 
--- VisibleItems (partitioned, integer): $1 UuidArray
+-- VisibleItems (partitioned, text ids, integer): $1 TextArray
 SELECT stock.id AS id
   FROM shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1);
 
--- ChangeableItems (ordinary, numeric): $1 UuidArray
+-- ChangeableItems (ordinary, uuids, numeric): $1 UuidArray
 SELECT stock.id AS id
   FROM ONLY shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1)
    FOR KEY SHARE;
 
--- ChangeableItems (partitioned, integer): $1 UuidArray
+-- ChangeableItems (partitioned, text ids, integer): $1 TextArray
 SELECT stock.id AS id
   FROM shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1)
    FOR KEY SHARE;
 
--- RepairItem (ordinary, numeric): $1 Uuid, $2 Text, $3 Text
+-- RepairItem (ordinary, uuids, numeric): $1 Uuid, $2 Text, $3 Text
 UPDATE ONLY shop.stock AS stock SET quantity = $2::pg_catalog.numeric
  WHERE stock.id OPERATOR(pg_catalog.=) $1
 RETURNING stock.quantity AS quantity,
           (stock.quantity OPERATOR(pg_catalog.-) $3::pg_catalog.numeric)::pg_catalog.text AS adjusted;
 
--- RepairItem (partitioned, integer): $1 Uuid, $2 Text, $3 Text
+-- RepairItem (partitioned, text ids, integer): $1 Text, $2 Text, $3 Text
 UPDATE shop.stock AS stock SET "On hand" = $2::pg_catalog.numeric
  WHERE stock.id OPERATOR(pg_catalog.=) $1
 RETURNING stock."On hand" AS quantity,
           (stock."On hand" OPERATOR(pg_catalog.-) $3::pg_catalog.numeric)::pg_catalog.text AS adjusted;
 
--- RecordItem (ordinary, numeric): $1 Uuid, $2 Int2, $3 Text, $4 Numeric, $5 Numeric, $6 Text, $7 Text, $8 Text
+-- RecordItem (ordinary, uuids, numeric): $1 Uuid, $2 Int2, $3 Text, $4 Numeric, $5 Numeric, $6 Text, $7 Text, $8 Text
 INSERT INTO shop.stock_movement
        (inventory_id, stripe, kind, old_quantity, new_quantity, reference, idempotency_key, actor)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
 
--- RecordItem (partitioned, integer): $1 Uuid, $2 Int2, $3 Text, $4 Int4, $5 Int4, $6 Text, $7 Text, $8 Text
+-- RecordItem (partitioned, text ids, integer): $1 Text, $2 Int2, $3 Text, $4 Int4, $5 Int4, $6 Text, $7 Text, $8 Text
 INSERT INTO shop.stock_movement
        (inventory_id, stripe, kind, old_quantity, new_quantity, reference, idempotency_key, actor)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
 
--- RecordStripe: $1 Uuid, $2 Int2, $3 Text, $4 Numeric, $5 Numeric, $6 Text, $7 Text, $8 Text
+-- RecordStripe (ordinary, uuids, numeric): $1 Uuid, $2 Int2, $3 Text, $4 Numeric, $5 Numeric, $6 Text, $7 Text, $8 Text
 INSERT INTO shop.stock_movement
        (inventory_id, stripe, kind, old_quantity, new_quantity, reference, idempotency_key, actor)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
 
--- RecordMany: $1 UuidArray, $2 Int2Array, $3 TextArray, $4 TextArray, $5 TextArray, $6 Text, $7 Text, $8 Text
+-- RecordStripe (partitioned, text ids, integer): $1 Text, $2 Int2, $3 Text, $4 Numeric, $5 Numeric, $6 Text, $7 Text, $8 Text
+INSERT INTO shop.stock_movement
+       (inventory_id, stripe, kind, old_quantity, new_quantity, reference, idempotency_key, actor)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
+
+-- RecordMany (ordinary, uuids, numeric): $1 UuidArray, $2 Int2Array, $3 TextArray, $4 TextArray, $5 TextArray, $6 Text, $7 Text, $8 Text
+INSERT INTO shop.stock_movement
+       (inventory_id, stripe, kind, old_quantity, new_quantity, reference, idempotency_key, actor)
+SELECT change.id, change.stripe, change.kind, change.old_quantity, change.new_quantity, $6, $7, $8
+  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3),
+                  pg_catalog.unnest($4::pg_catalog.numeric[]), pg_catalog.unnest($5::pg_catalog.numeric[]))
+       AS change (id, stripe, kind, old_quantity, new_quantity);
+
+-- RecordMany (partitioned, text ids, integer): $1 TextArray, $2 Int2Array, $3 TextArray, $4 TextArray, $5 TextArray, $6 Text, $7 Text, $8 Text
 INSERT INTO shop.stock_movement
        (inventory_id, stripe, kind, old_quantity, new_quantity, reference, idempotency_key, actor)
 SELECT change.id, change.stripe, change.kind, change.old_quantity, change.new_quantity, $6, $7, $8
@@ -199,27 +212,52 @@ SELECT function_name, answer::pg_catalog.text AS answer,
 -- KeepResult: $1 Text, $2 Text
 UPDATE shop.stock_request SET answer = $2::pg_catalog.json WHERE idempotency_key OPERATOR(pg_catalog.=) $1;
 
--- LockStripe: $1 Uuid, $2 Int2, $3 Text
+-- LockStripe (ordinary, uuids, numeric): $1 Uuid, $2 Int2, $3 Text
 SELECT s.quantity, s.ctid AS row
   FROM shop.stock_stripe AS s
  WHERE s.inventory_id OPERATOR(pg_catalog.=) $1 AND s.stripe OPERATOR(pg_catalog.=) $2
    AND s.quantity OPERATOR(pg_catalog.>=) $3::pg_catalog.numeric
    FOR UPDATE;
 
--- LookAtStripes: $1 Uuid
+-- LockStripe (partitioned, text ids, integer): $1 Text, $2 Int2, $3 Text
+SELECT s.quantity, s.ctid AS row
+  FROM shop.stock_stripe AS s
+ WHERE s.inventory_id OPERATOR(pg_catalog.=) $1 AND s.stripe OPERATOR(pg_catalog.=) $2
+   AND s.quantity OPERATOR(pg_catalog.>=) $3::pg_catalog.numeric
+   FOR UPDATE;
+
+-- LookAtStripes (ordinary, uuids, numeric): $1 Uuid
 SELECT s.stripe, s.quantity
   FROM shop.stock_stripe AS s
  WHERE s.inventory_id OPERATOR(pg_catalog.=) $1
  ORDER BY s.stripe;
 
--- LockStripes: $1 Uuid
+-- LookAtStripes (partitioned, text ids, integer): $1 Text
+SELECT s.stripe, s.quantity
+  FROM shop.stock_stripe AS s
+ WHERE s.inventory_id OPERATOR(pg_catalog.=) $1
+ ORDER BY s.stripe;
+
+-- LockStripes (ordinary, uuids, numeric): $1 Uuid
 SELECT s.stripe, s.quantity
   FROM shop.stock_stripe AS s
  WHERE s.inventory_id OPERATOR(pg_catalog.=) $1
  ORDER BY s.stripe
    FOR UPDATE;
 
--- SumOfItem: $1 Uuid
+-- LockStripes (partitioned, text ids, integer): $1 Text
+SELECT s.stripe, s.quantity
+  FROM shop.stock_stripe AS s
+ WHERE s.inventory_id OPERATOR(pg_catalog.=) $1
+ ORDER BY s.stripe
+   FOR UPDATE;
+
+-- SumOfItem (ordinary, uuids, numeric): $1 Uuid
+SELECT pg_catalog.sum(s.quantity) AS quantity
+  FROM shop.stock_stripe AS s
+ WHERE s.inventory_id OPERATOR(pg_catalog.=) $1;
+
+-- SumOfItem (partitioned, text ids, integer): $1 Text
 SELECT pg_catalog.sum(s.quantity) AS quantity
   FROM shop.stock_stripe AS s
  WHERE s.inventory_id OPERATOR(pg_catalog.=) $1;
@@ -229,7 +267,14 @@ UPDATE shop.stock_stripe AS s SET quantity = s.quantity OPERATOR(pg_catalog.+) $
  WHERE s.ctid OPERATOR(pg_catalog.=) $1
 RETURNING s.quantity;
 
--- ChangeStripes: $1 UuidArray, $2 Int2Array, $3 TextArray
+-- ChangeStripes (ordinary, uuids, numeric): $1 UuidArray, $2 Int2Array, $3 TextArray
+UPDATE shop.stock_stripe AS s SET quantity = s.quantity OPERATOR(pg_catalog.+) step.delta
+  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3::pg_catalog.numeric[]))
+       AS step (id, stripe, delta)
+ WHERE s.inventory_id OPERATOR(pg_catalog.=) step.id AND s.stripe OPERATOR(pg_catalog.=) step.stripe
+RETURNING s.inventory_id AS id, s.stripe, s.quantity;
+
+-- ChangeStripes (partitioned, text ids, integer): $1 TextArray, $2 Int2Array, $3 TextArray
 UPDATE shop.stock_stripe AS s SET quantity = s.quantity OPERATOR(pg_catalog.+) step.delta
   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3::pg_catalog.numeric[]))
        AS step (id, stripe, delta)
@@ -241,19 +286,19 @@ SELECT s.inventory_id AS id, pg_catalog.sum(s.quantity)::pg_catalog.text AS tota
   FROM shop.stock_stripe AS s
  GROUP BY s.inventory_id;
 
--- FindLagging (ordinary, numeric): $1 UuidArray, $2 TextArray
+-- FindLagging (ordinary, uuids, numeric): $1 UuidArray, $2 TextArray
 SELECT stock.id AS id, given.total::pg_catalog.text AS total
   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)
   JOIN ONLY shop.stock AS stock ON stock.id OPERATOR(pg_catalog.=) given.id
  WHERE stock.quantity OPERATOR(pg_catalog.<>) given.total;
 
--- FindLagging (partitioned, integer): $1 UuidArray, $2 TextArray
+-- FindLagging (partitioned, text ids, integer): $1 TextArray, $2 TextArray
 SELECT stock.id AS id, given.total::pg_catalog.text AS total
   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)
   JOIN shop.stock AS stock ON stock.id OPERATOR(pg_catalog.=) given.id
  WHERE stock."On hand" OPERATOR(pg_catalog.<>) given.total;
 
--- LockLagging (ordinary, numeric): $1 UuidArray, $2 TextArray
+-- LockLagging (ordinary, uuids, numeric): $1 UuidArray, $2 TextArray
 SELECT stock.id AS id, given.total::pg_catalog.text AS total
   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)
   JOIN ONLY shop.stock AS stock ON stock.id OPERATOR(pg_catalog.=) given.id
@@ -261,27 +306,33 @@ SELECT stock.id AS id, given.total::pg_catalog.text AS total
  ORDER BY stock.id
    FOR NO KEY UPDATE OF stock SKIP LOCKED;
 
--- LockLagging (partitioned, integer): $1 UuidArray, $2 TextArray
+-- LockLagging (partitioned, text ids, integer): $1 TextArray, $2 TextArray
 SELECT stock.id AS id, given.total::pg_catalog.text AS total
   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)
   JOIN shop.stock AS stock ON stock.id OPERATOR(pg_catalog.=) given.id
  WHERE stock."On hand" OPERATOR(pg_catalog.<>) given.total
- ORDER BY stock.id
+ ORDER BY stock.id COLLATE pg_catalog."C"
    FOR NO KEY UPDATE OF stock SKIP LOCKED;
 
--- WriteTotals (ordinary, numeric): $1 UuidArray, $2 TextArray
+-- WriteTotals (ordinary, uuids, numeric): $1 UuidArray, $2 TextArray
 UPDATE ONLY shop.stock AS stock SET quantity = given.total
   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)
  WHERE stock.id OPERATOR(pg_catalog.=) given.id
 RETURNING stock.id AS id, stock.quantity::pg_catalog.text AS total;
 
--- WriteTotals (partitioned, integer): $1 UuidArray, $2 TextArray
+-- WriteTotals (partitioned, text ids, integer): $1 TextArray, $2 TextArray
 UPDATE shop.stock AS stock SET "On hand" = given.total
   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)
  WHERE stock.id OPERATOR(pg_catalog.=) given.id
 RETURNING stock.id AS id, stock."On hand"::pg_catalog.text AS total;
 
--- KeepTotals: $1 UuidArray, $2 TextArray
+-- KeepTotals (ordinary, uuids, numeric): $1 UuidArray, $2 TextArray
+INSERT INTO shop.stock_stripe_total AS t (inventory_id, quantity)
+SELECT given.id, given.total
+  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)
+    ON CONFLICT (inventory_id) DO UPDATE SET quantity = EXCLUDED.quantity;
+
+-- KeepTotals (partitioned, text ids, integer): $1 TextArray, $2 TextArray
 INSERT INTO shop.stock_stripe_total AS t (inventory_id, quantity)
 SELECT given.id, given.total
   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)
@@ -294,31 +345,45 @@ SELECT $1 OPERATOR(pg_catalog.>=) '0'::pg_catalog.interval AS valid;
 DELETE FROM shop.stock_request
   WHERE created_at OPERATOR(pg_catalog.<) (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) $1);
 
--- layout::delete_stripes: $1 Uuid
+-- layout::delete_stripes (ordinary, uuids, numeric): $1 Uuid
 DELETE FROM shop.stock_stripe AS s WHERE s.inventory_id OPERATOR(pg_catalog.=) $1 RETURNING s.quantity;
 
--- layout::delete_total: $1 Uuid
+-- layout::delete_stripes (partitioned, text ids, integer): $1 Text
+DELETE FROM shop.stock_stripe AS s WHERE s.inventory_id OPERATOR(pg_catalog.=) $1 RETURNING s.quantity;
+
+-- layout::delete_total (ordinary, uuids, numeric): $1 Uuid
 DELETE FROM shop.stock_stripe_total AS s WHERE s.inventory_id OPERATOR(pg_catalog.=) $1;
 
--- layout::show_total (ordinary, numeric): $1 Uuid, $2 Text
+-- layout::delete_total (partitioned, text ids, integer): $1 Text
+DELETE FROM shop.stock_stripe_total AS s WHERE s.inventory_id OPERATOR(pg_catalog.=) $1;
+
+-- layout::show_total (ordinary, uuids, numeric): $1 Uuid, $2 Text
 UPDATE ONLY shop.stock AS stock SET quantity = $2::pg_catalog.numeric
  WHERE stock.id OPERATOR(pg_catalog.=) $1
 RETURNING stock.quantity AS quantity;
 
--- layout::show_total (partitioned, integer): $1 Uuid, $2 Text
+-- layout::show_total (partitioned, text ids, integer): $1 Text, $2 Text
 UPDATE shop.stock AS stock SET "On hand" = $2::pg_catalog.int8
  WHERE stock.id OPERATOR(pg_catalog.=) $1
 RETURNING stock."On hand" AS quantity;
 
--- layout::insert_stripes: $1 Uuid, $2 Int2Array, $3 TextArray
+-- layout::insert_stripes (ordinary, uuids, numeric): $1 Uuid, $2 Int2Array, $3 TextArray
 INSERT INTO shop.stock_stripe (inventory_id, stripe, quantity)
  SELECT $1, share.stripe, share.quantity
    FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3::pg_catalog.numeric[])) AS share (stripe, quantity);
 
--- layout::insert_total: $1 Uuid, $2 Text
+-- layout::insert_stripes (partitioned, text ids, integer): $1 Text, $2 Int2Array, $3 TextArray
+INSERT INTO shop.stock_stripe (inventory_id, stripe, quantity)
+ SELECT $1, share.stripe, share.quantity
+   FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3::pg_catalog.numeric[])) AS share (stripe, quantity);
+
+-- layout::insert_total (ordinary, uuids, numeric): $1 Uuid, $2 Text
 INSERT INTO shop.stock_stripe_total (inventory_id, quantity) VALUES ($1, $2::pg_catalog.numeric);
 
--- leftover::items (ordinary, numeric)
+-- layout::insert_total (partitioned, text ids, integer): $1 Text, $2 Text
+INSERT INTO shop.stock_stripe_total (inventory_id, quantity) VALUES ($1, $2::pg_catalog.numeric);
+
+-- leftover::items (ordinary, uuids, numeric)
 SELECT left_over.id, left_over.sum::pg_catalog.text AS sum, item.quantity::pg_catalog.text AS in_row,
        last.quantity::pg_catalog.text AS last_total,
        COALESCE(item.quantity OPERATOR(pg_catalog.=) left_over.sum, false)
@@ -330,7 +395,7 @@ SELECT left_over.id, left_over.sum::pg_catalog.text AS sum, item.quantity::pg_ca
          AS item ON item.id OPERATOR(pg_catalog.=) left_over.id
  ORDER BY left_over.id;
 
--- leftover::items (partitioned, integer)
+-- leftover::items (partitioned, text ids, integer)
 SELECT left_over.id, left_over.sum::pg_catalog.text AS sum, item.quantity::pg_catalog.text AS in_row,
        last.quantity::pg_catalog.text AS last_total,
        COALESCE(item.quantity OPERATOR(pg_catalog.=) left_over.sum, false)
@@ -342,24 +407,27 @@ SELECT left_over.id, left_over.sum::pg_catalog.text AS sum, item.quantity::pg_ca
          AS item ON item.id OPERATOR(pg_catalog.=) left_over.id
  ORDER BY left_over.id;
 
--- leftover::write (ordinary, numeric): $1 UuidArray, $2 TextArray
+-- leftover::write (ordinary, uuids, numeric): $1 UuidArray, $2 TextArray
 UPDATE shop.stock AS stock SET quantity = given.sum
    FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, sum)
   WHERE stock.id OPERATOR(pg_catalog.=) given.id
  RETURNING stock.id AS id, stock.quantity::pg_catalog.text AS in_row, given.sum::pg_catalog.text AS sum,
            stock.quantity OPERATOR(pg_catalog.=) given.sum AS agrees;
 
--- leftover::write (partitioned, integer): $1 UuidArray, $2 TextArray
+-- leftover::write (partitioned, text ids, integer): $1 TextArray, $2 TextArray
 UPDATE shop.stock AS stock SET "On hand" = given.sum
    FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, sum)
   WHERE stock.id OPERATOR(pg_catalog.=) given.id
  RETURNING stock.id AS id, stock."On hand"::pg_catalog.text AS in_row, given.sum::pg_catalog.text AS sum,
            stock."On hand" OPERATOR(pg_catalog.=) given.sum AS agrees;
 
--- leftover::delete_except: $1 UuidArray
+-- leftover::delete_except (ordinary, uuids, numeric): $1 UuidArray
 DELETE FROM shop.stock_stripe AS s WHERE s.inventory_id OPERATOR(pg_catalog.<>) ALL ($1);
 
--- opening::of_stripes: $1 Text, $2 Text, $3 UuidArray, $4 UuidArray
+-- leftover::delete_except (partitioned, text ids, integer): $1 TextArray
+DELETE FROM shop.stock_stripe AS s WHERE s.inventory_id OPERATOR(pg_catalog.<>) ALL ($1);
+
+-- opening::of_stripes (ordinary, uuids, numeric): $1 Text, $2 Text, $3 UuidArray, $4 UuidArray
 INSERT INTO shop.stock_movement (inventory_id, stripe, kind, old_quantity, new_quantity, reference, actor)
  SELECT item.id, item.stripe,
         CASE WHEN item.id OPERATOR(pg_catalog.=) ANY ($3) THEN 'transfer' ELSE 'external' END,
@@ -373,7 +441,21 @@ INSERT INTO shop.stock_movement (inventory_id, stripe, kind, old_quantity, new_q
   WHERE last.new_quantity OPERATOR(pg_catalog.<>) 0 AND item.id OPERATOR(pg_catalog.<>) ALL ($4)
   ORDER BY item.id, item.stripe;
 
--- opening::of_items (ordinary, numeric): $1 Text, $2 Text, $3 UuidArray, $4 UuidArray
+-- opening::of_stripes (partitioned, text ids, integer): $1 Text, $2 Text, $3 TextArray, $4 TextArray
+INSERT INTO shop.stock_movement (inventory_id, stripe, kind, old_quantity, new_quantity, reference, actor)
+ SELECT item.id, item.stripe,
+        CASE WHEN item.id OPERATOR(pg_catalog.=) ANY ($3) THEN 'transfer' ELSE 'external' END,
+        last.new_quantity, 0, $1, $2
+   FROM (SELECT DISTINCT known.inventory_id AS id, known.stripe FROM shop.stock_movement AS known
+          WHERE known.stripe IS NOT NULL) AS item
+  CROSS JOIN LATERAL (SELECT last.new_quantity FROM shop.stock_movement AS last
+                       WHERE last.inventory_id OPERATOR(pg_catalog.=) item.id
+                         AND last.stripe OPERATOR(pg_catalog.=) item.stripe
+                       ORDER BY last.movement_id DESC LIMIT 1) AS last
+  WHERE last.new_quantity OPERATOR(pg_catalog.<>) 0 AND item.id OPERATOR(pg_catalog.<>) ALL ($4)
+  ORDER BY item.id, item.stripe;
+
+-- opening::of_items (ordinary, uuids, numeric): $1 Text, $2 Text, $3 UuidArray, $4 UuidArray
 INSERT INTO shop.stock_movement (inventory_id, kind, old_quantity, new_quantity, reference, actor)
  SELECT item.id,
         CASE WHEN COALESCE(last.kind, 'closing') OPERATOR(pg_catalog.=) 'closing' THEN 'opening' ELSE
@@ -391,7 +473,7 @@ INSERT INTO shop.stock_movement (inventory_id, kind, old_quantity, new_quantity,
         AND moved.quantity IS DISTINCT FROM item.quantity)
   ORDER BY item.id;
 
--- opening::of_items (partitioned, integer): $1 Text, $2 Text, $3 UuidArray, $4 UuidArray
+-- opening::of_items (partitioned, text ids, integer): $1 Text, $2 Text, $3 TextArray, $4 TextArray
 INSERT INTO shop.stock_movement (inventory_id, kind, old_quantity, new_quantity, reference, actor)
  SELECT item.id,
         CASE WHEN COALESCE(last.kind, 'closing') OPERATOR(pg_catalog.=) 'closing' THEN 'opening' ELSE
@@ -409,7 +491,7 @@ INSERT INTO shop.stock_movement (inventory_id, kind, old_quantity, new_quantity,
         AND moved.quantity IS DISTINCT FROM item.quantity)
   ORDER BY item.id;
 
--- opening::of_deleted_items: $1 Text, $2 Text, $3 UuidArray, $4 UuidArray
+-- opening::of_deleted_items (ordinary, uuids, numeric): $1 Text, $2 Text, $3 UuidArray, $4 UuidArray
 INSERT INTO shop.stock_movement (inventory_id, kind, old_quantity, new_quantity, reference, actor)
  SELECT item.id, 'closing', last.new_quantity, 0, $1, $2
    FROM (SELECT DISTINCT known.inventory_id AS id FROM shop.stock_movement AS known) AS item
@@ -421,7 +503,19 @@ INSERT INTO shop.stock_movement (inventory_id, kind, old_quantity, new_quantity,
     AND NOT EXISTS (SELECT FROM shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) item.id)
   ORDER BY item.id;
 
--- attach::bad_rows (ordinary, numeric)
+-- opening::of_deleted_items (partitioned, text ids, integer): $1 Text, $2 Text, $3 TextArray, $4 TextArray
+INSERT INTO shop.stock_movement (inventory_id, kind, old_quantity, new_quantity, reference, actor)
+ SELECT item.id, 'closing', last.new_quantity, 0, $1, $2
+   FROM (SELECT DISTINCT known.inventory_id AS id FROM shop.stock_movement AS known) AS item
+  CROSS JOIN LATERAL (SELECT last.new_quantity, last.kind FROM shop.stock_movement AS last
+          WHERE last.inventory_id OPERATOR(pg_catalog.=) item.id AND last.stripe IS NULL
+          ORDER BY last.movement_id DESC LIMIT 1) AS last
+  WHERE last.kind OPERATOR(pg_catalog.<>) 'closing' AND $3 IS NOT NULL
+    AND item.id OPERATOR(pg_catalog.<>) ALL ($4)
+    AND NOT EXISTS (SELECT FROM shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) item.id)
+  ORDER BY item.id;
+
+-- attach::bad_rows (ordinary, uuids, numeric)
 SELECT stock.id::pg_catalog.text AS id, stock.quantity::pg_catalog.text AS quantity,
        pg_catalog.count(*) OVER () AS rows
   FROM shop.stock AS stock
@@ -433,7 +527,7 @@ SELECT stock.id::pg_catalog.text AS id, stock.quantity::pg_catalog.text AS quant
              OPERATOR(pg_catalog.<=) 28)
  ORDER BY stock.id LIMIT 5;
 
--- attach::bad_rows (partitioned, integer)
+-- attach::bad_rows (partitioned, text ids, integer)
 SELECT stock.id::pg_catalog.text AS id, stock."On hand"::pg_catalog.text AS quantity,
        pg_catalog.count(*) OVER () AS rows
   FROM shop.stock AS stock
@@ -452,21 +546,21 @@ SELECT named.name::pg_catalog.text AS name, pg_catalog.quote_ident(named.name::p
   LEFT JOIN pg_catalog.pg_constraint AS k
     ON k.conrelid OPERATOR(pg_catalog.=) $1 AND k.conname OPERATOR(pg_catalog.=) named.name;
 
--- attach::set_not_null (ordinary, numeric)
+-- attach::set_not_null (ordinary, uuids, numeric)
 ALTER TABLE shop.stock ALTER COLUMN quantity SET NOT NULL;
 
--- attach::set_not_null (partitioned, integer)
+-- attach::set_not_null (partitioned, text ids, integer)
 ALTER TABLE shop.stock ALTER COLUMN "On hand" SET NOT NULL;
 
 -- attach::drop_constraint
 ALTER TABLE shop.stock DROP CONSTRAINT quantity_non_negative;
 
--- attach::add_check, 1 (ordinary, numeric)
+-- attach::add_check, 1 (ordinary, uuids, numeric)
 ALTER TABLE shop.stock ADD CONSTRAINT quantity_non_negative
      CHECK (id IS NOT NULL AND quantity OPERATOR(pg_catalog.>=) '0'::pg_catalog.numeric
      AND quantity OPERATOR(pg_catalog.<) 'Infinity'::pg_catalog.numeric) NOT VALID;
 
--- attach::add_check, 1 (partitioned, integer)
+-- attach::add_check, 1 (partitioned, text ids, integer)
 ALTER TABLE shop.stock ADD CONSTRAINT quantity_non_negative
      CHECK (id IS NOT NULL AND "On hand" OPERATOR(pg_catalog.>=) 0) NOT VALID;
 
@@ -490,13 +584,13 @@ INSERT INTO public.inventory_attachment
 -- attach::delete_configuration
 DELETE FROM public.inventory_attachment;
 
--- catalog::striped_items (ordinary, numeric)
+-- catalog::striped_items (ordinary, uuids, numeric)
 SELECT s.inventory_id AS id, pg_catalog.max(s.stripe) AS stripes,
        true AS present
   FROM ONLY shop.stock_stripe AS s
  GROUP BY s.inventory_id;
 
--- catalog::striped_items (partitioned, integer)
+-- catalog::striped_items (partitioned, text ids, integer)
 SELECT s.inventory_id AS id, pg_catalog.max(s.stripe) AS stripes,
        EXISTS (SELECT FROM shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) s.inventory_id) AS present
   FROM ONLY shop.stock_stripe AS s
@@ -655,22 +749,49 @@ CREATE TABLE shop.companion (
     answer json,
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()) WITH (fillfactor = 100);
 
--- companions::create_table
+-- companions::create_table (ordinary, uuids, numeric)
 CREATE TABLE shop.companion (
     inventory_id uuid NOT NULL,
     stripe smallint NOT NULL CHECK (stripe > 0),
     quantity numeric NOT NULL CHECK (quantity >= '0'::numeric AND quantity < 'Infinity'::numeric),
     PRIMARY KEY (inventory_id, stripe)) WITH (fillfactor = 10);
 
--- companions::create_table
+-- companions::create_table (partitioned, text ids, integer)
+CREATE TABLE shop.companion (
+    inventory_id text NOT NULL,
+    stripe smallint NOT NULL CHECK (stripe > 0),
+    quantity numeric NOT NULL CHECK (quantity >= '0'::numeric AND quantity < 'Infinity'::numeric),
+    PRIMARY KEY (inventory_id, stripe)) WITH (fillfactor = 10);
+
+-- companions::create_table (ordinary, uuids, numeric)
 CREATE TABLE shop.companion (
     inventory_id uuid PRIMARY KEY,
     quantity numeric NOT NULL) WITH (fillfactor = 100);
 
--- companions::create_table
+-- companions::create_table (partitioned, text ids, integer)
+CREATE TABLE shop.companion (
+    inventory_id text PRIMARY KEY,
+    quantity numeric NOT NULL) WITH (fillfactor = 100);
+
+-- companions::create_table (ordinary, uuids, numeric)
 CREATE TABLE shop.companion (
     movement_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     inventory_id uuid NOT NULL,
+    stripe smallint,
+    kind text NOT NULL,
+    old_quantity numeric NOT NULL,
+    new_quantity numeric NOT NULL,
+    delta numeric NOT NULL GENERATED ALWAYS AS (new_quantity - old_quantity) STORED,
+    reference text,
+    idempotency_key text,
+    actor text NOT NULL,
+    xact_id xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    occurred_at timestamptz NOT NULL DEFAULT clock_timestamp()) WITH (fillfactor = 100);
+
+-- companions::create_table (partitioned, text ids, integer)
+CREATE TABLE shop.companion (
+    movement_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    inventory_id text NOT NULL,
     stripe smallint,
     kind text NOT NULL,
     old_quantity numeric NOT NULL,

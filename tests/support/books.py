@@ -13,15 +13,16 @@ from typing import NamedTuple
 
 from shop import Refusal, exact_json, left, literal, refused, until
 
+KEYS = ("p_inventory_id", "p_item", "p_from", "p_to")  # literals of no type, which become an inventory_key
 TYPES = {
-    "p_inventory_id": "uuid", "p_from": "uuid", "p_to": "uuid", "p_items": "jsonb", "p_older_than": "interval",
-    "p_quantity": "numeric", "p_counted_quantity": "numeric", "p_expected_quantity": "numeric",
+    "p_items": "jsonb", "p_older_than": "interval", "p_quantity": "numeric", "p_counted_quantity": "numeric", "p_expected_quantity": "numeric",
 }  # fmt: skip
 
 
 def statement(function: str, arguments: dict) -> str:
     """SELECT function(name => %(name)s::type, …) as text; psycopg fills it in."""
-    named = ", ".join(f"{name} => %({name})s::{TYPES.get(name, 'text')}" for name in arguments)
+    casts = {name: "" if name in KEYS else f"::{TYPES.get(name, 'text')}" for name in arguments}
+    named = ", ".join(f"{name} => %({name})s{cast}" for name, cast in casts.items())
     return f"SELECT {function}({named})::text"
 
 
