@@ -58,6 +58,26 @@ impl ItemId {
         }
     }
 
+    /// Reads an argument as an id of this type: a uuid in any spelling that PostgreSQL reads, which allows braces, and a hyphen
+    /// after each four digits.
+    pub fn parse_argument(key: &str, id_type: IdType) -> Option<Self> {
+        if id_type != IdType::Uuid {
+            return Self::parse(key, id_type);
+        }
+        let digits = key.strip_prefix('{').map_or(Some(key), |rest| rest.strip_suffix('}'))?;
+        let mut bare = String::with_capacity(32);
+        let mut after_hyphen = true;
+        for character in digits.chars() {
+            if character == '-' && !after_hyphen && bare.len() % 4 == 0 && bare.len() < 32 {
+                after_hyphen = true;
+            } else {
+                bare.push(character);
+                after_hyphen = false;
+            }
+        }
+        Self::parse_uuid(&bare)
+    }
+
     /// Reads a uuid in its canonical spelling: 32 hexadecimal digits, with hyphens after the 8th, 12th, 16th and 20th, or
     /// none.
     fn parse_uuid(text: &str) -> Option<Self> {
@@ -167,6 +187,30 @@ mod tests {
             "ääaaaaaa-0000-4000-8000-0000000001",
         ] {
             assert!(read(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_argument_is_a_uuid_in_any_spelling_of_postgresql() {
+        let read = |text: &str| ItemId::parse_argument(text, IdType::Uuid);
+        let id = ItemId::parse("aaaaaaaa-0000-4000-8000-000000000001", IdType::Uuid);
+        for text in [
+            "aaaaaaaa-0000-4000-8000-000000000001",
+            "{aaaaaaaa-0000-4000-8000-000000000001}",
+            "{AAAAAAAA000040008000000000000001}",
+            "aaaa-aaaa-0000-4000-8000-0000-0000-0001",
+        ] {
+            assert_eq!(read(text), id, "{text}");
+        }
+        for text in [
+            "{aaaaaaaa-0000-4000-8000-000000000001",
+            "aaaaaaaa-0000-4000-8000-000000000001}",
+            "-aaaaaaaa-0000-4000-8000-000000000001",
+            "aaaaaaaa--0000-4000-8000-000000000001",
+            "aaaaaaaa-0000-4000-8000-000000000001-",
+            "aaaaaa-aa-0000-4000-8000-000000000001",
+        ] {
+            assert_eq!(read(text), None, "{text}");
         }
     }
 

@@ -136,7 +136,7 @@ impl Attachment {
             return Err(Error::text_length(argument, key.len(), MAX_ID_BYTES));
         }
         let id_type = self.names.id_type;
-        ItemId::parse(key, id_type).ok_or_else(|| Error::not_an_id(argument, key, id_type))
+        ItemId::parse_argument(key, id_type).ok_or_else(|| Error::not_an_id(argument, key, id_type))
     }
 
     /// Refuses an id that is a uuid where the ids of the table are of another type.
