@@ -165,7 +165,10 @@ pub fn configured(configuration: &str) -> Sql {
 pub fn striped_items(stripes: &str, partitioned: Option<(&str, &str)>) -> Sql {
     let present = match partitioned {
         Some((stock, id)) => {
-            format!("EXISTS (SELECT FROM {stock} AS stock WHERE stock.{id} OPERATOR(pg_catalog.=) s.inventory_id)")
+            format!(
+                "EXISTS (SELECT FROM {stock} AS stock
+                WHERE stock.{id} OPERATOR(pg_catalog.=) s.inventory_id)"
+            )
         }
         None => "true".to_owned(),
     };

@@ -498,7 +498,8 @@ SELECT s.inventory_id AS id, pg_catalog.max(s.stripe) AS stripes,
 
 -- catalog::striped_items (partitioned, integer)
 SELECT s.inventory_id AS id, pg_catalog.max(s.stripe) AS stripes,
-       EXISTS (SELECT FROM shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) s.inventory_id) AS present
+       EXISTS (SELECT FROM shop.stock AS stock
+                WHERE stock.id OPERATOR(pg_catalog.=) s.inventory_id) AS present
   FROM ONLY shop.stock_stripe AS s
  GROUP BY s.inventory_id;
 
