@@ -61,7 +61,7 @@ const PLAIN_FUNCTIONS: &[&str] = &[
 pub fn condition() -> Sql {
     let list = |words: &[&str]| words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>();
     let list =
-        |words: &[&str]| list(words).chunks(7).map(|words| words.join(", ")).collect::<Vec<_>>().join(",\n       ");
+        |words: &[&str]| list(words).chunks(6).map(|words| words.join(", ")).collect::<Vec<_>>().join(",\n       ");
     let (nodes, functions) = (list(PLAIN_NODES), list(PLAIN_FUNCTIONS));
     let text = format!(
         r"WITH tree AS (

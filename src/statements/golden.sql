@@ -524,10 +524,11 @@ SELECT ARRAY(SELECT f.oid FROM functions AS f WHERE f.oid OPERATOR(pg_catalog.>=
            SELECT FROM tree CROSS JOIN LATERAL
                   pg_catalog.regexp_matches(tree.nodes, '(?<!\\)\{([A-Z_]+)', 'g') AS node (name)
             WHERE node.name[1] OPERATOR(pg_catalog.<>) ALL (ARRAY[
-       'VAR', 'CONST', 'OPEXPR', 'DISTINCTEXPR', 'NULLIFEXPR', 'SCALARARRAYOPEXPR', 'BOOLEXPR',
-       'NULLTEST', 'BOOLEANTEST', 'RELABELTYPE', 'COERCEVIAIO', 'COERCETODOMAIN', 'FUNCEXPR', 'SQLVALUEFUNCTION',
-       'CASE', 'CASEEXPR', 'WHEN', 'CASEWHEN', 'CASETESTEXPR', 'COALESCE', 'COALESCEEXPR',
-       'MINMAX', 'MINMAXEXPR', 'ARRAY', 'ARRAYEXPR']))
+       'VAR', 'CONST', 'OPEXPR', 'DISTINCTEXPR', 'NULLIFEXPR', 'SCALARARRAYOPEXPR',
+       'BOOLEXPR', 'NULLTEST', 'BOOLEANTEST', 'RELABELTYPE', 'COERCEVIAIO', 'COERCETODOMAIN',
+       'FUNCEXPR', 'SQLVALUEFUNCTION', 'CASE', 'CASEEXPR', 'WHEN', 'CASEWHEN',
+       'CASETESTEXPR', 'COALESCE', 'COALESCEEXPR', 'MINMAX', 'MINMAXEXPR', 'ARRAY',
+       'ARRAYEXPR']))
        AND NOT EXISTS (
            SELECT FROM functions AS f
             WHERE NOT (f.proowner OPERATOR(pg_catalog.=) $2
@@ -536,8 +537,9 @@ SELECT ARRAY(SELECT f.oid FROM functions AS f WHERE f.oid OPERATOR(pg_catalog.>=
                        AND (f.field OPERATOR(pg_catalog.=) 'opno'
                             OR f.provolatile OPERATOR(pg_catalog.=) 'i'
                             OR f.proname::pg_catalog.text OPERATOR(pg_catalog.=) ANY (ARRAY[
-       'now', 'transaction_timestamp', 'statement_timestamp', 'clock_timestamp', 'current_setting', 'pg_trigger_depth', 'concat',
-       'concat_ws', 'date_trunc', 'date_part', 'extract', 'to_char', 'timezone']))))
+       'now', 'transaction_timestamp', 'statement_timestamp', 'clock_timestamp', 'current_setting', 'pg_trigger_depth',
+       'concat', 'concat_ws', 'date_trunc', 'date_part', 'extract', 'to_char',
+       'timezone']))))
        AND NOT EXISTS (
            SELECT FROM called AS c JOIN pg_catalog.pg_type AS y ON y.oid OPERATOR(pg_catalog.=) c.oid
             WHERE c.field OPERATOR(pg_catalog.=) 'resulttype'
