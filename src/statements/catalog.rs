@@ -61,7 +61,7 @@ const PLAIN_FUNCTIONS: &[&str] = &[
 pub fn condition() -> Sql {
     let list = |words: &[&str]| words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>();
     let list =
-        |words: &[&str]| list(words).chunks(7).map(|words| words.join(", ")).collect::<Vec<_>>().join(",\n       ");
+        |words: &[&str]| list(words).chunks(6).map(|words| words.join(", ")).collect::<Vec<_>>().join(",\n       ");
     let (nodes, functions) = (list(PLAIN_NODES), list(PLAIN_FUNCTIONS));
     let text = format!(
         r"WITH tree AS (
@@ -165,7 +165,10 @@ pub fn configured(configuration: &str) -> Sql {
 pub fn striped_items(stripes: &str, partitioned: Option<(&str, &str)>) -> Sql {
     let present = match partitioned {
         Some((stock, id)) => {
-            format!("EXISTS (SELECT FROM {stock} AS stock WHERE stock.{id} OPERATOR(pg_catalog.=) s.inventory_id)")
+            format!(
+                "EXISTS (SELECT FROM {stock} AS stock
+                WHERE stock.{id} OPERATOR(pg_catalog.=) s.inventory_id)"
+            )
         }
         None => "true".to_owned(),
     };

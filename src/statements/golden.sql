@@ -592,7 +592,8 @@ SELECT s.inventory_id AS id, pg_catalog.max(s.stripe) AS stripes,
 
 -- catalog::striped_items (partitioned, text ids, integer)
 SELECT s.inventory_id AS id, pg_catalog.max(s.stripe) AS stripes,
-       EXISTS (SELECT FROM shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) s.inventory_id) AS present
+       EXISTS (SELECT FROM shop.stock AS stock
+                WHERE stock.id OPERATOR(pg_catalog.=) s.inventory_id) AS present
   FROM ONLY shop.stock_stripe AS s
  GROUP BY s.inventory_id;
 
@@ -617,10 +618,11 @@ SELECT ARRAY(SELECT f.oid FROM functions AS f WHERE f.oid OPERATOR(pg_catalog.>=
            SELECT FROM tree CROSS JOIN LATERAL
                   pg_catalog.regexp_matches(tree.nodes, '(?<!\\)\{([A-Z_]+)', 'g') AS node (name)
             WHERE node.name[1] OPERATOR(pg_catalog.<>) ALL (ARRAY[
-       'VAR', 'CONST', 'OPEXPR', 'DISTINCTEXPR', 'NULLIFEXPR', 'SCALARARRAYOPEXPR', 'BOOLEXPR',
-       'NULLTEST', 'BOOLEANTEST', 'RELABELTYPE', 'COERCEVIAIO', 'COERCETODOMAIN', 'FUNCEXPR', 'SQLVALUEFUNCTION',
-       'CASE', 'CASEEXPR', 'WHEN', 'CASEWHEN', 'CASETESTEXPR', 'COALESCE', 'COALESCEEXPR',
-       'MINMAX', 'MINMAXEXPR', 'ARRAY', 'ARRAYEXPR']))
+       'VAR', 'CONST', 'OPEXPR', 'DISTINCTEXPR', 'NULLIFEXPR', 'SCALARARRAYOPEXPR',
+       'BOOLEXPR', 'NULLTEST', 'BOOLEANTEST', 'RELABELTYPE', 'COERCEVIAIO', 'COERCETODOMAIN',
+       'FUNCEXPR', 'SQLVALUEFUNCTION', 'CASE', 'CASEEXPR', 'WHEN', 'CASEWHEN',
+       'CASETESTEXPR', 'COALESCE', 'COALESCEEXPR', 'MINMAX', 'MINMAXEXPR', 'ARRAY',
+       'ARRAYEXPR']))
        AND NOT EXISTS (
            SELECT FROM functions AS f
             WHERE NOT (f.proowner OPERATOR(pg_catalog.=) $2
@@ -629,8 +631,9 @@ SELECT ARRAY(SELECT f.oid FROM functions AS f WHERE f.oid OPERATOR(pg_catalog.>=
                        AND (f.field OPERATOR(pg_catalog.=) 'opno'
                             OR f.provolatile OPERATOR(pg_catalog.=) 'i'
                             OR f.proname::pg_catalog.text OPERATOR(pg_catalog.=) ANY (ARRAY[
-       'now', 'transaction_timestamp', 'statement_timestamp', 'clock_timestamp', 'current_setting', 'pg_trigger_depth', 'concat',
-       'concat_ws', 'date_trunc', 'date_part', 'extract', 'to_char', 'timezone']))))
+       'now', 'transaction_timestamp', 'statement_timestamp', 'clock_timestamp', 'current_setting', 'pg_trigger_depth',
+       'concat', 'concat_ws', 'date_trunc', 'date_part', 'extract', 'to_char',
+       'timezone']))))
        AND NOT EXISTS (
            SELECT FROM called AS c JOIN pg_catalog.pg_type AS y ON y.oid OPERATOR(pg_catalog.=) c.oid
             WHERE c.field OPERATOR(pg_catalog.=) 'resulttype'
