@@ -75,7 +75,7 @@ impl ItemId {
                 after_hyphen = false;
             }
         }
-        Self::parse_uuid(&bare)
+        if bare.len() == 32 { Self::parse_uuid(&bare) } else { None }
     }
 
     /// Reads a uuid in its canonical spelling: 32 hexadecimal digits, with hyphens after the 8th, 12th, 16th and 20th, or
