@@ -69,6 +69,10 @@ fn require_suitable_columns(table: &Description, [id_column, quantity_column]: [
     let Some(quantity) = &table.quantity else { return missing(quantity_column) };
     let of_id = |words, hint| unsuitable(table, words, Some(&id.name), hint);
     let of_quantity = |words, hint| unsuitable(table, words, Some(&quantity.name), hint);
+    if id.number == quantity.number {
+        let words = ["42804", "the id column and the quantity column are the same", "same_column"];
+        return of_id(words, "Name two columns.");
+    }
     if SqlType::id_type(id.type_oid).is_none() {
         let words = ["42804", "the id column must be of type uuid, bigint, integer, text or varchar", "id_type"];
         return of_id(words, ADD_UUID);

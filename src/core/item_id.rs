@@ -1,7 +1,7 @@
 //! The id of an item, for id columns of any type, and the key by which a caller names an item.
 //!
-//! Every function takes and passes ids as this one type; the conversion from and to PostgreSQL's values is in `pg`. Ids sort as
-//! PostgreSQL sorts them, texts by bytes, which is the lock order.
+//! Every function takes and passes ids as this one type; the conversion from and to PostgreSQL's values is in `pg`. Ids
+//! sort as PostgreSQL sorts them, texts by bytes, which is the lock order.
 
 use serde_json::Value;
 use std::fmt;
@@ -58,8 +58,8 @@ impl ItemId {
         }
     }
 
-    /// Reads an argument as an id of this type: a uuid in any spelling that PostgreSQL reads, which allows braces, and a hyphen
-    /// after each four digits.
+    /// Reads an argument as an id of this type: a uuid in any spelling that PostgreSQL reads, which allows braces, and
+    /// a hyphen after each four digits.
     pub fn parse_argument(key: &str, id_type: IdType) -> Option<Self> {
         if id_type != IdType::Uuid {
             return Self::parse(key, id_type);
@@ -78,8 +78,8 @@ impl ItemId {
         if bare.len() == 32 { Self::parse_uuid(&bare) } else { None }
     }
 
-    /// Reads a uuid in its canonical spelling: 32 hexadecimal digits, with hyphens after the 8th, 12th, 16th and 20th, or
-    /// none.
+    /// Reads a uuid in its canonical spelling: 32 hexadecimal digits, with hyphens after the 8th, 12th, 16th and 20th,
+    /// or none.
     fn parse_uuid(text: &str) -> Option<Self> {
         let bytes = text.as_bytes();
         let hyphenated = bytes.len() == 36 && [8, 13, 18, 23].iter().all(|&place| bytes[place] == b'-');

@@ -261,8 +261,8 @@ impl<'f> Row<'f> {
 
     fn datum(&self, column: &str, fits: impl FnOnce(Oid) -> bool) -> Result<Datum> {
         let name = encoding::c_text(column);
-        // SAFETY: the tuple is of the relation whose descriptor is used; row triggers have one. A column that is not there has
-        // a number below one.
+        // SAFETY: the tuple is of the relation whose descriptor is used; row triggers have one. A column that is not
+        // there has a number below one.
         unsafe {
             let descriptor = (*(*self.firing.data).tg_relation).rd_att;
             let number = pg_sys::SPI_fnumber(descriptor, name.as_ptr());

@@ -62,8 +62,8 @@ pub fn on_stock<T>(intent: Intent, act: impl FnOnce(&Connection, &Attachment) ->
 impl Call {
     /// Runs a call on the attached table.
     ///
-    /// `resolve` reads the items that the call names, whose type is that of the table's ids. `items` and `arguments` are called
-    /// where there is a key: the items, and all arguments that decide on the change in one canonical text.
+    /// `resolve` reads the items that the call names, whose type is that of the table's ids. `items` and `arguments`
+    /// are called where there is a key: the items, and all arguments that decide on the change in one canonical text.
     pub fn run<T>(
         &self,
         resolve: impl FnOnce(&Attachment) -> Result<T>,

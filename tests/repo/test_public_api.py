@@ -153,7 +153,8 @@ def broken_rules(conn):
         f"SELECT name || ' ' || rule FROM (SELECT p.proname AS name, unnest(ARRAY[{cases}]) AS rule"
         " FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'"
         " JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'inventory_ext'"
-        " WHERE p.prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)) AS checked"
+        " WHERE p.prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)"
+        " AND p.prolang <> (SELECT oid FROM pg_language WHERE lanname = 'internal')) AS checked"
         " WHERE rule IS NOT NULL",
     )
 

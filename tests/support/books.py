@@ -15,7 +15,8 @@ from shop import Refusal, exact_json, left, literal, refused, until
 
 KEYS = ("p_inventory_id", "p_item", "p_from", "p_to")  # literals of no type, which become an inventory_key
 TYPES = {
-    "p_items": "jsonb", "p_older_than": "interval", "p_quantity": "numeric", "p_counted_quantity": "numeric", "p_expected_quantity": "numeric",
+    "p_items": "jsonb", "p_older_than": "interval", "p_quantity": "numeric", "p_counted_quantity": "numeric",
+    "p_expected_quantity": "numeric",
 }  # fmt: skip
 
 
