@@ -15,7 +15,9 @@ BEGIN
                   FROM pg_catalog.pg_proc AS p
                   JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
                  WHERE n.nspname OPERATOR(pg_catalog.=) '@extschema@'
-                   AND p.probin OPERATOR(pg_catalog.=) 'MODULE_PATHNAME'
+                   AND (p.probin OPERATOR(pg_catalog.=) 'MODULE_PATHNAME'
+                        OR p.proname OPERATOR(pg_catalog.=) ANY ('{inventory_key_in, inventory_key_out,
+                            inventory_key_recv, inventory_key_send}'::pg_catalog.name[]))
                 UNION ALL
                 SELECT 'TABLE ' OPERATOR(pg_catalog.||) c.oid::pg_catalog.regclass::pg_catalog.text,
                        c.relacl, c.relowner, false

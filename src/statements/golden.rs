@@ -101,7 +101,7 @@ fn shown() -> String {
     let mut text = "-- Every statement of the extension; written and compared by golden.rs.\n".to_owned();
     let mut show = |heading: &str, name: &str, sql: &Sql| {
         let types = sql.parameters.iter().enumerate().map(|(place, sql_type)| format!("${} {sql_type:?}", place + 1));
-        let types = types.collect::<Vec<_>>().join(", ");
+        let types = types.collect::<Vec<_>>().chunks(5).map(|some| some.join(", ")).collect::<Vec<_>>().join(",\n--   ");
         let _ =
             write!(text, "\n-- {name}{heading}{}{types}\n{};\n", if types.is_empty() { "" } else { ": " }, sql.text);
     };
