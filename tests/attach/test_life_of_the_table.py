@@ -176,7 +176,12 @@ CHECK = "CHECK (id IS NOT NULL AND quantity >= 0 AND quantity < 'Infinity')"
             "check_dropped",
             f"ALTER quantity TYPE numeric(12,2) USING quantity::numeric, ADD CONSTRAINT quantity_non_negative {CHECK}",
         ),
-        ("ALTER id TYPE text", "column_type_changed", "ALTER id TYPE uuid USING id::uuid"),
+        (
+            "ALTER id TYPE bytea USING uuid_send(id)",
+            "column_type_changed",
+            "ALTER id TYPE uuid USING encode(id, 'hex')::uuid",
+        ),
+        ("ALTER id TYPE text", "companion_changed", "ALTER id TYPE uuid USING id::uuid"),
     ],
 )
 def test_a_change_to_a_type_that_is_no_stock_is_a_clear_error(conn, sessions, change, reason, back):

@@ -20,10 +20,14 @@ TYPES = {
 }  # fmt: skip
 
 
+def cast(argument: str) -> str:
+    """The cast of a text to the type of an argument."""
+    return "" if argument in KEYS else f"::{TYPES.get(argument, 'text')}"
+
+
 def statement(function: str, arguments: dict) -> str:
     """SELECT function(name => %(name)s::type, …) as text; psycopg fills it in."""
-    casts = {name: "" if name in KEYS else f"::{TYPES.get(name, 'text')}" for name in arguments}
-    named = ", ".join(f"{name} => %({name})s{cast}" for name, cast in casts.items())
+    named = ", ".join(f"{name} => %({name})s{cast(name)}" for name in arguments)
     return f"SELECT {function}({named})::text"
 
 
