@@ -10,7 +10,7 @@ use crate::core::error::Result;
 use crate::core::item_id::ItemId;
 use crate::ledger::attribution;
 use crate::pg::args::Arg;
-use crate::pg::failpoint::{self, Place};
+use crate::pg::failpoint::{self, Point};
 use crate::pg::lock::{Lock, Mode, TableLock, try_lock_table};
 use crate::pg::report;
 use crate::pg::spi::{Connection, connected};
@@ -98,7 +98,7 @@ fn look(may_end: bool) -> Look {
         return Look::Over;
     }
     let Some(stock) = striped_stock() else {
-        failpoint::reached(Place::TotalsOver);
+        failpoint::reached(Point::TotalsOver);
         // A session that stripes an item before this is released finds a worker that is about to end: so it looks once
         // more.
         Lock::of_worker().release_wholly();

@@ -225,6 +225,15 @@ def errors_are_reported_not_panicked(files):
     ]
 
 
+def a_name_means_one_thing(files):
+    """No two types of the crate have the same name."""
+    found = {}
+    for name, code in ships(files).items():
+        for line, words in places(code, r"\b(?:struct|enum|trait|pub type)\s+[A-Z]\w*"):
+            found.setdefault(words.split()[-1], []).append(f"src/{name}:{line}")
+    return [f"{', '.join(spots)}: {word} is defined twice" for word, spots in found.items() if len(spots) > 1]
+
+
 def texts_are_ascii(files):
     """A message reaches clients and logs in encodings that lack other characters."""
     return [
@@ -381,6 +390,10 @@ RULES = {
             {"a.rs": "fn f() { g().unwrap_or_default() } // .unwrap()"},
             {"a.rs": "fn f() {}\n#[cfg(test)]\nmod tests {\n    fn f() { g().unwrap() }\n}"},
         ],
+    ),
+    a_name_means_one_thing: (
+        [{"pg/a.rs": "pub struct Rows;", "ledger/b.rs": "enum Rows { One }"}],
+        [{"pg/a.rs": "pub struct Rows; impl Rows { fn f() -> Rows {} }", "ledger/b.rs": "// struct Rows\nstruct Row;"}],
     ),
     texts_are_ascii: (
         [{"core/a.rs": 'fn f() { hint("Run ALTER TABLE … RENAME.") }'}],
