@@ -1,6 +1,6 @@
 //! The statements on the stripes of an item.
 
-use super::{Names, LockClause};
+use super::{LockClause, Names};
 use crate::core::error::Result;
 use crate::pg::spi::Sql;
 use crate::pg::types::SqlType;

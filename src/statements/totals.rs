@@ -1,6 +1,6 @@
 //! The statements of the totals worker.
 
-use super::{Names, LockClause};
+use super::{LockClause, Names};
 use crate::core::error::Result;
 use crate::pg::spi::Sql;
 use crate::pg::types::SqlType;
