@@ -243,9 +243,9 @@ def test_detach_puts_hidden_items_together_in_a_session_that_obeyed_the_policy_b
     detach(session)
     assert (left(market.reader, STRIPED), left(market.reader, PLAIN)) == (68, 8)
     assert stripes_of(market.reader, STRIPED) == {}
-    audit(market.reader)
+    audit_soon(market.reader)
     attach(market.owner, p_run_as=run_as)
-    audit(market.reader)
+    audit_soon(market.reader)
     assert left(market.reader, STRIPED) == 68
 
 
