@@ -8,7 +8,7 @@ and a plain item stand for the two ways in which stock is kept.
 
 import pytest
 
-from books import audit, audit_soon, call, lines, refused_call, stripes_of
+from books import audit_soon, call, lines, refused_call, stripes_of
 from selling_calls import (
     SELLING,
     arguments,
