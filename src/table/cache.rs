@@ -90,8 +90,8 @@ pub fn part_without_lock(firing: &Firing) -> Result<Option<Part>> {
     Ok(found.and_then(|found| part_of(firing, found.table, &found.companions)))
 }
 
-/// Releases locks before the stock table is locked again: a session that keeps one, and waits for the stock table, could
-/// deadlock with one that has locked the stock table first.
+/// Releases locks before the stock table is locked again: a session that keeps one, and waits for the stock table,
+/// could deadlock with one that has locked the stock table first.
 fn unlock_all(tables: &[Oid]) {
     tables.iter().for_each(|table| unlock_table(*table, TableLock::RowExclusive));
 }
