@@ -59,9 +59,14 @@ pub fn require_rights_of_caller() -> Result<()> {
         stock.require_sale_rights();
     }
     // A request for a stronger lock with this one held could deadlock with another session that does the same.
+    release(&stock);
+    Ok(())
+}
+
+/// Releases the locks that [`current`] took.
+fn release(stock: &Attachment) {
     unlock_all(&stock.locked);
     unlock_all(&[stock.oid]);
-    Ok(())
 }
 
 /// The attached stock table while no session sells: waits for every sale that runs, and the next ones wait until the
@@ -75,6 +80,7 @@ pub fn current_alone() -> Result<Rc<Attachment>> {
         if stock.oid == table {
             return Ok(stock);
         }
+        release(&stock);
         unlock_table(table, TableLock::ShareRowExclusive);
         unlock_table(table, TableLock::ShareUpdateExclusive);
     }
