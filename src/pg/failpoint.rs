@@ -17,6 +17,8 @@ pub enum Point {
     AnswerKept,
     /// The totals worker found nothing striped and is about to end.
     TotalsOver,
+    /// A session looks for the totals worker.
+    WorkerSought,
 }
 
 #[cfg(not(feature = "failpoints"))]
@@ -33,6 +35,7 @@ pub fn reached(point: Point) {
         Point::Written => "written",
         Point::AnswerKept => "answer_kept",
         Point::TotalsOver => "totals_over",
+        Point::WorkerSought => "worker_sought",
     };
     if crate::pg::settings::failpoint().as_deref() == Some(name) {
         let key = pgrx::IntoDatum::into_datum(4711_i64);
