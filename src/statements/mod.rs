@@ -2,7 +2,7 @@
 //!
 //! The statements of a call are variants of [`Statement`]; their plans are kept with the attachment. Other statements
 //! are functions of the modules here. A text holds names, never values: values are bound. Every name and operator is
-//! qualified, so that the search_path of a caller has no effect. golden.sql shows all texts; a test compares them.
+//! qualified, so that the search_path of a caller has no effect. A test compares all texts with golden/*.sql.
 
 pub mod attach;
 pub mod catalog;
