@@ -137,15 +137,15 @@ fn json_setting(name: &str, setting: &CStr, member: &str) -> Result<Option<Strin
 /// The member of this name of a JSON object, where it is a text. Other members are skipped without being kept.
 fn json_member(text: &str, member: &str) -> Option<String> {
     let mut json = serde_json::Deserializer::from_str(text);
-    let found = Member(member).deserialize(&mut json).ok()?;
+    let found = FindMember(member).deserialize(&mut json).ok()?;
     json.end().ok()?;
     found.filter(|value| !value.is_empty())
 }
 
 /// Looks for a member in an object; the last one of its name counts, as in jsonb.
-struct Member<'m>(&'m str);
+struct FindMember<'m>(&'m str);
 
-impl<'de> DeserializeSeed<'de> for Member<'_> {
+impl<'de> DeserializeSeed<'de> for FindMember<'_> {
     type Value = Option<String>;
 
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
@@ -153,7 +153,7 @@ impl<'de> DeserializeSeed<'de> for Member<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Member<'_> {
+impl<'de> Visitor<'de> for FindMember<'_> {
     type Value = Option<String>;
 
     fn expecting(&self, to: &mut std::fmt::Formatter) -> std::fmt::Result {

@@ -36,26 +36,26 @@ pub fn recording<T>(
 
 /// Records a change of a row of the stock table, or of a stripe.
 pub fn record(firing: &Firing, stock: &Attachment, part: Part) -> Result<()> {
-    let columns = Columns::of(part, stock);
+    let columns = RowColumns::of(part, stock);
     let changed = RowChange::read(firing, &columns)?;
     let (act, extent) = act_in_force()?;
     let command = changed.command;
-    match changed.change {
-        Change::Item { id, kind, quantities } => {
+    match changed.effect {
+        Effect::Item { id, kind, quantities } => {
             // A stripe comes and goes within its item: the act decides on the kind.
             let kind = if columns.of_stripes { act.kind } else { kind };
             if !columns.of_stripes || differ(&quantities[0], &quantities[1]) {
                 buffer::note(Note { command, id, stripe: changed.stripe, kind, quantities, act });
             }
         }
-        Change::Moved { from: (from, old_quantity), to: (to, new_quantity) } => {
+        Effect::Moved { from: (from, old_quantity), to: (to, new_quantity) } => {
             let (closing, opening) = ([old_quantity, zero()], [zero(), new_quantity]);
             for (id, kind, quantities) in [(from, MovementKind::Closing, closing), (to, MovementKind::Opening, opening)]
             {
                 buffer::note(Note { command, id, stripe: None, kind, quantities, act: Rc::clone(&act) });
             }
         }
-        Change::Quantity { id, quantities } => {
+        Effect::Quantity { id, quantities } => {
             if extent == Some(Extent::OneRow) && buffer::is_idle() {
                 write_one(stock, (&id, changed.stripe), quantities.map(|value| value.arg()), &act);
                 return Ok(());
@@ -86,14 +86,14 @@ pub fn statement_ends(stock: &Attachment) {
 }
 
 /// The columns of the table whose row has changed: the stock table, or its stripes.
-struct Columns<'a> {
+struct RowColumns<'a> {
     of_stripes: bool,
     id: &'a str,
     quantity: &'a str,
     quantity_type: SqlType,
 }
 
-impl<'a> Columns<'a> {
+impl<'a> RowColumns<'a> {
     fn of(part: Part, stock: &'a Attachment) -> Self {
         if part == Part::Companion(Companion::Stripes) {
             Self { of_stripes: true, id: "inventory_id", quantity: "quantity", quantity_type: SqlType::Numeric }
@@ -110,10 +110,11 @@ struct RowChange<'f> {
     command: u32,
     /// The number of the stripe, where it is one.
     stripe: Option<i16>,
-    change: Change<'f>,
+    effect: Effect<'f>,
 }
 
-enum Change<'f> {
+/// The effect of a change on an item, or on a stripe of it.
+enum Effect<'f> {
     /// An item, or a stripe, was inserted or deleted.
     Item { id: ItemId, kind: MovementKind, quantities: [String; 2] },
     /// An item got another id.
@@ -123,28 +124,28 @@ enum Change<'f> {
 }
 
 impl<'f> RowChange<'f> {
-    fn read(firing: &'f Firing, columns: &Columns<'_>) -> Result<Self> {
+    fn read(firing: &'f Firing, columns: &RowColumns<'_>) -> Result<Self> {
         let first = firing.first_row();
         let id = first.item(columns.id)?;
         let quantity = first.value(columns.quantity, columns.quantity_type)?;
         let stripe = if columns.of_stripes { Some(first.stripe()?) } else { None };
-        let item = |kind, quantities| Change::Item { id: id.clone(), kind, quantities };
-        let (command, change) = match firing.operation() {
+        let item = |kind, quantities| Effect::Item { id: id.clone(), kind, quantities };
+        let (command, effect) = match firing.operation() {
             Operation::Insert => (first.made_by(), item(MovementKind::Opening, [zero(), quantity.printed()])),
             Operation::Delete => (first.deleted_by(), item(MovementKind::Closing, [quantity.printed(), zero()])),
             Operation::Update | Operation::Truncate => {
                 let updated = firing.updated_row();
                 let (new_id, new_quantity) =
                     (updated.item(columns.id)?, updated.value(columns.quantity, columns.quantity_type)?);
-                let change = if new_id == id {
-                    Change::Quantity { id, quantities: [quantity, new_quantity] }
+                let effect = if new_id == id {
+                    Effect::Quantity { id, quantities: [quantity, new_quantity] }
                 } else {
-                    Change::Moved { from: (id, quantity.printed()), to: (new_id, new_quantity.printed()) }
+                    Effect::Moved { from: (id, quantity.printed()), to: (new_id, new_quantity.printed()) }
                 };
-                (updated.made_by(), change)
+                (updated.made_by(), effect)
             }
         };
-        Ok(Self { command, stripe, change })
+        Ok(Self { command, stripe, effect })
     }
 }
 

@@ -8,7 +8,7 @@ use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
 use crate::ledger::attribution;
 use crate::pg::args::{Arg, Interval};
-use crate::pg::failpoint::{self, Place};
+use crate::pg::failpoint::{self, Point};
 use crate::pg::lock::lock_for_writing;
 use crate::pg::spi::{Connection, connected};
 use crate::statements::{Statement, requests};
@@ -57,7 +57,7 @@ pub fn once(
             return shown.map_or(Ok(result.clone()), |id| Err(Error::unknown_item(id)));
         }
     }
-    failpoint::reached(Place::KeyClaimed);
+    failpoint::reached(Point::KeyClaimed);
     let result = act()?;
     let _acting = stock.act_on_companions();
     let args = [Arg::text(request.key), Arg::text(result.as_str())];
@@ -65,7 +65,7 @@ pub fn once(
     if attribution::writing(stock.companions.requests, keep) != 1 {
         return Err(Error::key_not_kept(request.key));
     }
-    failpoint::reached(Place::AnswerKept);
+    failpoint::reached(Point::AnswerKept);
     Ok(result)
 }
 

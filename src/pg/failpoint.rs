@@ -6,7 +6,7 @@
 
 /// The places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Point {
     /// The idempotency key is inserted.
     KeyClaimed,
     /// The items are locked.
@@ -17,22 +17,25 @@ pub enum Place {
     AnswerKept,
     /// The totals worker found nothing striped and is about to end.
     TotalsOver,
+    /// A session looks for the totals worker.
+    WorkerSought,
 }
 
 #[cfg(not(feature = "failpoints"))]
 /// Does nothing in a release.
 #[inline(always)]
-pub fn reached(_: Place) {}
+pub fn reached(_: Point) {}
 
 #[cfg(feature = "failpoints")]
 /// Waits where the setting names the place.
-pub fn reached(place: Place) {
-    let name = match place {
-        Place::KeyClaimed => "key_claimed",
-        Place::Locked => "locked",
-        Place::Written => "written",
-        Place::AnswerKept => "answer_kept",
-        Place::TotalsOver => "totals_over",
+pub fn reached(point: Point) {
+    let name = match point {
+        Point::KeyClaimed => "key_claimed",
+        Point::Locked => "locked",
+        Point::Written => "written",
+        Point::AnswerKept => "answer_kept",
+        Point::TotalsOver => "totals_over",
+        Point::WorkerSought => "worker_sought",
     };
     if crate::pg::settings::failpoint().as_deref() == Some(name) {
         let key = pgrx::IntoDatum::into_datum(4711_i64);

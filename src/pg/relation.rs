@@ -5,7 +5,7 @@
 
 use crate::pg::encoding;
 use pgrx::pg_sys::{self, Oid};
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 
 /// One trigger of a table.
 pub struct TriggerFacts {
@@ -214,9 +214,4 @@ pub fn hash_of_function(function: Oid) -> u32 {
     let (cache, none) = (pg_sys::SysCacheIdentifier::PROCOID as i32, pg_sys::Datum::null());
     // SAFETY: hashes an oid.
     unsafe { pg_sys::GetSysCacheHashValue(cache, function.into(), none, none, none) }
-}
-
-/// The name of a table for an error of PostgreSQL itself.
-pub fn c_name(name: &str) -> CString {
-    encoding::c_text(name)
 }

@@ -142,7 +142,7 @@ pub extern "C-unwind" fn inventory_totals_main(database: Datum) {
     let mut idle_looks = 0;
     let mut look = in_transaction(work.begin);
     while look != Look::Over {
-        pause();
+        pause(PAUSE);
         idle_looks = if look == Look::Changed { 0 } else { idle_looks + 1 };
         look = in_transaction(|| (work.look)(idle_looks >= IDLE_LOOKS));
     }
@@ -166,13 +166,14 @@ unsafe fn handle_sigterm() {
     unsafe { pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(ends_at_next_check)) };
 }
 
-fn pause() {
+/// Waits; a signal ends the wait.
+pub fn pause(pause: Duration) {
     // SAFETY: waits for the latch of this process, which its signal handlers set.
     unsafe {
         pg_sys::WaitLatch(
             pg_sys::MyLatch,
             (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32,
-            PAUSE.as_millis() as _,
+            pause.as_millis() as _,
             pg_sys::PG_WAIT_EXTENSION,
         );
         pg_sys::ResetLatch(pg_sys::MyLatch);

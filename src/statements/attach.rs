@@ -9,16 +9,17 @@ const NAMED_ROWS: usize = 5;
 /// Finds the first rows whose quantity is no stock, and counts all of them. Digits count as in `core::quantity`: zeros
 /// at either end are none.
 pub fn bad_rows(table: &str, id: &str, quantity: &str, quantity_type: SqlType, max_digits: usize) -> Sql {
-    let of_numeric = match quantity_type {
-        SqlType::Numeric => format!(
+    let of_numeric = if quantity_type.is_integer() {
+        String::new()
+    } else {
+        format!(
             "
          AND stock.{quantity} OPERATOR(pg_catalog.<) 'Infinity'::pg_catalog.numeric
          AND (pg_catalog.min_scale(stock.{quantity}) OPERATOR(pg_catalog.+)
               CASE WHEN stock.{quantity} OPERATOR(pg_catalog.<) 1 THEN 0
                    ELSE pg_catalog.length(pg_catalog.trunc(stock.{quantity})::pg_catalog.text) END)
              OPERATOR(pg_catalog.<=) {max_digits}"
-        ),
-        _ => String::new(),
+        )
     };
     let text = format!(
         "SELECT stock.{id}::pg_catalog.text AS id, stock.{quantity}::pg_catalog.text AS quantity,
@@ -65,12 +66,13 @@ pub fn drop_constraint(table: &str, constraint: &str) -> Sql {
 /// expression again for every statement that writes: constants of the column's own type spare it a cast, which it would
 /// evaluate each time.
 pub fn add_check(table: &str, constraint: &str, id: &str, quantity: &str, quantity_type: SqlType) -> [Sql; 2] {
-    let bounds = match quantity_type {
-        SqlType::Numeric => format!(
+    let bounds = if quantity_type.is_integer() {
+        format!("{quantity} OPERATOR(pg_catalog.>=) 0")
+    } else {
+        format!(
             "{quantity} OPERATOR(pg_catalog.>=) '0'::pg_catalog.numeric
      AND {quantity} OPERATOR(pg_catalog.<) 'Infinity'::pg_catalog.numeric"
-        ),
-        _ => format!("{quantity} OPERATOR(pg_catalog.>=) 0"),
+        )
     };
     let add = format!(
         "ALTER TABLE {table} ADD CONSTRAINT {constraint}

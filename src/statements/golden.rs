@@ -1,14 +1,17 @@
-//! Compares every statement with golden.sql, which shows the texts for two tables: an ordinary one with a numeric
-//! quantity, and a partitioned one with text ids and a whole-number quantity.
+//! Compares every statement with the files in golden, which show the texts for two tables: an ordinary one with a
+//! numeric quantity, and a partitioned one with text ids and a whole-number
+//! quantity. The statements that are kept are in kept.sql,
+//! the others in a file for each module.
 //!
-//! `UPDATE_GOLDEN=1 cargo test --lib golden` writes the file anew; read its difference before it is committed.
+//! `UPDATE_GOLDEN=1 cargo test --lib golden` writes the files anew; read the difference before it is committed.
 
 use super::leftover::Leftover;
 use super::*;
 use crate::core::part::Companion;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
-const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/statements/golden.sql");
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/statements/golden");
 
 fn ordinary() -> Names {
     Names {
@@ -97,11 +100,16 @@ fn all(names: &Names) -> Vec<(String, Sql)> {
     Statement::ALL.iter().map(kept).chain(others(names)).collect()
 }
 
-fn shown() -> String {
-    let mut text = "-- Every statement of the extension; written and compared by golden.rs.\n".to_owned();
+/// The contents of each file.
+fn shown() -> BTreeMap<String, String> {
+    let mut files = BTreeMap::<String, String>::new();
     let mut show = |heading: &str, name: &str, sql: &Sql| {
         let types = sql.parameters.iter().enumerate().map(|(place, sql_type)| format!("${} {sql_type:?}", place + 1));
-        let types = types.collect::<Vec<_>>().chunks(5).map(|some| some.join(", ")).collect::<Vec<_>>().join(",\n--   ");
+        let types =
+            types.collect::<Vec<_>>().chunks(5).map(|some| some.join(", ")).collect::<Vec<_>>().join(",\n--   ");
+        let file = name.split_once("::").map_or("kept", |(module, _)| module);
+        let text =
+            files.entry(format!("{file}.sql")).or_insert_with(|| "-- Written and compared by golden.rs.\n".into());
         let _ =
             write!(text, "\n-- {name}{heading}{}{types}\n{};\n", if types.is_empty() { "" } else { ": " }, sql.text);
     };
@@ -114,20 +122,22 @@ fn shown() -> String {
             show(" (partitioned, text ids, integer)", name, other);
         }
     }
-    text
+    files
 }
 
 #[test]
-fn every_statement_is_as_in_the_golden_file() {
-    let shown = shown();
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        assert!(std::fs::write(GOLDEN, &shown).is_ok());
+fn every_statement_is_as_in_the_golden_files() {
+    for (file, shown) in shown() {
+        let path = format!("{GOLDEN}/{file}");
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            assert!(std::fs::write(&path, &shown).is_ok());
+        }
+        let golden = std::fs::read_to_string(&path).unwrap_or_default();
+        for (number, (shown, golden)) in shown.lines().zip(golden.lines()).enumerate() {
+            assert_eq!(shown, golden, "{path}, line {}", number + 1);
+        }
+        assert_eq!(shown.lines().count(), golden.lines().count(), "{path}");
     }
-    let golden = std::fs::read_to_string(GOLDEN).unwrap_or_default();
-    for (number, (shown, golden)) in shown.lines().zip(golden.lines()).enumerate() {
-        assert_eq!(shown, golden, "golden.sql, line {}", number + 1);
-    }
-    assert_eq!(shown.lines().count(), golden.lines().count());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! The statements of a call are variants of [`Statement`]; their plans are kept with the attachment. Other statements
 //! are functions of the modules here. A text holds names, never values: values are bound. Every name and operator is
-//! qualified, so that the search_path of a caller has no effect. golden.sql shows all texts; a test compares them.
+//! qualified, so that the search_path of a caller has no effect. A test compares all texts with golden/*.sql.
 
 pub mod attach;
 pub mod catalog;
@@ -97,7 +97,7 @@ impl Names {
 
 /// The row lock of a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RowLock {
+pub enum LockClause {
     /// FOR UPDATE
     Update,
     /// FOR NO KEY UPDATE
@@ -108,7 +108,7 @@ pub enum RowLock {
     Unlocked,
 }
 
-impl RowLock {
+impl LockClause {
     fn clause(self) -> &'static str {
         match self {
             Self::Update => "\n   FOR UPDATE",
@@ -143,13 +143,13 @@ macro_rules! statements {
 
 statements! {
     /// Locks an item that has enough.
-    LockEnough => |names| sale::lock_enough(names, RowLock::Update);
+    LockEnough => |names| sale::lock_enough(names, LockClause::Update);
     /// The same, with the weaker lock.
-    LockEnoughNoKey => |names| sale::lock_enough(names, RowLock::NoKeyUpdate);
+    LockEnoughNoKey => |names| sale::lock_enough(names, LockClause::NoKeyUpdate);
     /// Locks an item in any case.
-    LockItem => |names| sale::lock_item(names, RowLock::Update);
+    LockItem => |names| sale::lock_item(names, LockClause::Update);
     /// The same, with the weaker lock.
-    LockItemNoKey => |names| sale::lock_item(names, RowLock::NoKeyUpdate);
+    LockItemNoKey => |names| sale::lock_item(names, LockClause::NoKeyUpdate);
     /// Reads an item without a lock.
     LookAtItem => sale::look;
     /// Writes a deduction.
@@ -159,15 +159,15 @@ statements! {
     /// Returns a row where the rights in force allow a change of an item.
     MayChangeItem => sale::may_change;
     /// Locks many items in the order of their ids.
-    LockItems => |names| rows::lock_items(names, RowLock::Update);
+    LockItems => |names| rows::lock_items(names, LockClause::Update);
     /// The same, with the weaker lock.
-    LockItemsNoKey => |names| rows::lock_items(names, RowLock::NoKeyUpdate);
+    LockItemsNoKey => |names| rows::lock_items(names, LockClause::NoKeyUpdate);
     /// Writes many changes.
     ChangeItems => rows::change_items;
     /// Returns those of some items that may be read.
-    VisibleItems => |names| rows::permitted_items(names, RowLock::Unlocked);
+    VisibleItems => |names| rows::permitted_items(names, LockClause::Unlocked);
     /// Returns those of some items that may be changed.
-    ChangeableItems => |names| rows::permitted_items(names, RowLock::KeyShare);
+    ChangeableItems => |names| rows::permitted_items(names, LockClause::KeyShare);
     /// Sets an item whose row holds more digits than a quantity has.
     RepairItem => rows::repair_item;
     /// Records one movement of an item.
@@ -185,9 +185,9 @@ statements! {
     /// Locks a stripe that has enough.
     LockStripe => stripes::lock_stripe;
     /// Reads all stripes of an item without a lock.
-    LookAtStripes => |names| stripes::read_all(names, RowLock::Unlocked);
+    LookAtStripes => |names| stripes::read_all(names, LockClause::Unlocked);
     /// Locks all stripes of an item.
-    LockStripes => |names| stripes::read_all(names, RowLock::Update);
+    LockStripes => |names| stripes::read_all(names, LockClause::Update);
     /// Adds up the stripes of an item.
     SumOfItem => stripes::sum_of_item;
     /// Writes one stripe.
@@ -197,9 +197,9 @@ statements! {
     /// Adds up the stripes of every item.
     SumsOfItems => totals::sums;
     /// Finds the items whose total lags.
-    FindLagging => |names| totals::lagging(names, RowLock::Unlocked);
+    FindLagging => |names| totals::lagging(names, LockClause::Unlocked);
     /// Locks the items whose total lags.
-    LockLagging => |names| totals::lagging(names, RowLock::NoKeyUpdate);
+    LockLagging => |names| totals::lagging(names, LockClause::NoKeyUpdate);
     /// Writes totals into the rows of their items.
     WriteTotals => totals::write;
     /// Keeps the totals that were written.

@@ -1,12 +1,12 @@
 //! The statements on many rows of the stock table.
 
-use super::{Names, RowLock};
+use super::{LockClause, Names};
 use crate::core::error::Result;
 use crate::pg::spi::Sql;
 use crate::pg::types::SqlType;
 
 /// The rows are locked as the sort returns them, and an id does not change under a lock.
-pub fn lock_items(names: &Names, lock: RowLock) -> Result<Sql> {
+pub fn lock_items(names: &Names, lock: LockClause) -> Result<Sql> {
     let (source, id, quantity) = (names.source(), &names.id, &names.quantity);
     let text = format!(
         "SELECT stock.{id} AS id, stock.{quantity} AS quantity
@@ -30,7 +30,7 @@ RETURNING stock.{id} AS id, stock.{quantity} AS quantity"
     Ok(Sql::new(text, &[names.ids_parameter(), SqlType::TextArray]))
 }
 
-pub fn permitted_items(names: &Names, lock: RowLock) -> Result<Sql> {
+pub fn permitted_items(names: &Names, lock: LockClause) -> Result<Sql> {
     let (source, id) = (names.source(), &names.id);
     let text = format!(
         "SELECT stock.{id} AS id

@@ -1,6 +1,6 @@
 //! The statements of a sale of one item, and of the quantity of one item.
 
-use super::{Names, RowLock};
+use super::{LockClause, Names};
 use crate::core::error::Result;
 use crate::pg::spi::Sql;
 use crate::pg::types::SqlType;
@@ -10,7 +10,7 @@ fn locked_columns(names: &Names) -> String {
     format!("stock.{} AS quantity{row}", names.quantity)
 }
 
-pub fn lock_enough(names: &Names, lock: RowLock) -> Result<Sql> {
+pub fn lock_enough(names: &Names, lock: LockClause) -> Result<Sql> {
     let (columns, source, item, quantity) = (locked_columns(names), names.source(), names.is_item(), &names.quantity);
     let text = format!(
         "SELECT {columns}
@@ -21,7 +21,7 @@ pub fn lock_enough(names: &Names, lock: RowLock) -> Result<Sql> {
     Ok(Sql::new(text, &[names.id_parameter(), names.amount_type()]))
 }
 
-pub fn lock_item(names: &Names, lock: RowLock) -> Result<Sql> {
+pub fn lock_item(names: &Names, lock: LockClause) -> Result<Sql> {
     let (columns, source, item) = (locked_columns(names), names.source(), names.is_item());
     Ok(Sql::new(format!("SELECT {columns}\n  FROM {source}\n WHERE {item}{}", lock.clause()), &[names.id_parameter()]))
 }
@@ -56,6 +56,6 @@ pub fn read_available(names: &Names) -> Result<Sql> {
 
 /// The policies of the role in force decide on the row, which is locked against nothing but its deletion.
 pub fn may_change(names: &Names) -> Result<Sql> {
-    let (source, item, lock) = (names.source(), names.is_item(), RowLock::KeyShare.clause());
+    let (source, item, lock) = (names.source(), names.is_item(), LockClause::KeyShare.clause());
     Ok(Sql::new(format!("SELECT FROM {source}\n WHERE {item}{lock}"), &[names.id_parameter()]))
 }

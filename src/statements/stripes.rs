@@ -1,6 +1,6 @@
 //! The statements on the stripes of an item.
 
-use super::{Names, RowLock};
+use super::{LockClause, Names};
 use crate::core::error::Result;
 use crate::pg::spi::Sql;
 use crate::pg::types::SqlType;
@@ -12,12 +12,12 @@ pub fn lock_stripe(names: &Names) -> Result<Sql> {
  WHERE s.inventory_id OPERATOR(pg_catalog.=) $1 AND s.stripe OPERATOR(pg_catalog.=) $2
    AND s.quantity OPERATOR(pg_catalog.>=) $3::pg_catalog.numeric{}",
         names.stripes,
-        RowLock::Update.clause()
+        LockClause::Update.clause()
     );
     Ok(Sql::new(text, &[names.id_parameter(), SqlType::Int2, SqlType::Text]))
 }
 
-pub fn read_all(names: &Names, lock: RowLock) -> Result<Sql> {
+pub fn read_all(names: &Names, lock: LockClause) -> Result<Sql> {
     let text = format!(
         "SELECT s.stripe, s.quantity
   FROM {} AS s

@@ -1,6 +1,6 @@
 //! The statements of the totals worker.
 
-use super::{Names, RowLock};
+use super::{LockClause, Names};
 use crate::core::error::Result;
 use crate::pg::spi::Sql;
 use crate::pg::types::SqlType;
@@ -23,10 +23,10 @@ pub fn sums(names: &Names) -> Result<Sql> {
 }
 
 /// A row that another session holds is skipped until the next look.
-pub fn lagging(names: &Names, lock: RowLock) -> Result<Sql> {
+pub fn lagging(names: &Names, lock: LockClause) -> Result<Sql> {
     let (source, id, quantity) = (names.source(), &names.id, &names.quantity);
     let lock = match lock {
-        RowLock::Unlocked => String::new(),
+        LockClause::Unlocked => String::new(),
         lock => format!("\n ORDER BY {}{} OF stock SKIP LOCKED", names.id_order(), lock.clause()),
     };
     let text = format!(

@@ -10,7 +10,7 @@ use crate::core::item_id::ItemId;
 use crate::core::quantity::{Capacity, Quantity};
 use crate::ledger::attribution;
 use crate::pg::args::Arg;
-use crate::pg::failpoint::{self, Place};
+use crate::pg::failpoint::{self, Point};
 use crate::pg::lock::{GATE, Lock, Mode};
 use crate::pg::spi::{Connection, Rows, Snapshot};
 use crate::pg::transaction::has_one_snapshot;
@@ -201,7 +201,7 @@ impl<'a> Striped<'a> {
     pub fn lock_all(&self) -> Result<Seen> {
         self.item().wait(Mode::Exclusive);
         let seen = self.read_with(Statement::LockStripes, Snapshot::Isolation)?;
-        failpoint::reached(Place::Locked);
+        failpoint::reached(Point::Locked);
         Ok(seen)
     }
 
@@ -215,7 +215,7 @@ impl<'a> Striped<'a> {
         let written = attribution::writing(self.stock.companions.stripes, || {
             self.stock.run(self.spi, Statement::ChangeStripe, &args)
         });
-        failpoint::reached(Place::Written);
+        failpoint::reached(Point::Written);
         let new_quantity = quantity(&written, 0, &self.id).ok();
         let expected = held.quantity.checked_add(delta);
         new_quantity
@@ -257,7 +257,7 @@ impl<'a> Striped<'a> {
         if row.count() == 0 {
             return Ok(None);
         }
-        failpoint::reached(Place::Locked);
+        failpoint::reached(Point::Locked);
         let quantity = quantity(&row, 0, &self.id)?;
         Ok(Some(Held { stripe, quantity, row }))
     }
@@ -340,7 +340,7 @@ pub fn write(spi: &Connection, stock: &Attachment, steps: &[Step]) -> Result<Has
     ];
     let run = || stock.run(spi, Statement::ChangeStripes, &args);
     let rows = attribution::writing(stock.companions.stripes, run);
-    failpoint::reached(Place::Written);
+    failpoint::reached(Point::Written);
     let mut written = HashMap::with_capacity(rows.count());
     for row in 0..rows.count() {
         let id = rows.item(row, c"id")?;

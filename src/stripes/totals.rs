@@ -10,7 +10,7 @@ use crate::core::error::Result;
 use crate::core::item_id::ItemId;
 use crate::ledger::attribution;
 use crate::pg::args::Arg;
-use crate::pg::failpoint::{self, Place};
+use crate::pg::failpoint::{self, Point};
 use crate::pg::lock::{Lock, Mode, TableLock, try_lock_table};
 use crate::pg::report;
 use crate::pg::spi::{Connection, connected};
@@ -25,6 +25,10 @@ use std::time::{Duration, Instant};
 
 /// A worker is there after some milliseconds; a sale waits for it so long at most.
 const START_PATIENCE_MS: u32 = 100;
+/// How long a worker tries to take its lock, and the pause between two tries. DROP DATABASE waits five seconds for
+/// others to go; this is less.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(2);
+const CLAIM_PAUSE: Duration = Duration::from_millis(1);
 /// How often a session that sells other items looks for totals that lag.
 const REVIVAL: Duration = Duration::from_secs(1);
 
@@ -70,6 +74,7 @@ fn has_worker() -> bool {
     let lock = Lock::of_worker();
     let free = lock.take(Mode::Share);
     if free {
+        failpoint::reached(Point::WorkerSought);
         lock.release(Mode::Share);
     }
     !free
@@ -88,22 +93,34 @@ pub fn work() -> Work {
 
 /// The beginning of the worker: at most one runs in a database.
 fn begin() -> Look {
-    if Lock::of_worker().take_for_session() { Look::Changed } else { Look::Over }
+    if claimed(|| Lock::of_worker().take_for_session()) { Look::Changed } else { Look::Over }
+}
+
+/// Tries for a while to become the worker: a session that looks for one has the lock for a moment, another worker has
+/// it for as long as it lives.
+fn claimed(mut take: impl FnMut() -> bool) -> bool {
+    let begin = Instant::now();
+    while !take() {
+        if begin.elapsed() > CLAIM_PATIENCE {
+            return false;
+        }
+        worker::pause(CLAIM_PAUSE);
+    }
+    true
 }
 
 /// A look of the worker at the totals.
 fn look(may_end: bool) -> Look {
     // Code of the owner can release the locks of a session, not those of a transaction.
-    if !Lock::of_worker().take(Mode::Exclusive) {
+    if !claimed(|| Lock::of_worker().take(Mode::Exclusive)) {
         return Look::Over;
     }
     let Some(stock) = striped_stock() else {
-        failpoint::reached(Place::TotalsOver);
+        failpoint::reached(Point::TotalsOver);
         // A session that stripes an item before this is released finds a worker that is about to end: so it looks once
         // more.
         Lock::of_worker().release_wholly();
-        let again = striped_stock().is_some() && Lock::of_worker().take_for_session();
-        return if again { Look::Changed } else { Look::Over };
+        return if striped_stock().is_some() { begin() } else { Look::Over };
     };
     // Held until the commit.
     let alone = may_end && try_lock_table(stock.companions.stripes, TableLock::Share);

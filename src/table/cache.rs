@@ -42,6 +42,7 @@ pub fn current() -> Result<Rc<Attachment>> {
             if cached.generation == invalidation::generation() {
                 return Ok(cached);
             }
+            unlock_all(&cached.locked);
         }
         unlock_table(cached.oid, TableLock::RowExclusive);
     }
@@ -58,8 +59,14 @@ pub fn require_rights_of_caller() -> Result<()> {
         stock.require_sale_rights();
     }
     // A request for a stronger lock with this one held could deadlock with another session that does the same.
-    stock.locked.iter().chain([&stock.oid]).for_each(|table| unlock_table(*table, TableLock::RowExclusive));
+    release(&stock);
     Ok(())
+}
+
+/// Releases the locks that [`current`] took.
+fn release(stock: &Attachment) {
+    unlock_all(&stock.locked);
+    unlock_all(&[stock.oid]);
 }
 
 /// The attached stock table while no session sells: waits for every sale that runs, and the next ones wait until the
@@ -73,6 +80,7 @@ pub fn current_alone() -> Result<Rc<Attachment>> {
         if stock.oid == table {
             return Ok(stock);
         }
+        release(&stock);
         unlock_table(table, TableLock::ShareRowExclusive);
         unlock_table(table, TableLock::ShareUpdateExclusive);
     }
@@ -86,6 +94,12 @@ pub fn part_without_lock(firing: &Firing) -> Result<Option<Part>> {
     }
     let found = connected(|spi| configured(spi, &configuration(spi)?))?;
     Ok(found.and_then(|found| part_of(firing, found.table, &found.companions)))
+}
+
+/// Releases locks before the stock table is locked again: a session that keeps one, and waits for the stock table,
+/// could deadlock with one that has locked the stock table first.
+fn unlock_all(tables: &[Oid]) {
+    tables.iter().for_each(|table| unlock_table(*table, TableLock::RowExclusive));
 }
 
 fn load(spi: &Connection) -> Result<Attachment> {
@@ -108,6 +122,7 @@ fn load(spi: &Connection) -> Result<Attachment> {
             if generation == invalidation::generation() {
                 return build(spi, configured, (generation, locked));
             }
+            unlock_all(&locked);
         }
         unlock_table(table, TableLock::RowExclusive);
     }

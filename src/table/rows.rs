@@ -6,7 +6,7 @@ use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
 use crate::core::quantity::{Capacity, Quantity};
 use crate::pg::args::Arg;
-use crate::pg::failpoint::{self, Place};
+use crate::pg::failpoint::{self, Point};
 use crate::pg::spi::Connection;
 use crate::statements::Statement;
 use crate::table::attachment::Attachment;
@@ -25,7 +25,7 @@ pub fn lock(spi: &Connection, stock: &Attachment, ids: &[ItemId]) -> Result<Hash
     stock.require_sale_rights();
     let statement = stock.by_strength(Statement::LockItems, Statement::LockItemsNoKey);
     let rows = stock.run(spi, statement, &[stock.bind_items(ids)]);
-    failpoint::reached(Place::Locked);
+    failpoint::reached(Point::Locked);
     let stored = |row| Ok((rows.item(row, c"id")?, rows.quantity(row, c"quantity", stock.names.quantity_type)));
     (0..rows.count()).map(stored).collect()
 }
@@ -45,7 +45,7 @@ pub fn change(
     let printed: Vec<String> = deltas.iter().map(|(_, delta)| printed(*delta, stock.capacity)).collect();
     let args = [stock.bind_items(deltas.iter().map(|(id, _)| *id)), Arg::owned(printed)];
     let rows = stock.run(spi, Statement::ChangeItems, &args);
-    failpoint::reached(Place::Written);
+    failpoint::reached(Point::Written);
     let changed = |row| {
         let id = rows.item(row, c"id")?;
         let quantity = readable(&id, rows.quantity(row, c"quantity", stock.names.quantity_type))?;

@@ -8,6 +8,7 @@ database, because the worker is no session of the test.
 """
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -116,3 +117,28 @@ def test_a_worker_with_nothing_to_do_ends_all_the_same(connect):
     holder.execute("SELECT pg_advisory_unlock(%s)", [ADVISORY_LOCK])
     until(lambda: workers(holder) == [], "the worker ends")
     holder.close()
+
+
+def test_a_worker_that_starts_while_a_session_looks_for_one_stays(connect):
+    """Who looks has the worker's lock for a moment: a worker that began in that moment ended at once, and the row
+    lagged until some later call. The one who looks here is terminated, so that nobody else starts a worker."""
+    holder, looking, shop = connect(), connect(), connect()
+    shop.execute("SELECT detach_inventory()")
+    shop.execute("ALTER DATABASE shop RESET inventory_ext.failpoint")
+    shop.execute("SELECT attach_inventory('inventory')")
+    shop.execute("SELECT stripe_inventory(%s, 4)", [ONE])
+    until(lambda: workers(holder) == [], "the worker of this call ends")
+    holder.execute("SELECT pg_advisory_lock(%s)", [ADVISORY_LOCK])
+    with ThreadPoolExecutor() as threads:
+        looking.execute("SET inventory_ext.failpoint = 'worker_sought'")
+        looks = threads.submit(sell, looking, ONE, 1)
+        waits = "SELECT wait_event = 'advisory' FROM pg_stat_activity WHERE pid = %s"
+        pid = looking.info.backend_pid
+        until(lambda: holder.execute(waits, [pid]).fetchone()[0], "a session looks for a worker")
+        sell(shop, ONE, 2)
+        holder.execute("SELECT pg_terminate_backend(%s, 60000)", [pid])
+        with pytest.raises(psycopg.OperationalError):
+            looks.result()
+    until(lambda: shown(holder) == 10, "the row shows the sale")
+    for connection in (holder, shop):
+        connection.close()

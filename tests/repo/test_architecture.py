@@ -5,6 +5,7 @@ is also shown files that break it, and good ones that look like them, so that a 
 """
 
 import re
+from itertools import accumulate
 from pathlib import PurePosixPath
 
 import pytest
@@ -225,6 +226,15 @@ def errors_are_reported_not_panicked(files):
     ]
 
 
+def a_name_means_one_thing(files):
+    """No two types of the crate have the same name."""
+    found = {}
+    for name, code in ships(files).items():
+        for line, words in places(code, r"\b(?:struct|enum|trait|pub type)\s+[A-Z]\w*"):
+            found.setdefault(words.split()[-1], []).append(f"src/{name}:{line}")
+    return [f"{', '.join(spots)}: {word} is defined twice" for word, spots in found.items() if len(spots) > 1]
+
+
 def texts_are_ascii(files):
     """A message reaches clients and logs in encodings that lack other characters."""
     return [
@@ -293,8 +303,8 @@ RULES = {
         ],
         [
             {"pg/spi.rs": "fn f() { unsafe { pg_sys::SPI_connect() }; }"},
-            {"stock/a.rs": "// unsafe\nfn f() -> &'static str { \"unsafe Spi\" }"},
-            {"stock/a.rs": "/* Spi /* and Spi */ Spi */\n#[cfg(test)]\nmod tests { fn f() { Spi::run(\"}\") } }"},
+            {"stock/a.rs": '// unsafe\nfn f() -> &\'static str { "unsafe Spi" }'},
+            {"stock/a.rs": '/* Spi /* and Spi */ Spi */\n#[cfg(test)]\nmod tests { fn f() { Spi::run("}") } }'},
         ],
     ),
     spi_is_called_in_one_file: (
@@ -317,7 +327,7 @@ RULES = {
         [
             {"stock/sale.rs": 'fn f() { run("SELECT 1") }'},
             {"table/a.rs": 'fn f() { run(&format!("UPDATE {table} AS s SET quantity = 1")) }'},
-            {"attach/a.rs": "fn f() { run(r\"\n   DELETE FROM a\") }"},
+            {"attach/a.rs": 'fn f() { run(r"\n   DELETE FROM a") }'},
         ],
         [
             {"statements/a.rs": 'fn f() { run("SELECT 1") }'},
@@ -329,7 +339,7 @@ RULES = {
             {"pg/spi.rs": "fn f() {\n    unsafe { g() }\n}"},
             {"pg/spi.rs": "fn f() {\n    // SAFETY: fine.\n    g();\n    unsafe { g() }\n}"},
             {"pg/spi.rs": "// SAFETY: of another.\n\nunsafe impl Send for S {}"},
-            {"pg/spi.rs": "fn f() {\n    g(\"SAFETY: \");\n    unsafe { g() }\n}"},
+            {"pg/spi.rs": 'fn f() {\n    g("SAFETY: ");\n    unsafe { g() }\n}'},
         ],
         [
             {
@@ -339,7 +349,7 @@ RULES = {
             {"pg/spi.rs": "fn f() {\n    // SAFETY: fine.\n    let answer =\n        unsafe { g() };\n}"},
             {
                 "pg/a.rs": "// SAFETY: a number.\n#[rustfmt::skip]\nunsafe impl Send for S {}\n"
-                "unsafe extern \"C\" fn f() {}"
+                'unsafe extern "C" fn f() {}'
             },
         ],
     ),
@@ -373,14 +383,18 @@ RULES = {
     errors_are_reported_not_panicked: (
         [
             {"a.rs": "fn f() { g().unwrap() }"},
-            {"a.rs": "fn f() { g()\n        .expect(\"there\") }"},
-            {"a.rs": "fn f() { panic!(\"no\") }"},
+            {"a.rs": 'fn f() { g()\n        .expect("there") }'},
+            {"a.rs": 'fn f() { panic!("no") }'},
             {"a.rs": "#[cfg(not(test))]\nmod a { fn f() { todo!() } }"},
         ],
         [
             {"a.rs": "fn f() { g().unwrap_or_default() } // .unwrap()"},
             {"a.rs": "fn f() {}\n#[cfg(test)]\nmod tests {\n    fn f() { g().unwrap() }\n}"},
         ],
+    ),
+    a_name_means_one_thing: (
+        [{"pg/a.rs": "pub struct Rows;", "ledger/b.rs": "enum Rows { One }"}],
+        [{"pg/a.rs": "pub struct Rows; impl Rows { fn f() -> Rows {} }", "ledger/b.rs": "// struct Rows\nstruct Row;"}],
     ),
     texts_are_ascii: (
         [{"core/a.rs": 'fn f() { hint("Run ALTER TABLE … RENAME.") }'}],
@@ -448,21 +462,27 @@ def project_files(folder=ROOT):
             yield path
 
 
-def is_golden(path):
-    return PurePosixPath(path).name == "golden.sql"  # as long as the statements that it shows
-
-
 def too_long(paths):
-    lengths = {path: len(path.read_text().splitlines()) for path in paths if not is_golden(path)}
+    lengths = {path: len(path.read_text().splitlines()) for path in paths}
     return [f"{path} has {length} lines" for path, length in lengths.items() if length > MOST_LINES]
+
+
+def measured_lines(path):
+    """(number, line) of code and prose: tables and outputs in a manual are as wide as what they show."""
+    lines = list(enumerate(path.read_text().splitlines(), start=1))
+    if path.suffix == ".md":
+        fences = accumulate(line.lstrip().startswith("```") for _, line in lines)
+        lines = [
+            numbered for numbered, fence in zip(lines, fences) if fence % 2 == 0 and not numbered[1].startswith("|")
+        ]
+    return lines if path.suffix in {*CODE, ".md"} else []
 
 
 def too_wide(paths):
     return [
         f"{path}:{number} has {len(line)} columns"
         for path in paths
-        if path.suffix in CODE
-        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        for number, line in measured_lines(path)
         if len(line) > MOST_COLUMNS
     ]
 
@@ -484,7 +504,7 @@ def test_no_line_of_code_is_over_120_columns(tmp_path):
 
 def test_comments_and_literals_are_told_from_code():
     """The reading that all rules rest on."""
-    text = "a(\"x // y\", 'b', '\\'', b\"\\\"z\", r#\"\"q\"\"#) /* n /* m */ n */ + <'l>(c\"w\"); // end\nnext"
+    text = 'a("x // y", \'b\', \'\\\'\', b"\\"z", r#""q""#) /* n /* m */ n */ + <\'l>(c"w"); // end\nnext'
     code = blank(text)
     assert len(code) == len(text)
     assert re.sub(r"\s+", "", code) == 'a("","","","","")+<\'l>("");next'

@@ -129,6 +129,19 @@ def keys_kept(conn, table="inventory_request") -> list[str]:
     return [key for (key,) in conn.execute(f"SELECT idempotency_key FROM {table} ORDER BY 1").fetchall()]
 
 
+def audit_soon(conn, table="inventory", ledger="inventory_movement"):
+    """The same once the totals worker has shown what the stripes hold."""
+
+    def agrees():
+        try:
+            audit(conn, table, ledger)
+        except AssertionError:
+            return False
+        return True
+
+    until(agrees, "the ledger agrees with the rows")
+
+
 def audit_when_shown(conn, stock):
     """The totals in the rows come to be those, and then the ledger says the same."""
     for key, quantity in stock.items():

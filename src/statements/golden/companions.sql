@@ -1,0 +1,113 @@
+-- Written and compared by golden.rs.
+
+-- companions::index_movements
+CREATE INDEX ON shop.stock_movement (inventory_id, movement_id);
+
+-- companions::find: $1 Oid, $2 Text
+SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
+  FROM pg_catalog.pg_class AS c
+  JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+  JOIN pg_catalog.pg_class AS stock ON stock.relnamespace OPERATOR(pg_catalog.=) c.relnamespace
+ WHERE stock.oid OPERATOR(pg_catalog.=) $1 AND c.relname OPERATOR(pg_catalog.=) $2::pg_catalog.name;
+
+-- companions::partitions: $1 Regclass
+SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
+  FROM pg_catalog.pg_partition_tree($1) AS tree
+  JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) tree.relid
+  JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+ WHERE tree.level OPERATOR(pg_catalog.>) 0 ORDER BY c.oid;
+
+-- companions::default_grants: $1 Oid
+SELECT DISTINCT pg_catalog.format('REVOKE ALL ON %s %I.%I FROM %s CASCADE',
+           CASE WHEN c.relkind OPERATOR(pg_catalog.=) 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, n.nspname, c.relname,
+           CASE WHEN a.grantee OPERATOR(pg_catalog.=) 0 THEN 'PUBLIC'
+                ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END) AS revocation
+  FROM pg_catalog.pg_class AS c
+  JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+ CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) AS a
+ WHERE a.grantee OPERATOR(pg_catalog.<>) c.relowner
+   AND (c.oid OPERATOR(pg_catalog.=) $1
+        OR c.oid OPERATOR(pg_catalog.=) ANY (
+            SELECT d.objid FROM pg_catalog.pg_depend AS d
+             WHERE d.refobjid OPERATOR(pg_catalog.=) $1
+               AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid
+               AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid
+               AND d.deptype OPERATOR(pg_catalog.=) 'i'));
+
+-- companions::quote: $1 Text
+SELECT pg_catalog.quote_ident($1) AS quoted;
+
+-- companions::create_trigger, 1
+CREATE TRIGGER "0_inventory" BEFORE INSERT OR UPDATE OR DELETE ON shop.stock
+   FOR EACH STATEMENT EXECUTE FUNCTION public.inventory_guard();
+
+-- companions::create_trigger, 2
+ALTER TRIGGER "0_inventory" ON shop.stock DEPENDS ON EXTENSION inventory_ext;
+
+-- companions::drop_trigger
+DROP TRIGGER "0_inventory" ON shop.stock;
+
+-- companions::has_rows
+SELECT FROM shop.stock_stripe LIMIT 1;
+
+-- companions::create_table
+CREATE TABLE shop.companion (
+    idempotency_key text PRIMARY KEY,
+    function_name text NOT NULL,
+    arguments_hash bytea NOT NULL,
+    answer json,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp()) WITH (fillfactor = 100);
+
+-- companions::create_table (ordinary, uuids, numeric)
+CREATE TABLE shop.companion (
+    inventory_id uuid NOT NULL,
+    stripe smallint NOT NULL CHECK (stripe > 0),
+    quantity numeric NOT NULL CHECK (quantity >= '0'::numeric AND quantity < 'Infinity'::numeric),
+    PRIMARY KEY (inventory_id, stripe)) WITH (fillfactor = 10);
+
+-- companions::create_table (partitioned, text ids, integer)
+CREATE TABLE shop.companion (
+    inventory_id text NOT NULL,
+    stripe smallint NOT NULL CHECK (stripe > 0),
+    quantity numeric NOT NULL CHECK (quantity >= '0'::numeric AND quantity < 'Infinity'::numeric),
+    PRIMARY KEY (inventory_id, stripe)) WITH (fillfactor = 10);
+
+-- companions::create_table (ordinary, uuids, numeric)
+CREATE TABLE shop.companion (
+    inventory_id uuid PRIMARY KEY,
+    quantity numeric NOT NULL) WITH (fillfactor = 100);
+
+-- companions::create_table (partitioned, text ids, integer)
+CREATE TABLE shop.companion (
+    inventory_id text PRIMARY KEY,
+    quantity numeric NOT NULL) WITH (fillfactor = 100);
+
+-- companions::create_table (ordinary, uuids, numeric)
+CREATE TABLE shop.companion (
+    movement_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    inventory_id uuid NOT NULL,
+    stripe smallint,
+    kind text NOT NULL,
+    old_quantity numeric NOT NULL,
+    new_quantity numeric NOT NULL,
+    delta numeric NOT NULL GENERATED ALWAYS AS (new_quantity - old_quantity) STORED,
+    reference text,
+    idempotency_key text,
+    actor text NOT NULL,
+    xact_id xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    occurred_at timestamptz NOT NULL DEFAULT clock_timestamp()) WITH (fillfactor = 100);
+
+-- companions::create_table (partitioned, text ids, integer)
+CREATE TABLE shop.companion (
+    movement_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    inventory_id text NOT NULL,
+    stripe smallint,
+    kind text NOT NULL,
+    old_quantity numeric NOT NULL,
+    new_quantity numeric NOT NULL,
+    delta numeric NOT NULL GENERATED ALWAYS AS (new_quantity - old_quantity) STORED,
+    reference text,
+    idempotency_key text,
+    actor text NOT NULL,
+    xact_id xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    occurred_at timestamptz NOT NULL DEFAULT clock_timestamp()) WITH (fillfactor = 100);
