@@ -1,7 +1,6 @@
 //! Compares every statement with the files in golden, which show the texts for two tables: an ordinary one with a
-//! numeric quantity, and a partitioned one with text ids and a whole-number
-//! quantity. The statements that are kept are in kept.sql,
-//! the others in a file for each module.
+//! numeric quantity, and a partitioned one with text ids and a whole-number quantity. The statements that are kept are
+//! in kept.sql, the others in a file for each module.
 //!
 //! `UPDATE_GOLDEN=1 cargo test --lib golden` writes the files anew; read the difference before it is committed.
 
