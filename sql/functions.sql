@@ -1,56 +1,66 @@
 -- The public functions. Their names, arguments and defaults are the contract. The installing role grants EXECUTE.
+-- A function whose arguments change gets another C function: the library may be newer than the catalog (api/outdated).
 
 CREATE FUNCTION @extschema@.attach_inventory(
     p_table pg_catalog.regclass,
     p_id_column pg_catalog.name DEFAULT 'id',
     p_quantity_column pg_catalog.name DEFAULT 'quantity',
     p_ledger pg_catalog.bool DEFAULT true,
-    p_run_as pg_catalog.text DEFAULT 'owner'
+    p_run_as pg_catalog.text DEFAULT 'owner',
+    p_companion_schema pg_catalog.name DEFAULT NULL
 ) RETURNS pg_catalog.json
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_inventory_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_table_wrapper';
 
 REVOKE ALL ON FUNCTION @extschema@.attach_inventory(
-    pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.bool, pg_catalog.text) FROM PUBLIC;
+    pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.bool, pg_catalog.text,
+    pg_catalog.name) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.attach_inventory(
-    pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.bool, pg_catalog.text) IS
-$comment$Makes an existing table the stock table of the database.
+    pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.bool, pg_catalog.text, pg_catalog.name) IS
+$comment$Makes an existing table a stock table.
 
 Checks the table, makes the quantity column NOT NULL, and adds a CHECK that the quantity is not negative, NaN or
 infinite. If a check fails, nothing changes. Creates the tables <table>_request for idempotency keys, <table>_stripe and
 <table>_stripe_total for the stripes of hot items, and with p_ledger <table>_movement, with an opening movement for each
 item. Creates the triggers that record every change of stock. Tables left by an earlier attach are reused; stripes left
 in them are moved back into the rows of their items. The caller must own the table. If the table is attached already
-with the same options, raises a NOTICE and changes nothing.
+with the same options, raises a NOTICE and changes nothing. Any number of tables can be attached; a call means the one
+that inventory_ext.stock_table names, else the one whose schema comes first in search_path, else the only one.
 
 p_table: an ordinary or partitioned table. p_id_column: a column of type uuid, bigint, integer, text or varchar, NOT
 NULL, with a plain unique index of its own. p_quantity_column: a column of type numeric, smallint, integer or bigint.
 p_ledger: whether to keep a ledger. p_run_as: owner, sales run with the rights of the table's owner; caller, the grants
-of the caller and row-level security apply.
+of the caller and row-level security apply. p_companion_schema: the schema of the tables that are created, if it is not
+that of the table; the owner of the table must have CREATE on it.
 
 Returns {"success": true, "table", "id_column", "quantity_column", "ledger", "run_as", "items"}.
 
-Errors: 22004 an argument is NULL; 22023 p_run_as has another value; 42501 the caller does not own the table; 42P01 the
-table does not exist; 42809 the table cannot hold stock; 42602 the schema of the table is named $user; 42703 a column
-does not exist; 42804 a column has another type; 42P22 the collation of the id is not deterministic; 42P07 and 42710 a
-relation or constraint with the name of a new one exists; 55000 another table is attached, the id is not unique, a
-trigger may not run as the owner, or a row differs from the stripes left of it; 55006 called from code that another
-function runs; 23514 rows have a quantity that is not allowed.$comment$;
+Errors: 22004 an argument is NULL; 22023 p_run_as has another value; 3F000 p_companion_schema does not exist; 42501 the
+caller does not own the table; 42P01 the table does not exist; 42809 the table cannot hold stock, or belongs to an
+attached one; 42602 the schema of the table is named $user; 42703 a column does not exist; 42804 a column has another
+type; 42P22 the collation of the id is not deterministic; 42P07 and 42710 a relation or constraint with the name of a
+new one exists, or belongs to another attached table; 55000 the table is attached with other options, the id is not
+unique, a trigger may not run as the owner, or a row differs from the stripes left of it; 55006 called from code that
+another function runs; 23514 rows have a quantity that is not allowed.$comment$;
 
-CREATE FUNCTION @extschema@.detach_inventory() RETURNS pg_catalog.void
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'detach_inventory_wrapper';
+CREATE FUNCTION @extschema@.detach_inventory(
+    p_table pg_catalog.regclass DEFAULT NULL
+) RETURNS pg_catalog.void
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'detach_table_wrapper';
 
-REVOKE ALL ON FUNCTION @extschema@.detach_inventory() FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.detach_inventory(pg_catalog.regclass) FROM PUBLIC;
 
-COMMENT ON FUNCTION @extschema@.detach_inventory() IS
-$comment$Stops managing the stock table.
+COMMENT ON FUNCTION @extschema@.detach_inventory(pg_catalog.regclass) IS
+$comment$Stops managing a stock table.
 
 The table stays as it is, with its NOT NULL and its CHECK. The ledger and the idempotency keys stay, too. Changes of
 stock are no longer recorded, and striped items are merged. The caller must own the table; if the table was dropped,
 EXECUTE is enough.
 
-Errors: IV007 something on the table changed a merged quantity; 55000 no stock table is attached; 55006 called from code
-that another function runs; 42501 the caller does not own the table.$comment$;
+p_table: the table; NULL, the only one that is attached.
+
+Errors: IV007 something on the table changed a merged quantity; 55000 the table is not attached, or p_table is NULL and
+several are; 55006 called from code that another function runs; 42501 the caller does not own the table.$comment$;
 
 CREATE FUNCTION @extschema@.decrement_inventory(
     p_inventory_id pg_catalog.uuid,
@@ -74,9 +84,8 @@ The function has verified old - new = deducted on the row as written.
 
 Errors: IV001 insufficient stock; IV002 unknown item; IV003 the idempotency key was used before; IV007 something on the
 table changed the deduction; 22004 an argument is NULL; 22023 the quantity is not finite or not positive; 22003 the
-column cannot keep all digits; 55000 no stock table is attached, or its ids are of another type
-than uuid. In the postgrest style IV001 is PT409, IV002 PT404,
-IV003 PT422 and IV007 PT500.$comment$;
+column cannot keep all digits; 55000 no stock table is attached, its ids are of another type than uuid, or several are
+attached and none is chosen. In the postgrest style IV001 is PT409, IV002 PT404, IV003 PT422 and IV007 PT500.$comment$;
 
 CREATE FUNCTION @extschema@.decrement_item(
     p_item @extschema@.inventory_key,
@@ -103,7 +112,8 @@ Returns the keys of decrement_inventory; "inventory_id" is a number for ids of t
 
 Errors: IV001 insufficient stock; IV002 unknown item; IV003 the idempotency key was used before; IV007 something on the
 table changed the deduction; 22004 an argument is NULL; 22023 the quantity is not finite or not positive; 22003 the
-column cannot keep all digits; 22P02 p_item is no id of the table; 55000 no stock table is attached.$comment$;
+column cannot keep all digits; 22P02 p_item is no id of the table;
+55000 no stock table is attached.$comment$;
 
 CREATE FUNCTION @extschema@.decrement_inventory_batch(
     p_items pg_catalog.jsonb,
@@ -141,7 +151,7 @@ CREATE FUNCTION @extschema@.restock_inventory(
     p_reference pg_catalog.text DEFAULT NULL,
     p_idempotency_key pg_catalog.text DEFAULT NULL
 ) RETURNS pg_catalog.json
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'restock_inventory_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'restock_item_wrapper';
 
 REVOKE ALL ON FUNCTION @extschema@.restock_inventory(
     @extschema@.inventory_key, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) FROM PUBLIC;
@@ -158,7 +168,8 @@ Returns {"success": true, "inventory_id", "old_quantity", "new_quantity", "added
 
 Errors: IV002 unknown item; IV003 the idempotency key was used before; IV007 something on the table changed the
 addition; 22004 an argument is NULL; 22023 the quantity is not finite or not positive; 22003 the column cannot keep all
-digits; 22P02 a key is no id of the table; 55000 no stock table is attached.$comment$;
+digits; 22P02 a key is no id of the table;
+55000 no stock table is attached.$comment$;
 
 CREATE FUNCTION @extschema@.adjust_inventory(
     p_inventory_id @extschema@.inventory_key,
@@ -167,7 +178,7 @@ CREATE FUNCTION @extschema@.adjust_inventory(
     p_reason pg_catalog.text DEFAULT NULL,
     p_idempotency_key pg_catalog.text DEFAULT NULL
 ) RETURNS pg_catalog.json
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'adjust_inventory_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'adjust_item_wrapper';
 
 REVOKE ALL ON FUNCTION @extschema@.adjust_inventory(
     @extschema@.inventory_key, pg_catalog.numeric, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) FROM PUBLIC;
@@ -188,8 +199,8 @@ a striped item the quantities are the sums of all stripes.
 
 Errors: IV002 unknown item; IV003 the idempotency key was used before; IV005 the stock differs from p_expected_quantity;
 IV007 something on the table changed the adjustment; 22004 an argument is NULL; 22023 the quantity is not finite or is
-negative; 22003 the column cannot keep all digits; 22P02 a key is no id of
-the table; 55000 no stock table is attached.$comment$;
+negative; 22003 the column cannot keep all digits; 22P02 a key is no id of the table;
+55000 no stock table is attached.$comment$;
 
 CREATE FUNCTION @extschema@.transfer_inventory(
     p_from @extschema@.inventory_key,
@@ -198,7 +209,7 @@ CREATE FUNCTION @extschema@.transfer_inventory(
     p_reference pg_catalog.text DEFAULT NULL,
     p_idempotency_key pg_catalog.text DEFAULT NULL
 ) RETURNS pg_catalog.json
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'transfer_inventory_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'transfer_items_wrapper';
 
 REVOKE ALL ON FUNCTION @extschema@.transfer_inventory(
     @extschema@.inventory_key, @extschema@.inventory_key, pg_catalog.numeric, pg_catalog.text,
@@ -217,8 +228,8 @@ Returns {"success": true, "from": {"inventory_id", "old_quantity", "new_quantity
 
 Errors: IV001 p_from has less; IV002 unknown item; IV003 the idempotency key was used before; IV007 something on the
 table changed the transfer; 22004 an argument is NULL; 22023 the quantity is not finite or not positive, or both items
-are the same; 22003 the column cannot keep all digits; 22P02 a key is no id of
-the table; 55000 no stock table is attached.$comment$;
+are the same; 22003 the column cannot keep all digits; 22P02 a key is no id of the table;
+55000 no stock table is attached.$comment$;
 
 CREATE FUNCTION @extschema@.purge_requests(
     p_older_than pg_catalog.interval
@@ -242,7 +253,7 @@ CREATE FUNCTION @extschema@.stripe_inventory(
     p_inventory_id @extschema@.inventory_key,
     p_stripes pg_catalog.int4 DEFAULT 16
 ) RETURNS pg_catalog.json
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'stripe_inventory_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'stripe_item_wrapper';
 
 REVOKE ALL ON FUNCTION @extschema@.stripe_inventory(@extschema@.inventory_key, pg_catalog.int4) FROM PUBLIC;
 
@@ -265,7 +276,7 @@ another function runs, or in a statement that writes the stock table.$comment$;
 CREATE FUNCTION @extschema@.unstripe_inventory(
     p_inventory_id @extschema@.inventory_key
 ) RETURNS pg_catalog.json
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'unstripe_inventory_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'unstripe_item_wrapper';
 
 REVOKE ALL ON FUNCTION @extschema@.unstripe_inventory(@extschema@.inventory_key) FROM PUBLIC;
 
@@ -286,7 +297,7 @@ statement that writes the stock table.$comment$;
 CREATE FUNCTION @extschema@.available_inventory(
     p_inventory_id @extschema@.inventory_key
 ) RETURNS pg_catalog.numeric
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'available_inventory_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'available_item_wrapper';
 
 REVOKE ALL ON FUNCTION @extschema@.available_inventory(@extschema@.inventory_key) FROM PUBLIC;
 
@@ -297,5 +308,5 @@ Locks no row.
 
 p_inventory_id: the item.
 
-Errors: IV002 unknown item; 22004 the argument is NULL; 22P02 a key is no id of
-the table; 55000 no stock table is attached.$comment$;
+Errors: IV002 unknown item; 22004 the argument is NULL; 22P02 a key is no id of the table;
+55000 no stock table is attached.$comment$;

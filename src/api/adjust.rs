@@ -17,7 +17,7 @@ use serde_json::json;
 
 /// Sets the stock of an item to a counted quantity.
 #[pg_extern(sql = false)]
-fn adjust_inventory(
+fn adjust_item(
     p_inventory_id: Option<KeyArg>,
     p_counted_quantity: Option<NumericArg>,
     p_expected_quantity: Option<NumericArg>,

@@ -12,7 +12,7 @@ use pgrx::pg_extern;
 
 /// Returns the exact committed quantity of an item, striped or not.
 #[pg_extern(sql = false)]
-fn available_inventory(p_inventory_id: Option<KeyArg>) -> AnyNumeric {
+fn available_item(p_inventory_id: Option<KeyArg>) -> AnyNumeric {
     available(p_inventory_id).unwrap_or_else(|error| error.raise())
 }
 

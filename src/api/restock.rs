@@ -16,7 +16,7 @@ use serde_json::json;
 
 /// Adds a quantity to the stock of an item, for a delivery or a return.
 #[pg_extern(sql = false)]
-fn restock_inventory(
+fn restock_item(
     p_inventory_id: Option<KeyArg>,
     p_quantity: Option<NumericArg>,
     p_reference: Option<&[u8]>,

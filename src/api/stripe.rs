@@ -1,5 +1,6 @@
 //! stripe_inventory and unstripe_inventory.
 
+use crate::attach::attach_table::note_striped;
 use crate::attach::triggers::guard_striped_stock;
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
@@ -23,14 +24,14 @@ use std::ffi::CStr;
 
 /// Splits the stock of a hot item into stripes, so that many sessions can sell it at once.
 #[pg_extern(sql = false)]
-fn stripe_inventory(p_inventory_id: Option<KeyArg>, p_stripes: Option<i32>) -> Vec<u8> {
+fn stripe_item(p_inventory_id: Option<KeyArg>, p_stripes: Option<i32>) -> Vec<u8> {
     let (reference, key) = (ContextText::nothing(), ContextText::nothing());
     finish(in_context(reference, key, |context| stripe(p_inventory_id, p_stripes, context)))
 }
 
 /// Merges the stripes of an item back into its row of the stock table.
 #[pg_extern(sql = false)]
-fn unstripe_inventory(p_inventory_id: Option<KeyArg>) -> Vec<u8> {
+fn unstripe_item(p_inventory_id: Option<KeyArg>) -> Vec<u8> {
     let (reference, key) = (ContextText::nothing(), ContextText::nothing());
     finish(in_context(reference, key, |context| unstripe(p_inventory_id, context)))
 }
@@ -48,6 +49,7 @@ fn stripe(id: Option<KeyArg>, stripes: Option<i32>, context: CallContext) -> Res
         |spi, stock, id| {
             let quantity = merge(spi, stock, id)?;
             guard_striped_stock(spi, stock)?;
+            note_striped(spi, stock.oid)?;
             let quantity = number(divide(spi, stock, id, quantity, count)?);
             Ok(json!({"success": true, "inventory_id": id.to_json(), "quantity": quantity, "stripes": count}))
         },

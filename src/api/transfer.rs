@@ -17,7 +17,7 @@ use serde_json::json;
 
 /// Moves a quantity from one item to another, such as the same product at two locations.
 #[pg_extern(sql = false)]
-fn transfer_inventory(
+fn transfer_items(
     p_from: Option<KeyArg>,
     p_to: Option<KeyArg>,
     p_quantity: Option<NumericArg>,

@@ -1,13 +1,13 @@
 //! Makes a table the stock table.
 //!
-//! Lock order: the configuration table, then companions left by an earlier attach, then the stock table, all until the
-//! transaction ends; so attaches run one after the other and wait for running sales. Statements on the stock table run
-//! as its owner, statements on the configuration as the owner of the extension.
+//! Lock order: companions left by an earlier attach, then the stock table, both until the transaction ends; so attaches
+//! of one table run one after the other, and wait for running sales. Statements on the stock table run as its owner,
+//! statements on the configuration as the owner of the extension.
 
 use crate::attach::checks::{require_suitable, unsuitable_kind};
-use crate::attach::companions;
+use crate::attach::companions::{self, Found, Home};
 use crate::attach::constraint::{check_rows, constrain, count_items};
-use crate::attach::install;
+use crate::attach::install::{self, Installed};
 use crate::core::error::{Error, Result};
 use crate::core::json::spaced;
 use crate::pg::Oid;
@@ -24,7 +24,7 @@ use crate::stock::call::require_no_other;
 use crate::table::cache::describe_configured;
 use crate::table::catalog::{self, ColumnDescription, Columns, Description, RelationKind};
 use crate::table::configuration::{
-    CATALOG_PATH, CompanionOids, Configuration, Configured, configuration, configured, is_subscribed,
+    CATALOG_PATH, Configuration, Configured, configuration, configured, configured_with, is_subscribed,
 };
 use crate::table::cursors;
 use crate::table::health;
@@ -42,6 +42,8 @@ pub struct Options {
     pub ledger: bool,
     /// owner or caller.
     pub run_as: String,
+    /// The schema of the companions, where it is not that of the table.
+    pub companion_schema: Option<String>,
 }
 
 impl Options {
@@ -74,23 +76,36 @@ pub fn attach(spi: &Connection, options: &Options) -> Result<String> {
     require_no_other("attach_inventory")?;
     require_ownership(&options.describe(spi)?)?;
     let configuration = configuration(spi)?;
-    lock_configuration(spi, &configuration);
-    if let Some(configured) = configured(spi, &configuration)? {
+    if let Some(configured) = configured(spi, &configuration, options.table)? {
         return already(spi, options, &configured);
     }
-    let (table, companions) = lock_table(spi, options)?;
-    cursors::leaving_none(table.owner, || attach_locked(spi, options, &configuration, (&table, &companions)))
+    let (table, home, companions) = lock_table(spi, options)?;
+    // Another session may have attached it meanwhile.
+    if let Some(configured) = configured(spi, &configuration, options.table)? {
+        return already(spi, options, &configured);
+    }
+    require_free(spi, &configuration, &table, &companions)?;
+    let attachment = New { table: &table, home: &home, companions: &companions };
+    cursors::leaving_none(table.owner, || attach_locked(spi, options, &configuration, &attachment))
+}
+
+/// What is being attached, locked.
+struct New<'a> {
+    table: &'a Description,
+    home: &'a Home,
+    /// The companions that an earlier attach left.
+    companions: &'a [Found],
 }
 
 fn attach_locked(
     spi: &Connection,
     options: &Options,
     configuration: &Configuration,
-    (table, companions): (&Description, &[Oid]),
+    New { table, home, companions }: &New<'_>,
 ) -> Result<String> {
     require_suitable(table, [&options.id_column, &options.quantity_column])?;
     // Rows are written to them as the owner, even if later sales run with the rights of the caller.
-    let facts: Vec<Facts> = companions.iter().copied().filter_map(relation::facts).collect();
+    let facts: Vec<Facts> = companions.iter().filter_map(|found| relation::facts(found.oid)).collect();
     if let Some(objection) = health::objection(&facts, table.owner) {
         return Err(objection);
     }
@@ -101,18 +116,37 @@ fn attach_locked(
     if let Some(objection) = objection.clone().filter(|_| options.run_as == "owner") {
         return Err(objection);
     }
-    if companions::have_stripes(spi, table)? {
+    if companions::have_stripes(spi, table, home)? {
         health::require_writable_by_caller(objection, table.owner)?;
     }
     let (items, check_name) = {
         let _acting = act_as_unfiltered(table.owner, CATALOG_PATH);
         (check_rows(spi, table)?, constrain(spi, table)?)
     };
-    let companions = install::make(spi, configuration, table, options.ledger)?;
-    record(spi, configuration, (options, table), &check_name, &companions);
+    let installed = install::make(spi, configuration, (table, home), options.ledger)?;
+    record(spi, configuration, (options, table), &check_name, &installed);
     invalidation::announce_change(configuration.oid);
     warn(table);
     Ok(result(table, options, items))
+}
+
+/// Refuses a table that is a part of another attachment, and companions that another attached table uses.
+fn require_free(
+    spi: &Connection,
+    configuration: &Configuration,
+    table: &Description,
+    companions: &[Found],
+) -> Result<()> {
+    let relatives = relation::with_ancestors(table.oid).into_iter().chain(relation::with_partitions(table.oid));
+    if let Some(other) = configured_with(spi, configuration, relatives.collect())?.first() {
+        return Err(Error::part_of_attached(&table.name, &relation::qualified_name(other.table)));
+    }
+    for companion in companions {
+        if !configured_with(spi, configuration, vec![companion.oid])?.is_empty() {
+            return Err(Error::companion_in_use(&table.name, &companion.name));
+        }
+    }
+    Ok(())
 }
 
 fn result(table: &Description, options: &Options, items: i64) -> String {
@@ -128,29 +162,24 @@ pub fn require_ownership(table: &Description) -> Result<()> {
     if table.owned { Ok(()) } else { Err(Error::not_owner(&table.name)) }
 }
 
-/// Locks the configuration until the transaction ends.
-pub fn lock_configuration(spi: &Connection, configuration: &Configuration) {
-    let _acting = act_as(configuration.owner, CATALOG_PATH);
-    spi.once(&statements::lock_configuration(&configuration.relation), &[]);
-}
-
 /// Locks the table, and the companions that an earlier attach left, as ALTER TABLE will, and describes the
 /// table as it can no longer change.
 ///
 /// The stock table comes last: a session that has read the ledger and then sells must not wait for an attach that waits
 /// for the ledger.
-fn lock_table(spi: &Connection, options: &Options) -> Result<(Description, Vec<Oid>)> {
+fn lock_table(spi: &Connection, options: &Options) -> Result<(Description, Home, Vec<Found>)> {
     let seen = options.describe(spi)?;
     require_ownership(&seen)?;
     if seen.kind == RelationKind::Other {
         return Err(unsuitable_kind(&seen));
     }
-    let companions = companions::left(spi, &seen);
-    let tables: Vec<Oid> = companions.iter().copied().chain([seen.oid]).collect();
+    let home = companions::home(spi, &seen, options.companion_schema.as_deref())?;
+    let companions = companions::left(spi, &seen, &home);
+    let tables: Vec<Oid> = companions.iter().map(|found| found.oid).chain([seen.oid]).collect();
     lock_alone(&tables, TableLock::AccessExclusive);
     let locked = options.describe(spi)?;
     require_ownership(&locked)?;
-    Ok((locked, companions))
+    Ok((locked, home, companions))
 }
 
 /// A second attach: the same is a notice, anything else an error.
@@ -162,7 +191,8 @@ fn already(spi: &Connection, options: &Options, configured: &Configured) -> Resu
         && number(&attached.id) == number(&wanted.id)
         && number(&attached.quantity) == number(&wanted.quantity)
         && configured.companions.movements.is_some() == options.ledger
-        && configured.run_as == options.run_as;
+        && configured.run_as == options.run_as
+        && is_home(spi, &wanted, options, configured)?;
     if !same {
         return Err(Error::already_attached(&attached.name));
     }
@@ -171,12 +201,19 @@ fn already(spi: &Connection, options: &Options, configured: &Configured) -> Resu
     Ok(result(&attached, options, count_items(spi, &attached)?))
 }
 
+/// Whether the companions are in the schema that is asked for, where one is.
+fn is_home(spi: &Connection, table: &Description, options: &Options, configured: &Configured) -> Result<bool> {
+    let Some(schema) = options.companion_schema.as_deref() else { return Ok(true) };
+    let home = companions::home(spi, table, Some(schema))?;
+    Ok(relation::schema_of(configured.companions.requests) == Some(home.oid))
+}
+
 fn record(
     spi: &Connection,
     configuration: &Configuration,
     (options, table): (&Options, &Description),
     check_name: &str,
-    companions: &CompanionOids,
+    Installed { companions, striped }: &Installed,
 ) {
     let _acting = act_as(configuration.owner, CATALOG_PATH);
     let args = [
@@ -189,8 +226,19 @@ fn record(
         Arg::owned(companions.requests),
         Arg::owned(companions.stripes),
         Arg::owned(companions.totals),
+        Arg::owned(*striped),
     ];
+    // Of tables that are gone nothing is left to detach.
+    spi.once(&statements::delete_dropped(&configuration.relation), &[]);
     spi.once(&statements::insert_configuration(&configuration.relation), &args);
+}
+
+/// Notes that a table has stripes: the totals worker looks at such tables alone.
+pub fn note_striped(spi: &Connection, table: Oid) -> Result<()> {
+    let configuration = configuration(spi)?;
+    let _acting = act_as(configuration.owner, CATALOG_PATH);
+    spi.once(&statements::set_striped(&configuration.relation), &[Arg::owned(table)]);
+    Ok(())
 }
 
 fn warn(table: &Description) {

@@ -1,4 +1,4 @@
-//! The tables that attach creates beside the stock table, or finds again.
+//! The tables that attach creates beside the stock table, or in another schema, or finds again.
 //!
 //! `<stock>_request` keeps idempotency keys, `<stock>_stripe` the stripes of hot items, `<stock>_stripe_total` the
 //! totals last written to their rows, `<stock>_movement` is the ledger. They belong to the owner of the stock table and
@@ -14,9 +14,28 @@ use crate::pg::relation;
 use crate::pg::role::act_as_unfiltered;
 use crate::pg::spi::Connection;
 use crate::statements::companions as statements;
-use crate::table::catalog::Description;
-use crate::table::configuration::CATALOG_PATH;
+use crate::table::catalog::{self, Columns, Description};
+use crate::table::configuration::{CATALOG_PATH, CompanionOids};
 use serde_json::json;
+
+/// The schema of the companions.
+pub struct Home {
+    /// The schema.
+    pub oid: Oid,
+    /// Its name, quoted.
+    quoted: String,
+}
+
+/// The schema that attach_inventory was given, or that of the stock table.
+pub fn home(spi: &Connection, table: &Description, schema: Option<&str>) -> Result<Home> {
+    let own = || relation::schema_of(table.oid).map(|oid| Home { oid, quoted: table.schema.clone() });
+    let named = |name: &str| {
+        let rows = spi.once_latest(&statements::schema(), &[Arg::text(name)]);
+        let found = || Ok(Home { oid: rows.required(0, c"oid")?, quoted: rows.required_text(0, c"quoted")? });
+        if rows.count() == 0 { Err(Error::no_such_schema(&table.name, name)) } else { found() }
+    };
+    schema.map_or_else(|| own().ok_or_else(|| Error::internal("the stock table is not there")), named)
+}
 
 /// A companion table by its names.
 pub struct Found {
@@ -28,21 +47,20 @@ pub struct Found {
     pub new: bool,
 }
 
-/// Creates a companion, or finds it again.
-pub fn make_table(spi: &Connection, table: &Description, companion: Companion) -> Result<Found> {
-    if let Some(found) = find(spi, table, companion)? {
-        return Ok(found);
-    }
+/// Creates a companion with its comments, or finds it again.
+pub fn make_table(spi: &Connection, table: &Description, home: &Home, companion: Companion) -> Result<Found> {
+    find(spi, table, home, companion)?.map_or_else(|| create(spi, table, home, companion), Ok)
+}
+
+fn create(spi: &Connection, table: &Description, home: &Home, companion: Companion) -> Result<Found> {
     let bare = companion_name(&table.bare_name, companion.suffix());
     let quoted = spi.once(&statements::quote(), &[Arg::text(bare.as_str())]).required_text(0, c"quoted")?;
-    run_as_owner(
-        spi,
-        table,
-        &statements::create_table(&format!("{}.{quoted}", table.schema), companion, table.id_type()?),
-    );
-    let made = find(spi, table, companion)?;
+    let name = format!("{}.{quoted}", home.quoted);
+    run_as_owner(spi, table, &statements::create_table(&name, companion, table.id_type()?));
+    let made = find(spi, table, home, companion)?;
     let made = made.ok_or_else(|| Error::internal("a table that was created is not there"))?;
     revoke_defaults(spi, table, made.oid)?;
+    statements::comments(&made.name, companion).iter().for_each(|comment| run_as_owner(spi, table, comment));
     Ok(Found { new: true, ..made })
 }
 
@@ -56,19 +74,22 @@ fn revoke_defaults(spi: &Connection, table: &Description, made: Oid) -> Result<(
 }
 
 /// A table left by an earlier attach. One of another owner or with other columns is refused.
-fn find(spi: &Connection, table: &Description, companion: Companion) -> Result<Option<Found>> {
+fn find(spi: &Connection, table: &Description, home: &Home, companion: Companion) -> Result<Option<Found>> {
     let bare = companion_name(&table.bare_name, companion.suffix());
-    let rows = spi.once(&statements::find(), &[Arg::owned(table.oid), Arg::text(bare.as_str())]);
+    let rows = spi.once_latest(&statements::find(), &[Arg::owned(home.oid), Arg::text(bare.as_str())]);
     if rows.count() == 0 {
         return Ok(None);
     }
-    let (oid, name) = (rows.required(0, c"oid")?, rows.required_text(0, c"name")?);
+    checked(table, companion, rows.required(0, c"oid")?, rows.required_text(0, c"name")?).map(Some)
+}
+
+fn checked(table: &Description, companion: Companion, oid: Oid, name: String) -> Result<Found> {
     let problem = match relation::facts(oid) {
         Some(facts) => companion.problem(&facts, table.owner, table.id_type().ok()),
         None => Some("it is gone".to_owned()),
     };
     match problem {
-        None => Ok(Some(Found { oid, name, new: false })),
+        None => Ok(Found { oid, name, new: false }),
         Some(problem) => Err(Error::unsuitable(
             "42P07",
             "relation already exists with incompatible columns or owner",
@@ -80,22 +101,30 @@ fn find(spi: &Connection, table: &Description, companion: Companion) -> Result<O
 }
 
 /// The companions that an earlier attachment left, as far as they can be used again.
-pub fn left(spi: &Connection, table: &Description) -> Vec<Oid> {
-    let found = |companion: &Companion| find(spi, table, *companion).ok().flatten();
-    Companion::ALL.iter().filter_map(found).map(|found| found.oid).collect()
+pub fn left(spi: &Connection, table: &Description, home: &Home) -> Vec<Found> {
+    let found = |companion: &Companion| find(spi, table, home, *companion).ok().flatten();
+    Companion::ALL.iter().filter_map(found).collect()
 }
 
-/// The stripes and the totals that an earlier attachment left, where both are there.
-pub fn find_stripes(spi: &Connection, table: &Description) -> Result<Option<[Found; 2]>> {
-    let (stripes, totals) = (find(spi, table, Companion::Stripes)?, find(spi, table, Companion::Totals)?);
-    Ok(stripes.zip(totals).map(|(stripes, totals)| [stripes, totals]))
+/// The stripes and the totals of an attachment, where both are there as they were created.
+pub fn stripes_of(spi: &Connection, table: &Description, companions: &CompanionOids) -> Result<Option<[Found; 2]>> {
+    let by_oid = |companion, oid| {
+        let described = catalog::describe(spi, oid, Columns::None)?;
+        described.map(|described| checked(table, companion, oid, described.name)).transpose()
+    };
+    let stripes = by_oid(Companion::Stripes, companions.stripes)?;
+    Ok(stripes.zip(by_oid(Companion::Totals, companions.totals)?).map(|(stripes, totals)| [stripes, totals]))
 }
 
 /// Whether an earlier attachment left stripes.
-pub fn have_stripes(spi: &Connection, table: &Description) -> Result<bool> {
-    let Some(stripes) = find(spi, table, Companion::Stripes)? else { return Ok(false) };
+pub fn have_stripes(spi: &Connection, table: &Description, home: &Home) -> Result<bool> {
+    find(spi, table, home, Companion::Stripes)?.map_or(Ok(false), |stripes| Ok(has_rows(spi, table, &stripes)))
+}
+
+/// Whether a companion has rows.
+pub fn has_rows(spi: &Connection, table: &Description, companion: &Found) -> bool {
     let _acting = act_as_unfiltered(table.owner, CATALOG_PATH);
-    Ok(spi.once(&statements::has_rows(&stripes.name), &[]).count() > 0)
+    spi.once(&statements::has_rows(&companion.name), &[]).count() > 0
 }
 
 /// The length of a name in PostgreSQL, in bytes.

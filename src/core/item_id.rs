@@ -68,7 +68,7 @@ impl ItemId {
         let mut bare = String::with_capacity(32);
         let mut after_hyphen = true;
         for character in digits.chars() {
-            if character == '-' && !after_hyphen && bare.len() % 4 == 0 && bare.len() < 32 {
+            if character == '-' && !after_hyphen && bare.len().is_multiple_of(4) && bare.len() < 32 {
                 after_hyphen = true;
             } else {
                 bare.push(character);
@@ -96,18 +96,18 @@ impl ItemId {
         Some(Self::Uuid(id))
     }
 
-    /// 64 bits of the id, for an advisory lock. Two items that share them only wait for each other.
-    pub fn lock_words(&self) -> [u32; 2] {
-        let halves = |number: u64| [(number >> 32) as u32, number as u32];
+    /// 32 bits of the id, for an advisory lock. Two items of a table that share them only wait for each other.
+    pub fn lock_word(&self) -> u32 {
+        let fold = |number: u64| (number >> 32) as u32 ^ number as u32;
         match self {
             Self::Uuid(bytes) => {
                 let word = |at: usize| u32::from_be_bytes(std::array::from_fn(|place| bytes[at + place]));
-                [word(0) ^ word(8), word(4) ^ word(12)]
+                word(0) ^ word(4) ^ word(8) ^ word(12)
             }
-            Self::Integer(number) => halves(i64::from(*number).cast_unsigned()),
-            Self::Bigint(number) => halves(number.cast_unsigned()),
+            Self::Integer(number) => number.cast_unsigned(),
+            Self::Bigint(number) => fold(number.cast_unsigned()),
             // FNV-1a.
-            Self::Text(text) => halves(text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            Self::Text(text) => fold(text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
                 (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
             })),
         }

@@ -9,6 +9,7 @@ pub mod failpoint;
 pub mod invalidation;
 pub mod jsonb;
 pub mod lock;
+pub mod namespace;
 pub mod portal;
 pub mod relation;
 pub mod report;

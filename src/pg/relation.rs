@@ -175,6 +175,39 @@ pub fn function_owner(function: Oid) -> Option<Oid> {
     }
 }
 
+/// The schema of a relation; None where there is no such relation.
+pub fn schema_of(relation: Oid) -> Option<Oid> {
+    // SAFETY: looks an oid up; a missing one is in no schema.
+    let schema = unsafe { pg_sys::get_rel_namespace(relation) };
+    (schema != pg_sys::InvalidOid).then_some(schema)
+}
+
+/// Schema and name of a relation, quoted; its number where there is no such relation.
+pub fn qualified_name(relation: Oid) -> String {
+    // SAFETY: looks names up, which are copied into the current memory context, or null; quotes them.
+    unsafe {
+        let (schema, name) =
+            (pg_sys::get_namespace_name(pg_sys::get_rel_namespace(relation)), pg_sys::get_rel_name(relation));
+        if schema.is_null() || name.is_null() {
+            return relation.to_u32().to_string();
+        }
+        encoding::from_c(CStr::from_ptr(pg_sys::quote_qualified_identifier(schema, name)))
+    }
+}
+
+/// A table and the tables that it is a partition of, on all levels.
+pub fn with_ancestors(table: Oid) -> Vec<Oid> {
+    // SAFETY: looks a relation up; the ancestors are a list of oids in the current memory context.
+    unsafe {
+        if !pg_sys::get_rel_relispartition(table) {
+            return vec![table];
+        }
+        let list = pg_sys::get_partition_ancestors(table);
+        let count = if list.is_null() { 0 } else { (*list).length };
+        [table].into_iter().chain((0..count).map(|place| pg_sys::list_nth_oid(list, place))).collect()
+    }
+}
+
 /// The table that has this name in this schema now, where it is a table.
 pub fn table_named(schema: &str, name: &str) -> Option<Oid> {
     let [schema, name] = [schema, name].map(encoding::c_text);

@@ -48,6 +48,8 @@ pub enum SqlType {
     OidArray,
     /// `regclass`
     Regclass,
+    /// `boolean`
+    Bool,
 }
 
 impl SqlType {
@@ -75,6 +77,7 @@ impl SqlType {
             Self::Oid => pg_sys::OIDOID,
             Self::OidArray => pg_sys::OIDARRAYOID,
             Self::Regclass => pg_sys::REGCLASSOID,
+            Self::Bool => pg_sys::BOOLOID,
         }
     }
 

@@ -4,38 +4,49 @@
 //! own, independent of those of the database, and every switch to another role is a security-restricted operation.
 
 use crate::core::error::Error;
+use crate::pg::report;
 use crate::pg::role::always_restrict;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus};
-use pgrx::pg_sys::{self, Datum};
-use pgrx::{FromDatum, IntoDatum, check_for_interrupts, pg_guard};
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::pg_sys::{self, Datum, Oid};
+use pgrx::{FromDatum, IntoDatum, PgTryBuilder, check_for_interrupts, pg_guard};
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::ffi::CStr;
+use std::panic::UnwindSafe;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 /// Between two looks: how long a total lags, and a little more.
 const PAUSE: Duration = Duration::from_millis(200);
-/// The number of looks without a change that end a worker. DROP DATABASE waits five seconds for others to go; this is
+/// The number of rounds without a change that end a worker. DROP DATABASE waits five seconds for others to go; this is
 /// less.
-const IDLE_LOOKS: u32 = 10;
+const IDLE_ROUNDS: u32 = 10;
+/// How long a look at one table may take, and wait for a lock: the others are not to wait for it.
+const LOOK_PATIENCE_MS: i32 = 2_000;
+/// After a look that failed, so many rounds pass before the next one, and twice as many each time it fails again.
+const FIRST_REST: u32 = 5;
+const LONGEST_REST: u32 = 150;
 
-/// The result of a look at the totals.
+/// The result of a look at the totals of one table.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Look {
     /// Totals were written.
     Changed,
     /// All totals were right.
     Unchanged,
-    /// The worker ends.
-    Over,
 }
 
 /// The work of the worker; each function runs in a transaction of its own.
 pub struct Work {
-    /// Claims to be the worker of this database.
-    pub begin: fn() -> Look,
-    /// Brings totals up to date. The argument says whether the worker may end where nothing has changed.
-    pub look: fn(bool) -> Look,
+    /// Claims to be the worker of this database, or claims it again; false where there is another.
+    pub claim: fn() -> bool,
+    /// The tables that have striped items.
+    pub tables: fn() -> Vec<Oid>,
+    /// Brings the totals of a table up to date.
+    pub look: fn(Oid) -> Look,
+    /// Gives the claim away where nothing is left to do; false where the worker must go on.
+    pub end: fn() -> bool,
 }
 
 /// Set once, when the library is loaded: PostgreSQL calls the entry point by its name.
@@ -95,7 +106,7 @@ const SETTINGS: [(&CStr, &CStr); 11] = [
     (c"default_transaction_isolation", c"read committed"),
     (c"default_transaction_read_only", c"off"),
     (c"default_transaction_deferrable", c"off"),
-    (c"lock_timeout", c"0"),
+    (c"lock_timeout", c"2s"),
     (c"statement_timeout", c"0"),
     (c"idle_in_transaction_session_timeout", c"0"),
     (c"row_security", c"on"),
@@ -139,20 +150,99 @@ pub extern "C-unwind" fn inventory_totals_main(database: Datum) {
     }
     always_restrict();
     IS_WORKER.set(true);
-    let mut idle_looks = 0;
-    let mut look = in_transaction(work.begin);
-    while look != Look::Over {
-        pause(PAUSE);
-        idle_looks = if look == Look::Changed { 0 } else { idle_looks + 1 };
-        look = in_transaction(|| (work.look)(idle_looks >= IDLE_LOOKS));
+    run(work);
+}
+
+fn run(work: &Work) {
+    let mut rests = HashMap::new();
+    let mut idle_rounds = 0;
+    if !in_transaction(work.claim) {
+        return;
     }
+    loop {
+        pause(PAUSE);
+        // Code of the owner of a table can release the locks of a session.
+        if !in_transaction(work.claim) {
+            return;
+        }
+        idle_rounds = if round(work, &mut rests) == Look::Changed { 0 } else { idle_rounds + 1 };
+        if idle_rounds >= IDLE_ROUNDS && in_transaction(work.end) {
+            return;
+        }
+    }
+}
+
+/// After a look that failed: the rounds until the next one, and the length of the rest.
+type Rest = (u32, u32);
+
+/// Looks at each table. An error, such as one of code that the owner of a table wrote, concerns that table alone.
+fn round(work: &Work, rests: &mut HashMap<Oid, Rest>) -> Look {
+    // Where the tables are not known, something is left to do.
+    let Some(tables) = guarded(work.tables) else { return Look::Changed };
+    let mut round = Look::Unchanged;
+    for table in tables {
+        if let Some((remaining, _)) = rests.get_mut(&table)
+            && *remaining > 0
+        {
+            *remaining -= 1;
+            continue;
+        }
+        let look = work.look;
+        match guarded(move || look(table)) {
+            Some(look) => {
+                rests.remove(&table);
+                round = if look == Look::Changed { look } else { round };
+            }
+            None => {
+                let rest = rests.get(&table).map_or(FIRST_REST, |(_, last)| (last * 2).min(LONGEST_REST));
+                rests.insert(table, (rest, rest));
+            }
+        }
+    }
+    round
+}
+
+/// Runs `act` in a transaction, for a limited time. An error of it goes to the log, and the transaction is rolled back.
+fn guarded<T>(act: impl FnOnce() -> T + UnwindSafe) -> Option<T> {
+    let result = PgTryBuilder::new(|| {
+        in_transaction(|| {
+            // SAFETY: the timeout cancels what this process does, as statement_timeout does in a session.
+            unsafe { enable_timeout_after(STATEMENT_TIMEOUT, LOOK_PATIENCE_MS) };
+            let result = act();
+            // SAFETY: ends what was begun above.
+            unsafe { disable_timeout(STATEMENT_TIMEOUT, false) };
+            Some(result)
+        })
+    })
+    .catch_others(|caught| {
+        if let CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) = caught {
+            let message = format!("totals of striped items were not brought up to date: {}", report.message());
+            report::log(&message, "They are looked at again after a while; available_inventory is exact meanwhile.");
+        }
+        None
+    })
+    .execute();
+    if result.is_none() {
+        // SAFETY: rolls back the transaction in which the error was raised, as any process does.
+        unsafe {
+            disable_timeout(STATEMENT_TIMEOUT, false);
+            pg_sys::AbortCurrentTransaction();
+        }
+    }
+    result
 }
 
 unsafe extern "C-unwind" {
     // The handler itself, not pgrx's safe wrapper of it.
     #[link_name = "die"]
     fn ends_at_next_check(signal: std::ffi::c_int);
+    // Not among the functions that pgrx declares.
+    fn enable_timeout_after(timeout: std::ffi::c_int, delay_ms: std::ffi::c_int);
+    fn disable_timeout(timeout: std::ffi::c_int, keep_indicator: bool);
 }
+
+/// The fourth of PostgreSQL's timeouts, in every version from 9.6 on.
+const STATEMENT_TIMEOUT: std::ffi::c_int = 3;
 
 #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16", feature = "pg17"))]
 unsafe fn handle_sigterm() {
@@ -181,20 +271,20 @@ pub fn pause(pause: Duration) {
     check_for_interrupts!();
 }
 
-fn in_transaction(act: impl FnOnce() -> Look) -> Look {
-    // SAFETY: as any background worker brackets its work; an error ends the process.
+fn in_transaction<T>(act: impl FnOnce() -> T) -> T {
+    // SAFETY: as any background worker brackets its work; an error ends the process, or `guarded` catches it.
     unsafe {
         pg_sys::SetCurrentStatementStartTimestamp();
         pg_sys::StartTransactionCommand();
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
         pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, c"bringing totals up to date".as_ptr());
     }
-    let look = act();
+    let result = act();
     // SAFETY: closes the transaction opened above.
     unsafe {
         pg_sys::PopActiveSnapshot();
         pg_sys::CommitTransactionCommand();
         pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_IDLE, std::ptr::null());
     }
-    look
+    result
 }

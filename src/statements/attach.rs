@@ -82,29 +82,43 @@ pub fn add_check(table: &str, constraint: &str, id: &str, quantity: &str, quanti
     [add, validate].map(|text| Sql::new(text, &[]))
 }
 
-/// Locks the configuration: attaches and detaches run one after the other.
-pub fn lock_configuration(configuration: &str) -> Sql {
-    Sql::new(format!("LOCK TABLE {configuration} IN SHARE ROW EXCLUSIVE MODE"), &[])
-}
-
 /// Writes the configuration row.
 pub fn insert_configuration(configuration: &str) -> Sql {
     let text = format!(
         "INSERT INTO {configuration}
         (stock_table, stock_schema, stock_name, check_name, id_column, quantity_column, run_as,
-         movement_table, request_table, stripe_table, total_table)
+         movement_table, request_table, stripe_table, total_table, striped)
  SELECT c.oid::pg_catalog.regclass, n.nspname, c.relname, $2::pg_catalog.name, $3::pg_catalog.name,
         $4::pg_catalog.name, $5, $6::pg_catalog.regclass, $7::pg_catalog.regclass, $8::pg_catalog.regclass,
-        $9::pg_catalog.regclass
+        $9::pg_catalog.regclass, $10
    FROM pg_catalog.pg_class AS c
    JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
   WHERE c.oid OPERATOR(pg_catalog.=) $1"
     );
     let (oid, text_type) = (SqlType::Oid, SqlType::Text);
-    Sql::new(text, &[oid, text_type, text_type, text_type, text_type, oid, oid, oid, oid])
+    Sql::new(text, &[oid, text_type, text_type, text_type, text_type, oid, oid, oid, oid, SqlType::Bool])
 }
 
-/// Deletes the configuration row.
+/// Deletes the configuration row of a table.
 pub fn delete_configuration(configuration: &str) -> Sql {
-    Sql::new(format!("DELETE FROM {configuration}"), &[])
+    let text = format!("DELETE FROM {configuration} AS a WHERE a.stock_table OPERATOR(pg_catalog.=) $1");
+    Sql::new(text, &[SqlType::Oid])
+}
+
+/// Deletes the rows of tables that were dropped.
+pub fn delete_dropped(configuration: &str) -> Sql {
+    let text = format!(
+        "DELETE FROM {configuration} AS a
+ WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) a.stock_table)"
+    );
+    Sql::new(text, &[])
+}
+
+/// Notes that a table has stripes.
+pub fn set_striped(configuration: &str) -> Sql {
+    let text = format!(
+        "UPDATE {configuration} AS a SET striped = true
+ WHERE a.stock_table OPERATOR(pg_catalog.=) $1 AND NOT a.striped"
+    );
+    Sql::new(text, &[SqlType::Oid])
 }

@@ -129,10 +129,10 @@ pub fn subscribed() -> Sql {
     Sql::new(format!("{SUBSCRIBED}\n   AND r.srrelid OPERATOR(pg_catalog.=) ANY ($1) LIMIT 1"), &[SqlType::OidArray])
 }
 
-/// Finds the configuration table of the installed extension.
+/// Finds the configuration table of the installed extension, and its version.
 pub fn configuration() -> Sql {
     let text = "SELECT c.oid, c.relowner AS owner, pg_catalog.format('%I.%I', n.nspname, c.relname) AS relation,
-       pg_catalog.quote_ident(n.nspname) AS schema
+       pg_catalog.quote_ident(n.nspname) AS schema, e.extversion AS version
   FROM pg_catalog.pg_extension AS e
   JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
   JOIN pg_catalog.pg_class AS c
@@ -141,8 +141,48 @@ pub fn configuration() -> Sql {
     Sql::new(text, &[])
 }
 
-/// Reads the configuration row.
-pub fn configured(configuration: &str) -> Sql {
+/// The attached tables, each with its schema; NULL where the table was dropped.
+pub fn attached(configuration: &str) -> Sql {
+    let text = format!(
+        "SELECT a.stock_table::pg_catalog.oid AS stock_table, c.relnamespace AS schema
+  FROM {configuration} AS a
+  LEFT JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) a.stock_table"
+    );
+    Sql::new(text, &[])
+}
+
+/// The attached tables that have had stripes.
+pub fn striped_tables(configuration: &str) -> Sql {
+    Sql::new(
+        format!("SELECT a.stock_table::pg_catalog.oid AS stock_table FROM {configuration} AS a WHERE a.striped"),
+        &[],
+    )
+}
+
+/// The tables of stripes of all attached tables.
+pub fn stripe_tables(configuration: &str) -> Sql {
+    Sql::new(format!("SELECT a.stripe_table::pg_catalog.oid AS stripe_table FROM {configuration} AS a"), &[])
+}
+
+/// The configuration rows that are read.
+#[derive(Clone, Copy)]
+pub enum Rows {
+    /// That of a stock table.
+    OfStock,
+    /// Those in which one of some tables is the stock table or a companion.
+    OfTables,
+}
+
+/// Reads configuration rows.
+pub fn configured(configuration: &str, rows: Rows) -> Sql {
+    let (condition, parameter) = match rows {
+        Rows::OfStock => ("a.stock_table OPERATOR(pg_catalog.=) $1", SqlType::Oid),
+        Rows::OfTables => (
+            "ARRAY[a.stock_table, a.movement_table, a.request_table, a.stripe_table, a.total_table]::pg_catalog.oid[]
+       OPERATOR(pg_catalog.&&) $1",
+            SqlType::OidArray,
+        ),
+    };
     let text = format!(
         "SELECT a.stock_table::pg_catalog.oid AS stock_table, a.stock_schema::pg_catalog.text AS stock_schema,
        a.stock_name::pg_catalog.text AS stock_name, a.run_as, a.check_name::pg_catalog.text AS check_name,
@@ -155,9 +195,10 @@ pub fn configured(configuration: &str) -> Sql {
            OR r.srrelid OPERATOR(pg_catalog.=) ANY (
                SELECT tree.relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree(a.stock_table) AS tree)))
            AS subscribed
-  FROM {configuration} AS a"
+  FROM {configuration} AS a
+ WHERE {condition}"
     );
-    Sql::new(text, &[])
+    Sql::new(text, &[parameter])
 }
 
 /// The striped items, each with the number of its stripes, and whether its row is in the table. Only the row of a

@@ -70,14 +70,76 @@ pub fn index_movements(ledger: &str) -> Sql {
     Sql::new(format!("CREATE INDEX ON {ledger} (inventory_id, movement_id)"), &[])
 }
 
-/// Finds a relation of a name in the schema of the stock table.
+/// Finds a relation of a name in a schema.
 pub fn find() -> Sql {
     let text = "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
   FROM pg_catalog.pg_class AS c
   JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-  JOIN pg_catalog.pg_class AS stock ON stock.relnamespace OPERATOR(pg_catalog.=) c.relnamespace
- WHERE stock.oid OPERATOR(pg_catalog.=) $1 AND c.relname OPERATOR(pg_catalog.=) $2::pg_catalog.name";
+ WHERE n.oid OPERATOR(pg_catalog.=) $1 AND c.relname OPERATOR(pg_catalog.=) $2::pg_catalog.name";
     Sql::new(text, &[SqlType::Oid, SqlType::Text])
+}
+
+/// Finds a schema.
+pub fn schema() -> Sql {
+    let text = "SELECT n.oid, pg_catalog.quote_ident(n.nspname) AS quoted FROM pg_catalog.pg_namespace AS n
+ WHERE n.nspname OPERATOR(pg_catalog.=) $1::pg_catalog.name";
+    Sql::new(text, &[SqlType::Text])
+}
+
+/// The comments of a companion: of the table, and of each column.
+pub fn comments(name: &str, companion: Companion) -> Vec<Sql> {
+    let (table, columns) = descriptions(companion);
+    let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
+    let on_table = format!("COMMENT ON TABLE {name} IS {}", literal(table));
+    let on_column = |(column, text): &(&str, &str)| format!("COMMENT ON COLUMN {name}.{column} IS {}", literal(text));
+    [on_table].into_iter().chain(columns.iter().map(on_column)).map(|text| Sql::new(text, &[])).collect()
+}
+
+type Described = (&'static str, &'static str);
+
+/// The text about a companion, and about each of its columns.
+fn descriptions(companion: Companion) -> (&'static str, &'static [Described]) {
+    match companion {
+        Companion::Movements => (
+            "The ledger of a stock table: a row for each change of stock, which is never changed.",
+            &[
+                ("movement_id", "The order of the movements of an item."),
+                ("inventory_id", "The item."),
+                ("stripe", "The stripe of a striped item; NULL for the row of the item."),
+                ("kind", "sale, restock, adjustment, transfer, opening, closing or external."),
+                ("old_quantity", "The quantity before."),
+                ("new_quantity", "The quantity after."),
+                ("delta", "new_quantity - old_quantity."),
+                ("reference", "What the movement belongs to, such as an order number."),
+                ("idempotency_key", "The key of the call."),
+                ("actor", "Who acted: inventory_ext.actor, the sub of the claims, or the role."),
+                ("xact_id", "The transaction."),
+                ("occurred_at", "When the movement was written."),
+            ],
+        ),
+        Companion::Requests => (
+            "The idempotency keys of a stock table: a row for each call with one. See purge_requests.",
+            &[
+                ("idempotency_key", "The key."),
+                ("function_name", "The function that was called."),
+                ("arguments_hash", "SHA-256 of the arguments that decide on the change."),
+                ("answer", "The result, which a retry returns."),
+                ("created_at", "When the call was made."),
+            ],
+        ),
+        Companion::Stripes => (
+            "The stripes of the striped items of a stock table.",
+            &[
+                ("inventory_id", "The item."),
+                ("stripe", "The number of the stripe, from 1 on."),
+                ("quantity", "The stock in the stripe."),
+            ],
+        ),
+        Companion::Totals => (
+            "The totals that were last written into the rows of striped items.",
+            &[("inventory_id", "The item."), ("quantity", "The total.")],
+        ),
+    }
 }
 
 /// The partitions of a table, of all levels. PostgreSQL gives statement triggers to none of them.

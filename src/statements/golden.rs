@@ -38,7 +38,7 @@ fn partitioned() -> Names {
 fn others(names: &Names) -> Vec<(String, Sql)> {
     let Names { relation: table, id, id_type, quantity, quantity_type, stripes, totals, .. } = names;
     let left = Leftover { table, id, id_type: *id_type, quantity, stripes, totals };
-    let ledger = "shop.stock_movement";
+    let (ledger, configuration) = ("shop.stock_movement", "public.inventory_attachment");
     let [add, validate] = attach::add_check(table, "quantity_non_negative", id, quantity, *quantity_type);
     let clauses = ["BEFORE INSERT OR UPDATE OR DELETE", "FOR EACH STATEMENT"];
     let [create, depend] = companions::create_trigger("0_inventory", clauses, table, "public.inventory_guard");
@@ -64,19 +64,25 @@ fn others(names: &Names) -> Vec<(String, Sql)> {
         ("attach::drop_constraint", attach::drop_constraint(table, "quantity_non_negative")),
         ("attach::add_check, 1", add),
         ("attach::add_check, 2", validate),
-        ("attach::lock_configuration", attach::lock_configuration("public.inventory_attachment")),
-        ("attach::insert_configuration", attach::insert_configuration("public.inventory_attachment")),
-        ("attach::delete_configuration", attach::delete_configuration("public.inventory_attachment")),
+        ("attach::insert_configuration", attach::insert_configuration(configuration)),
+        ("attach::delete_configuration", attach::delete_configuration(configuration)),
+        ("attach::delete_dropped", attach::delete_dropped(configuration)),
+        ("attach::set_striped", attach::set_striped(configuration)),
         ("catalog::striped_items", catalog::striped_items(stripes, away)),
         ("catalog::condition", catalog::condition()),
         ("catalog::open_to_triggers", catalog::open_to_triggers()),
         ("catalog::subscribed", catalog::subscribed()),
         ("catalog::configuration", catalog::configuration()),
-        ("catalog::configured", catalog::configured("public.inventory_attachment")),
+        ("catalog::configured, of a stock table", catalog::configured(configuration, catalog::Rows::OfStock)),
+        ("catalog::configured, of tables", catalog::configured(configuration, catalog::Rows::OfTables)),
+        ("catalog::attached", catalog::attached(configuration)),
+        ("catalog::striped_tables", catalog::striped_tables(configuration)),
+        ("catalog::stripe_tables", catalog::stripe_tables(configuration)),
         ("catalog::open_cursors", catalog::open_cursors()),
         ("catalog::dropped_objects", catalog::dropped_objects()),
         ("companions::index_movements", companions::index_movements(ledger)),
         ("companions::find", companions::find()),
+        ("companions::schema", companions::schema()),
         ("companions::partitions", companions::partitions()),
         ("companions::default_grants", companions::default_grants()),
         ("companions::quote", companions::quote()),
@@ -86,6 +92,8 @@ fn others(names: &Names) -> Vec<(String, Sql)> {
         ("companions::has_rows", companions::has_rows(stripes)),
     ];
     for companion in Companion::ALL {
+        let comments = companions::comments("shop.companion", companion).into_iter().take(2);
+        statements.extend(comments.map(|sql| ("companions::comments, of a table and of a column", sql)));
         statements.push(("companions::create_table", companions::create_table("shop.companion", companion, *id_type)));
     }
     statements.into_iter().map(|(name, sql)| (name.to_owned(), sql)).collect()

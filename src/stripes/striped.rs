@@ -224,7 +224,7 @@ impl<'a> Striped<'a> {
     }
 
     pub(super) fn lock(&self, stripe: i16) -> Lock {
-        Lock::of_stripe(&self.id, stripe)
+        Lock::of_stripe(self.stock.oid, &self.id, stripe)
     }
 
     fn release(&self, stripe: i16) {
@@ -232,7 +232,7 @@ impl<'a> Striped<'a> {
     }
 
     pub(super) fn item(&self) -> Lock {
-        Lock::of_item(&self.id)
+        Lock::of_item(self.stock.oid, &self.id)
     }
 
     /// All stripes, one's own first.

@@ -1,17 +1,19 @@
 //! The totals in the rows of striped items, and the background worker that brings them up to date.
 //!
 //! Sales of a striped item leave its row alone, so the total is written after they have committed. The first sale
-//! starts a worker for the database; it looks five times a second and ends when nothing has changed for a while. It
-//! ends only while no transaction that wrote stripes is open: such a transaction locks the table of stripes first, and
-//! then looks for a worker. A worker that was killed is started again by the next call that finds a total that lags. It
-//! works as the owner of the table in a security-restricted operation.
+//! starts a worker for the database; it looks at the attached tables five times a second and ends when nothing has
+//! changed for a while. It ends only while no transaction that wrote stripes is open: such a transaction locks the table
+//! of stripes first, and then looks for a worker. A worker that was killed is started again by the next call that finds
+//! a total that lags. It works as the owner of each table in a security-restricted operation, for a limited time: code
+//! of one owner neither ends nor holds up the work on the tables of others.
 
 use crate::core::error::Result;
 use crate::core::item_id::ItemId;
 use crate::ledger::attribution;
+use crate::pg::Oid;
 use crate::pg::args::Arg;
 use crate::pg::failpoint::{self, Point};
-use crate::pg::lock::{Lock, Mode, TableLock, try_lock_table};
+use crate::pg::lock::{Lock, Mode, TableLock, try_lock_table, unlock_table};
 use crate::pg::report;
 use crate::pg::spi::{Connection, connected};
 use crate::pg::transaction::is_standby;
@@ -19,6 +21,7 @@ use crate::pg::worker::{self, Look, Start, Work};
 use crate::statements::Statement;
 use crate::table::attachment::Attachment;
 use crate::table::cache;
+use crate::table::configuration::{configuration, stripe_tables, striped_tables};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -35,8 +38,6 @@ const REVIVAL: Duration = Duration::from_secs(1);
 thread_local! {
     /// The log has the reason why there is no worker: one line a session, so it outlives the call.
     static LOGGED: Cell<bool> = const { Cell::new(false) };
-    /// When this session looked last: a rate limit outlives the call.
-    static LOOKED: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 /// Starts a worker where totals lag and there is none: it was killed, or the server was stopped.
@@ -44,10 +45,10 @@ pub fn revive_worker(stock: &Attachment) -> Result<()> {
     if stock.striped.is_empty() || worker::is_this_process() || is_standby() {
         return Ok(());
     }
-    if LOOKED.get().is_some_and(|last| last.elapsed() < REVIVAL) {
+    if stock.looked.get().is_some_and(|last| last.elapsed() < REVIVAL) {
         return Ok(());
     }
-    LOOKED.set(Some(Instant::now()));
+    stock.looked.set(Some(Instant::now()));
     if !has_worker() && stock.require_trusted_code().is_ok() && connected(|spi| is_lagging(spi, stock))? {
         start_worker();
     }
@@ -88,12 +89,13 @@ fn is_lagging(spi: &Connection, stock: &Attachment) -> Result<bool> {
 
 /// The work of the worker.
 pub fn work() -> Work {
-    Work { begin, look }
+    Work { claim, tables, look, end }
 }
 
-/// The beginning of the worker: at most one runs in a database.
-fn begin() -> Look {
-    if claimed(|| Lock::of_worker().take_for_session()) { Look::Changed } else { Look::Over }
+/// Claims to be the worker of this database, of which there is one at most; or finds that it still is.
+fn claim() -> bool {
+    let lock = Lock::of_worker();
+    lock.is_held_alone() || claimed(|| lock.take_for_session())
 }
 
 /// Tries for a while to become the worker: a session that looks for one has the lock for a moment, another worker has
@@ -109,37 +111,55 @@ fn claimed(mut take: impl FnMut() -> bool) -> bool {
     true
 }
 
-/// A look of the worker at the totals.
-fn look(may_end: bool) -> Look {
-    // Code of the owner can release the locks of a session, not those of a transaction.
-    if !claimed(|| Lock::of_worker().take(Mode::Exclusive)) {
-        return Look::Over;
-    }
-    let Some(stock) = striped_stock() else {
-        failpoint::reached(Point::TotalsOver);
-        // A session that stripes an item before this is released finds a worker that is about to end: so it looks once
-        // more.
-        Lock::of_worker().release_wholly();
-        return if striped_stock().is_some() { begin() } else { Look::Over };
-    };
-    // Held until the commit.
-    let alone = may_end && try_lock_table(stock.companions.stripes, TableLock::Share);
-    let look = connected(|spi| update(spi, &stock)).unwrap_or_else(|error| error.raise());
-    if alone && look == Look::Unchanged {
-        // A transaction that writes stripes from here on waits for this one, and then finds no worker.
-        Lock::of_worker().release_wholly();
-        return Look::Over;
-    }
-    if look == Look::Changed {
-        Lock::of_worker().take_for_session();
-    }
-    look
+fn tables() -> Vec<Oid> {
+    // Without a configuration there is no attached table.
+    connected(|spi| striped_tables(spi, &configuration(spi)?)).unwrap_or_else(|_| Vec::new())
 }
 
-fn striped_stock() -> Option<Rc<Attachment>> {
-    let stock = cache::current().ok().filter(|stock| !stock.striped.is_empty())?;
+/// Looks at the totals of one table.
+fn look(table: Oid) -> Look {
+    // Code of the owner can release the locks of a session, not those of a transaction.
+    if !claimed(|| Lock::of_worker().take(Mode::Exclusive)) {
+        return Look::Unchanged;
+    }
+    let Some(stock) = striped_stock(table) else { return Look::Unchanged };
+    connected(|spi| update(spi, &stock)).unwrap_or_else(|error| error.raise())
+}
+
+fn striped_stock(table: Oid) -> Option<Rc<Attachment>> {
+    let stock = cache::attached(table).ok().filter(|stock| !stock.striped.is_empty())?;
     // Code that must not run as the owner would run here.
     (stock.require_healthy().is_ok() && stock.require_trusted_code().is_ok()).then_some(stock)
+}
+
+/// Gives the claim away, and then looks once more: who wrote stripes while the claim was held has started no other
+/// worker. Such a transaction is still open, and has locked the table of stripes; or its total lags. One that comes
+/// later finds no worker.
+fn end() -> bool {
+    failpoint::reached(Point::TotalsOver);
+    Lock::of_worker().release_for_session();
+    let idle: Result<bool> = connected(|spi| {
+        let configuration = configuration(spi)?;
+        let stripes = stripe_tables(spi, &configuration)?;
+        let are_free = stripes.into_iter().all(|stripes| {
+            let free = try_lock_table(stripes, TableLock::Share);
+            if free {
+                unlock_table(stripes, TableLock::Share);
+            }
+            free
+        });
+        if !are_free {
+            return Ok(false);
+        }
+        let healthy = striped_tables(spi, &configuration)?.into_iter().filter_map(striped_stock);
+        for stock in healthy {
+            if is_lagging(spi, &stock)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    });
+    idle.unwrap_or(true) || !claim()
 }
 
 fn update(spi: &Connection, stock: &Attachment) -> Result<Look> {
@@ -154,7 +174,7 @@ fn update(spi: &Connection, stock: &Attachment) -> Result<Look> {
     let rows = (0..lagging.count()).map(total).collect::<Result<Vec<(ItemId, String)>>>()?;
     let totals: Vec<String> = rows.iter().map(|(_, total)| total.clone()).collect();
     let args = [stock.bind_items(rows.iter().map(|(id, _)| id)), Arg::owned(totals)];
-    let written = attribution::writing_totals(rows, || stock.run(spi, Statement::WriteTotals, &args));
+    let written = attribution::writing_totals(stock.oid, rows, || stock.run(spi, Statement::WriteTotals, &args));
     let shown = |row| Ok((written.item(row, c"id")?, written.required_text(row, c"total")?));
     let (ids, totals) = (0..written.count()).map(shown).collect::<Result<(Vec<_>, Vec<_>)>>()?;
     attribution::upserting(stock.companions.totals, || {

@@ -1,4 +1,4 @@
-//! The attached table, looked up once a session and cached until something about it changes.
+//! The attached tables, each looked up once a session and cached until something about it changes.
 //!
 //! `pg::invalidation` counts the changes, from messages that are read when a lock is taken; so the order is: lock the
 //! stock table, then compare the counter. Attach and detach hold a stronger lock until they commit, so no sale runs on
@@ -10,7 +10,7 @@ use crate::core::part::{Companion, Part};
 use crate::core::quantity::Capacity;
 use crate::pg::Oid;
 use crate::pg::encoding;
-use crate::pg::invalidation;
+use crate::pg::invalidation::{self, Watch};
 use crate::pg::lock::{TableLock, lock_alone, lock_for_writing, unlock_table};
 use crate::pg::relation::{self, Facts};
 use crate::pg::role::act_as_unfiltered;
@@ -20,35 +20,84 @@ use crate::pg::types::SqlType;
 use crate::statements::{Names, catalog as statements};
 use crate::table::attachment::{Attachment, Plans, StripeCounts, USER_SCHEMA, part_of, pinned_path};
 use crate::table::catalog::{self, Catalog, ColumnDescription, Columns, Description, RelationKind};
-use crate::table::configuration::{Configured, configuration, configured};
+use crate::table::choice;
+use crate::table::configuration::{Configured, configuration, configured, configured_with};
 use crate::table::health;
 use serde_json::json;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 use std::rc::Rc;
 
-thread_local! {
-    /// Outlives a call: the cost of a lookup must not be that of each call.
-    static CACHE: RefCell<Option<Rc<Attachment>>> = const { RefCell::new(None) };
+#[derive(Default)]
+struct Cache {
+    attachments: HashMap<Oid, Rc<Attachment>>,
+    /// The stock table of each table whose triggers may fire: of companions, partitions and of itself.
+    stock_of: HashMap<Oid, Oid>,
 }
 
-/// The attached stock table, locked against attach and detach until the transaction ends.
+thread_local! {
+    /// Outlives a call: the cost of a lookup must not be that of each call.
+    static CACHE: RefCell<Cache> = RefCell::new(Cache::default());
+}
+
+fn cached(table: Oid) -> Option<Rc<Attachment>> {
+    CACHE.with_borrow(|cache| cache.attachments.get(&table).cloned())
+}
+
+fn is_fresh(stock: &Attachment) -> bool {
+    stock.generation == invalidation::generation(Watch::Table(stock.oid))
+}
+
+/// The attached table that the caller means, locked against attach and detach until the transaction ends.
 pub fn current() -> Result<Rc<Attachment>> {
-    if let Some(cached) = CACHE.with_borrow(Clone::clone) {
-        lock_for_writing(&[cached.oid]);
-        if cached.generation == invalidation::generation() {
+    loop {
+        let choice = choice::choose()?;
+        let stock = match attached(choice.table) {
+            Ok(stock) => stock,
+            Err(_) if !choice.is_current() => continue,
+            Err(error) => return Err(error),
+        };
+        if choice.is_current() {
+            choice.require_unshadowed(&stock)?;
+            return Ok(stock);
+        }
+        release(&stock);
+    }
+}
+
+/// An attached table, locked likewise.
+pub fn attached(table: Oid) -> Result<Rc<Attachment>> {
+    if let Some(cached) = cached(table) {
+        lock_for_writing(&[table]);
+        if is_fresh(&cached) {
             lock_for_writing(&cached.locked);
-            if cached.generation == invalidation::generation() {
+            if is_fresh(&cached) {
                 return Ok(cached);
             }
             unlock_all(&cached.locked);
         }
-        unlock_table(cached.oid, TableLock::RowExclusive);
+        unlock_table(table, TableLock::RowExclusive);
     }
-    let loaded = Rc::new(connected(load)?);
-    CACHE.set(Some(Rc::clone(&loaded)));
-    Ok(loaded)
+    match connected(|spi| load(spi, table)) {
+        Ok(loaded) => Ok(keep(loaded)),
+        Err(error) => {
+            CACHE.with_borrow_mut(|cache| cache.attachments.remove(&table));
+            Err(error)
+        }
+    }
+}
+
+fn keep(loaded: Attachment) -> Rc<Attachment> {
+    let loaded = Rc::new(loaded);
+    let partitions = relation::with_partitions(loaded.oid);
+    CACHE.with_borrow_mut(|cache| {
+        cache.stock_of.retain(|_, stock| *stock != loaded.oid);
+        let tables = loaded.companions.oids().into_iter().chain(partitions).chain([loaded.oid]);
+        cache.stock_of.extend(tables.map(|table| (table, loaded.oid)));
+        cache.attachments.insert(loaded.oid, Rc::clone(&loaded));
+    });
+    loaded
 }
 
 /// Raises 42501 where the rights of the caller decide and do not suffice: before a lock is requested that others would
@@ -63,18 +112,17 @@ pub fn require_rights_of_caller() -> Result<()> {
     Ok(())
 }
 
-/// Releases the locks that [`current`] took.
+/// Releases the locks that [`attached`] took.
 fn release(stock: &Attachment) {
     unlock_all(&stock.locked);
     unlock_all(&[stock.oid]);
 }
 
-/// The attached stock table while no session sells: waits for every sale that runs, and the next ones wait until the
-/// transaction ends.
+/// The attached table that the caller means while no session sells: waits for every sale that runs, and the next ones
+/// wait until the transaction ends.
 pub fn current_alone() -> Result<Rc<Attachment>> {
     loop {
-        let found = connected(|spi| configured(spi, &configuration(spi)?))?;
-        let table = found.ok_or_else(Error::not_attached)?.table;
+        let table = choice::choose()?.table;
         lock_alone(&[table], TableLock::ShareRowExclusive);
         let stock = current()?;
         if stock.oid == table {
@@ -86,14 +134,23 @@ pub fn current_alone() -> Result<Rc<Attachment>> {
     }
 }
 
-/// The part of the attachment that a trigger fires on, as far as it is known without a lock on the stock table.
-pub fn part_without_lock(firing: &Firing) -> Result<Option<Part>> {
-    let fresh = |cached: &Rc<Attachment>| cached.generation == invalidation::generation();
-    if let Some(cached) = CACHE.with_borrow(Clone::clone).filter(fresh) {
-        return Ok(cached.part_of(firing));
+/// The stock table of the table that a trigger fires on, and the part of its attachment that the table is, as far as
+/// they are known without a lock on the stock table.
+pub fn part_without_lock(firing: &Firing) -> Result<Option<(Oid, Part)>> {
+    let table = firing.table();
+    let known = CACHE.with_borrow(|cache| {
+        let stock = cache.stock_of.get(&table)?;
+        cache.attachments.get(stock).cloned()
+    });
+    if let Some(stock) = known.filter(|stock| is_fresh(stock))
+        && let Some(part) = stock.part_of(firing)
+    {
+        return Ok(Some((stock.oid, part)));
     }
-    let found = connected(|spi| configured(spi, &configuration(spi)?))?;
-    Ok(found.and_then(|found| part_of(firing, found.table, &found.companions)))
+    let tables = relation::with_ancestors(table);
+    let found = connected(|spi| configured_with(spi, &configuration(spi)?, tables))?;
+    let part = |found: &Configured| part_of(firing, found.table, &found.companions).map(|part| (found.table, part));
+    Ok(found.iter().find_map(part))
 }
 
 /// Releases locks before the stock table is locked again: a session that keeps one, and waits for the stock table,
@@ -102,24 +159,25 @@ fn unlock_all(tables: &[Oid]) {
     tables.iter().for_each(|table| unlock_table(*table, TableLock::RowExclusive));
 }
 
-fn load(spi: &Connection) -> Result<Attachment> {
+fn load(spi: &Connection, table: Oid) -> Result<Attachment> {
+    let watch = Watch::Table(table);
     loop {
         let configuration = configuration(spi)?;
-        let configured = self::configured(spi, &configuration)?.ok_or_else(Error::not_attached)?;
-        let (table, companions) = (configured.table, configured.companions.oids());
+        let configured = self::configured(spi, &configuration, table)?.ok_or_else(Error::not_attached)?;
+        let companions = configured.companions.oids();
         let [schema, name] = &configured.attached_as;
-        let watched: Vec<Oid> = companions.iter().copied().chain([configuration.oid, table]).collect();
-        invalidation::start(&watched, relation::hash_of_name(schema, name));
-        let generation = invalidation::generation();
+        let watched: Vec<Oid> = companions.iter().copied().chain([table]).collect();
+        invalidation::start(watch, &watched, relation::hash_of_name(schema, name).as_slice());
+        let generation = invalidation::generation(watch);
         lock_for_writing(&[table]);
-        if self::configured(spi, &configuration)?.as_ref() == Some(&configured)
-            && generation == invalidation::generation()
+        if self::configured(spi, &configuration, table)?.as_ref() == Some(&configured)
+            && generation == invalidation::generation(watch)
         {
             let partitions = relation::with_partitions(table).into_iter().filter(|part| *part != table);
             let mut locked = catalog::open_to_triggers(spi, companions.into_iter().chain(partitions).collect())?;
             locked.extend(configured.companions.movements);
             lock_for_writing(&locked);
-            if generation == invalidation::generation() {
+            if generation == invalidation::generation(watch) {
                 return build(spi, configured, (generation, locked));
             }
             unlock_all(&locked);
@@ -128,7 +186,7 @@ fn load(spi: &Connection) -> Result<Attachment> {
     }
 }
 
-fn build(spi: &Connection, configured: Configured, (generation, locked): (u32, Vec<Oid>)) -> Result<Attachment> {
+fn build(spi: &Connection, configured: Configured, (generation, locked): (u64, Vec<Oid>)) -> Result<Attachment> {
     let catalog = Catalog::of(spi);
     let table = describe_attached(&catalog, &configured)?;
     let columns = resolve(&configured, &table)?;
@@ -178,6 +236,7 @@ fn build(spi: &Connection, configured: Configured, (generation, locked): (u32, V
         striped,
         away,
         seen_short: RefCell::new(None),
+        looked: Cell::new(None),
         refusal,
         objection: health::objection(&facts, table.owner),
         locked,

@@ -1,7 +1,7 @@
-//! The configuration row: which table is the stock table, and which tables belong to it.
+//! The configuration: a row for each attached table, with the tables that belong to it.
 //!
-//! Read with the latest snapshot, as the owner of the configuration table. The row is the one that attach wrote, or one
-//! that a restored dump or a subscription brought along; `table::health` decides whether it still is an attachment.
+//! Read with the latest snapshot, as the owner of the configuration table. A row is one that attach wrote, or one that
+//! a restored dump or a subscription brought along; `table::health` decides whether it still is an attachment.
 
 use crate::core::error::{Error, Result};
 use crate::core::part::Companion;
@@ -28,7 +28,7 @@ pub struct Configuration {
     pub schema: String,
 }
 
-/// The configuration row.
+/// The configuration row of an attached table.
 #[derive(Clone, PartialEq)]
 pub struct Configured {
     /// The oid the row names; the table may be gone.
@@ -91,11 +91,15 @@ pub fn is_subscribed(spi: &Connection, configuration: &Configuration, tables: Ve
     spi.once(&catalog::subscribed(), &[Arg::owned(tables)]).count() > 0
 }
 
-/// Finds the configuration table of the installed extension.
+/// Finds the configuration table of the installed extension, which must be of the version of the library.
 pub fn configuration(spi: &Connection) -> Result<Configuration> {
     let rows = spi.once_latest(&catalog::configuration(), &[]);
     if rows.count() == 0 {
         return Err(Error::not_attached());
+    }
+    let (installed, library) = (rows.required_text(0, c"version")?, env!("CARGO_PKG_VERSION"));
+    if installed != library {
+        return Err(Error::outdated(&installed, library));
     }
     Ok(Configuration {
         oid: rows.required(0, c"oid")?,
@@ -105,26 +109,61 @@ pub fn configuration(spi: &Connection) -> Result<Configuration> {
     })
 }
 
-/// Reads the configuration row as the owner of its table.
-pub fn configured(spi: &Connection, configuration: &Configuration) -> Result<Option<Configured>> {
+/// The attached tables, each with its schema; None where the table was dropped.
+pub fn attached(spi: &Connection, configuration: &Configuration) -> Result<Vec<(Oid, Option<Oid>)>> {
     let _acting = act_as(configuration.owner, CATALOG_PATH);
-    let rows = spi.once_latest(&catalog::configured(&configuration.relation), &[]);
-    if rows.count() == 0 {
-        return Ok(None);
-    }
-    Ok(Some(Configured {
-        table: rows.required(0, c"stock_table")?,
-        attached_as: [rows.required_text(0, c"stock_schema")?, rows.required_text(0, c"stock_name")?],
-        run_as: rows.required_text(0, c"run_as")?,
-        check_name: rows.required_text(0, c"check_name")?,
-        id_column: rows.required_text(0, c"id_column")?,
-        quantity_column: rows.required_text(0, c"quantity_column")?,
-        companions: CompanionOids {
-            movements: rows.get(0, c"movement_table"),
-            requests: rows.required(0, c"request_table")?,
-            stripes: rows.required(0, c"stripe_table")?,
-            totals: rows.required(0, c"total_table")?,
-        },
-        subscribed: rows.required(0, c"subscribed")?,
-    }))
+    let rows = spi.once_latest(&catalog::attached(&configuration.relation), &[]);
+    (0..rows.count()).map(|row| Ok((rows.required(row, c"stock_table")?, rows.get(row, c"schema")))).collect()
+}
+
+/// The attached tables that have had stripes.
+pub fn striped_tables(spi: &Connection, configuration: &Configuration) -> Result<Vec<Oid>> {
+    let _acting = act_as(configuration.owner, CATALOG_PATH);
+    let rows = spi.once_latest(&catalog::striped_tables(&configuration.relation), &[]);
+    (0..rows.count()).map(|row| rows.required(row, c"stock_table")).collect()
+}
+
+/// The tables of stripes of all attached tables.
+pub fn stripe_tables(spi: &Connection, configuration: &Configuration) -> Result<Vec<Oid>> {
+    let _acting = act_as(configuration.owner, CATALOG_PATH);
+    let rows = spi.once_latest(&catalog::stripe_tables(&configuration.relation), &[]);
+    (0..rows.count()).map(|row| rows.required(row, c"stripe_table")).collect()
+}
+
+/// Reads the configuration row of a stock table.
+pub fn configured(spi: &Connection, configuration: &Configuration, stock: Oid) -> Result<Option<Configured>> {
+    Ok(read(spi, configuration, catalog::Rows::OfStock, Arg::owned(stock))?.pop())
+}
+
+/// Reads the configuration rows in which one of these tables is the stock table or a companion.
+pub fn configured_with(spi: &Connection, configuration: &Configuration, tables: Vec<Oid>) -> Result<Vec<Configured>> {
+    read(spi, configuration, catalog::Rows::OfTables, Arg::owned(tables))
+}
+
+fn read(
+    spi: &Connection,
+    configuration: &Configuration,
+    rows: catalog::Rows,
+    argument: Arg<'_>,
+) -> Result<Vec<Configured>> {
+    let _acting = act_as(configuration.owner, CATALOG_PATH);
+    let rows = spi.once_latest(&catalog::configured(&configuration.relation, rows), &[argument]);
+    let read = |row| {
+        Ok(Configured {
+            table: rows.required(row, c"stock_table")?,
+            attached_as: [rows.required_text(row, c"stock_schema")?, rows.required_text(row, c"stock_name")?],
+            run_as: rows.required_text(row, c"run_as")?,
+            check_name: rows.required_text(row, c"check_name")?,
+            id_column: rows.required_text(row, c"id_column")?,
+            quantity_column: rows.required_text(row, c"quantity_column")?,
+            companions: CompanionOids {
+                movements: rows.get(row, c"movement_table"),
+                requests: rows.required(row, c"request_table")?,
+                stripes: rows.required(row, c"stripe_table")?,
+                totals: rows.required(row, c"total_table")?,
+            },
+            subscribed: rows.required(row, c"subscribed")?,
+        })
+    };
+    (0..rows.count()).map(read).collect()
 }

@@ -13,6 +13,7 @@ use crate::pg::invalidation;
 use crate::pg::relation::{self, Facts, TriggerFacts};
 use crate::pg::role::{current_role, is_superuser, role_name};
 use crate::table::catalog;
+use crate::table::choice;
 use crate::table::configuration::Configured;
 use crate::table::triggers;
 use serde_json::json;
@@ -24,7 +25,14 @@ pub fn is_the_attached_table(configured: &Configured, name: &str) -> Result<()> 
     }
     let [schema, table] = &configured.attached_as;
     match relation::table_named(schema, table) {
-        Some(found) if found != configured.table => Err(Error::stock_table_swapped(name, &format!("{schema}.{table}"))),
+        Some(found) if found != configured.table => {
+            invalidation::add_relations(&[found]);
+            // One that is attached itself is sold from under that name.
+            if choice::is_attached(found)? {
+                return Ok(());
+            }
+            Err(Error::stock_table_swapped(name, &format!("{schema}.{table}")))
+        }
         _ => Ok(()),
     }
 }

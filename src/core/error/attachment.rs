@@ -205,13 +205,84 @@ impl Error {
         Self::with_reason("55000", message, reason, facts, hint)
     }
 
-    /// `55000`: attach was asked for while another table, or the same with other options, is attached.
+    /// `55000`: the table is attached with other options.
     pub fn already_attached(table: &str) -> Box<Self> {
         Self::new(
             "55000",
-            "a stock table is already attached",
+            "the table is already attached with other options",
             json!({"reason": "already_attached", "table": table}),
-            "Call detach_inventory first.",
+            "Call detach_inventory with the table first.",
+        )
+    }
+
+    /// `55000`: several tables are attached, and nothing says which one the call means. The facts name those in schemas
+    /// that the caller may use.
+    pub fn several_tables(tables: &[String]) -> Box<Self> {
+        Self::new(
+            "55000",
+            "several stock tables are attached, and the call does not say which one it means",
+            json!({"reason": "several_tables", "tables": tables}),
+            "Set inventory_ext.stock_table to the table, or search_path to its schema; detach_inventory takes the table.",
+        )
+    }
+
+    /// `55000`: the setting names something else than an attached table.
+    pub fn no_such_stock_table(setting: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "inventory_ext.stock_table does not name an attached table",
+            json!({"reason": "no_such_stock_table", "stock_table": setting}),
+            "Set it to the name of an attached table, with its schema; or reset it.",
+        )
+    }
+
+    /// `55000`: the search_path of the caller has another table of the name first, which is not attached.
+    pub fn shadowed_table(table: &str, shadow: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "a table of the same name and columns comes first in search_path and is not attached",
+            json!({"reason": "shadowed_table", "table": table, "not_attached": shadow}),
+            "Call attach_inventory with that table; or set inventory_ext.stock_table to the table that is meant.",
+        )
+    }
+
+    /// `3F000`: there is no schema of that name.
+    pub fn no_such_schema(table: &str, schema: &str) -> Box<Self> {
+        Self::new(
+            "3F000",
+            "p_companion_schema does not name a schema",
+            json!({"reason": "no_schema", "table": table, "schema": schema}),
+            "Create the schema first, and grant CREATE on it to the owner of the stock table.",
+        )
+    }
+
+    /// `42P07`: a table that a new attachment needs belongs to another one.
+    pub fn companion_in_use(table: &str, companion: &str) -> Box<Self> {
+        Self::new(
+            "42P07",
+            "a table that the attachment needs belongs to another attached table",
+            json!({"reason": "companion_in_use", "table": table, "relation": companion}),
+            "Pass another schema as p_companion_schema.",
+        )
+    }
+
+    /// `42809`: the table is a part of another attachment.
+    pub fn part_of_attached(table: &str, attached: &str) -> Box<Self> {
+        Self::new(
+            "42809",
+            "the table belongs to a table that is attached",
+            json!({"reason": "part_of_attached", "table": table, "attached": attached}),
+            "Attach a table that is no partition, parent or companion of an attached one.",
+        )
+    }
+
+    /// `55000`: the catalog has the objects of another version than the library.
+    pub fn outdated(installed: &str, library: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "the extension in this database is of another version than its library",
+            json!({"reason": "outdated", "installed": installed, "library": library}),
+            "Run ALTER EXTENSION inventory_ext UPDATE as the owner of the extension; no stock is lost.",
         )
     }
 

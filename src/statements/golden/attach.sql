@@ -52,20 +52,25 @@ ALTER TABLE shop.stock ADD CONSTRAINT quantity_non_negative
 -- attach::add_check, 2
 ALTER TABLE shop.stock VALIDATE CONSTRAINT quantity_non_negative;
 
--- attach::lock_configuration
-LOCK TABLE public.inventory_attachment IN SHARE ROW EXCLUSIVE MODE;
-
 -- attach::insert_configuration: $1 Oid, $2 Text, $3 Text, $4 Text, $5 Text,
---   $6 Oid, $7 Oid, $8 Oid, $9 Oid
+--   $6 Oid, $7 Oid, $8 Oid, $9 Oid, $10 Bool
 INSERT INTO public.inventory_attachment
         (stock_table, stock_schema, stock_name, check_name, id_column, quantity_column, run_as,
-         movement_table, request_table, stripe_table, total_table)
+         movement_table, request_table, stripe_table, total_table, striped)
  SELECT c.oid::pg_catalog.regclass, n.nspname, c.relname, $2::pg_catalog.name, $3::pg_catalog.name,
         $4::pg_catalog.name, $5, $6::pg_catalog.regclass, $7::pg_catalog.regclass, $8::pg_catalog.regclass,
-        $9::pg_catalog.regclass
+        $9::pg_catalog.regclass, $10
    FROM pg_catalog.pg_class AS c
    JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
   WHERE c.oid OPERATOR(pg_catalog.=) $1;
 
--- attach::delete_configuration
-DELETE FROM public.inventory_attachment;
+-- attach::delete_configuration: $1 Oid
+DELETE FROM public.inventory_attachment AS a WHERE a.stock_table OPERATOR(pg_catalog.=) $1;
+
+-- attach::delete_dropped
+DELETE FROM public.inventory_attachment AS a
+ WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) a.stock_table);
+
+-- attach::set_striped: $1 Oid
+UPDATE public.inventory_attachment AS a SET striped = true
+ WHERE a.stock_table OPERATOR(pg_catalog.=) $1 AND NOT a.striped;

@@ -7,8 +7,11 @@ CREATE INDEX ON shop.stock_movement (inventory_id, movement_id);
 SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
   FROM pg_catalog.pg_class AS c
   JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-  JOIN pg_catalog.pg_class AS stock ON stock.relnamespace OPERATOR(pg_catalog.=) c.relnamespace
- WHERE stock.oid OPERATOR(pg_catalog.=) $1 AND c.relname OPERATOR(pg_catalog.=) $2::pg_catalog.name;
+ WHERE n.oid OPERATOR(pg_catalog.=) $1 AND c.relname OPERATOR(pg_catalog.=) $2::pg_catalog.name;
+
+-- companions::schema: $1 Text
+SELECT n.oid, pg_catalog.quote_ident(n.nspname) AS quoted FROM pg_catalog.pg_namespace AS n
+ WHERE n.nspname OPERATOR(pg_catalog.=) $1::pg_catalog.name;
 
 -- companions::partitions: $1 Regclass
 SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
@@ -50,6 +53,12 @@ DROP TRIGGER "0_inventory" ON shop.stock;
 -- companions::has_rows
 SELECT FROM shop.stock_stripe LIMIT 1;
 
+-- companions::comments, of a table and of a column
+COMMENT ON TABLE shop.companion IS 'The idempotency keys of a stock table: a row for each call with one. See purge_requests.';
+
+-- companions::comments, of a table and of a column
+COMMENT ON COLUMN shop.companion.idempotency_key IS 'The key.';
+
 -- companions::create_table
 CREATE TABLE shop.companion (
     idempotency_key text PRIMARY KEY,
@@ -57,6 +66,12 @@ CREATE TABLE shop.companion (
     arguments_hash bytea NOT NULL,
     answer json,
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()) WITH (fillfactor = 100);
+
+-- companions::comments, of a table and of a column
+COMMENT ON TABLE shop.companion IS 'The stripes of the striped items of a stock table.';
+
+-- companions::comments, of a table and of a column
+COMMENT ON COLUMN shop.companion.inventory_id IS 'The item.';
 
 -- companions::create_table (ordinary, uuids, numeric)
 CREATE TABLE shop.companion (
@@ -72,6 +87,12 @@ CREATE TABLE shop.companion (
     quantity numeric NOT NULL CHECK (quantity >= '0'::numeric AND quantity < 'Infinity'::numeric),
     PRIMARY KEY (inventory_id, stripe)) WITH (fillfactor = 10);
 
+-- companions::comments, of a table and of a column
+COMMENT ON TABLE shop.companion IS 'The totals that were last written into the rows of striped items.';
+
+-- companions::comments, of a table and of a column
+COMMENT ON COLUMN shop.companion.inventory_id IS 'The item.';
+
 -- companions::create_table (ordinary, uuids, numeric)
 CREATE TABLE shop.companion (
     inventory_id uuid PRIMARY KEY,
@@ -81,6 +102,12 @@ CREATE TABLE shop.companion (
 CREATE TABLE shop.companion (
     inventory_id text PRIMARY KEY,
     quantity numeric NOT NULL) WITH (fillfactor = 100);
+
+-- companions::comments, of a table and of a column
+COMMENT ON TABLE shop.companion IS 'The ledger of a stock table: a row for each change of stock, which is never changed.';
+
+-- companions::comments, of a table and of a column
+COMMENT ON COLUMN shop.companion.movement_id IS 'The order of the movements of an item.';
 
 -- companions::create_table (ordinary, uuids, numeric)
 CREATE TABLE shop.companion (
