@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 SUITES := lint unit pgrx-test failpoints regress isolation rpc pytest check-repo
-SUBJECTS := attach sales input ledger stripes retries rights crashes copies models
+SUBJECTS := attach tenants upgrade sales input ledger stripes retries rights crashes copies models
 .PHONY: help demo psql test bench $(SUITES) $(SUBJECTS) setup build install clean distclean
 
 IN_ENV := . dev/env.sh && exec

@@ -432,8 +432,11 @@ BEGIN
         EXECUTE 'REVOKE ALL ON FUNCTION @extschema@.inventory_restore_grants() FROM PUBLIC';
         CREATE EVENT TRIGGER inventory_restore_grants ON ddl_command_end WHEN TAG IN ('ALTER EXTENSION')
             EXECUTE FUNCTION @extschema@.inventory_restore_grants();
+        -- The next commands would fire it within the script.
+        ALTER EVENT TRIGGER inventory_restore_grants DISABLE;
         ALTER EXTENSION inventory_ext DROP EVENT TRIGGER inventory_restore_grants;
         ALTER EXTENSION inventory_ext DROP FUNCTION @extschema@.inventory_restore_grants();
+        ALTER EVENT TRIGGER inventory_restore_grants ENABLE;
     END IF;
 END
 $rights$;

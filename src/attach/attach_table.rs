@@ -123,7 +123,7 @@ fn attach_locked(
         let _acting = act_as_unfiltered(table.owner, CATALOG_PATH);
         (check_rows(spi, table)?, constrain(spi, table)?)
     };
-    let installed = install::make(spi, configuration, (table, home), options.ledger)?;
+    let installed = install::make(spi, configuration, table, (home, companions), options.ledger)?;
     record(spi, configuration, (options, table), &check_name, &installed);
     invalidation::announce_change(configuration.oid);
     warn(table);

@@ -47,9 +47,19 @@ pub struct Found {
     pub new: bool,
 }
 
-/// Creates a companion with its comments, or finds it again.
-pub fn make_table(spi: &Connection, table: &Description, home: &Home, companion: Companion) -> Result<Found> {
-    find(spi, table, home, companion)?.map_or_else(|| create(spi, table, home, companion), Ok)
+/// Creates a companion with its comments, or finds it again among those that were left and are locked.
+pub fn make_table(
+    spi: &Connection,
+    table: &Description,
+    (home, left): (&Home, &[Found]),
+    companion: Companion,
+) -> Result<Found> {
+    match find(spi, table, home, companion)? {
+        None => create(spi, table, home, companion),
+        Some(found) if left.iter().any(|left| left.oid == found.oid) => Ok(found),
+        // Another attach has made it meanwhile.
+        Some(found) => Err(Error::companion_in_use(&table.name, &found.name)),
+    }
 }
 
 fn create(spi: &Connection, table: &Description, home: &Home, companion: Companion) -> Result<Found> {

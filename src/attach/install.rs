@@ -25,10 +25,11 @@ pub struct Installed {
 pub fn make(
     spi: &Connection,
     configuration: &Configuration,
-    (table, home): (&Description, &Home),
+    table: &Description,
+    places: (&Home, &[Found]),
     ledger: bool,
 ) -> Result<Installed> {
-    let make = |companion| companions::make_table(spi, table, home, companion);
+    let make = |companion| companions::make_table(spi, table, places, companion);
     let (requests, stripes, totals) = (make(Companion::Requests)?, make(Companion::Stripes)?, make(Companion::Totals)?);
     let movements = if ledger { Some(make(Companion::Movements)?) } else { None };
     // Triggers that a dump or a broken attachment left look for an attachment that is not there yet.

@@ -225,6 +225,27 @@ pub fn table_named(schema: &str, name: &str) -> Option<Oid> {
     }
 }
 
+/// Makes a trigger depend on the extension: DROP EXTENSION takes the trigger along, and needs no CASCADE, which might
+/// take more. ALTER TRIGGER ... DEPENDS ON EXTENSION would lock the extension until the transaction ends, and so hold up
+/// the attach of every other table.
+pub fn tie_to_extension(table: Oid, trigger: &str) {
+    let trigger = encoding::c_text(trigger);
+    let object = |class_id: Oid, object_id: Oid| pg_sys::ObjectAddress {
+        classId: class_id,
+        objectId: object_id,
+        objectSubId: 0,
+    };
+    // SAFETY: looks two names up, which must exist, and records a dependency between what they name.
+    unsafe {
+        let trigger = object(pg_sys::TriggerRelationId, pg_sys::get_trigger_oid(table, trigger.as_ptr(), false));
+        let extension = pg_sys::get_extension_oid(c"inventory_ext".as_ptr(), false);
+        let extension = object(pg_sys::ExtensionRelationId, extension);
+        let kind = pg_sys::DependencyType::DEPENDENCY_AUTO_EXTENSION;
+        pg_sys::recordDependencyOn(&raw const trigger, &raw const extension, kind);
+        pg_sys::CommandCounterIncrement();
+    }
+}
+
 /// The hash under which PostgreSQL announces that a table of this name in this schema came, went or changed; None where
 /// there is no such schema.
 pub fn hash_of_name(schema: &str, name: &str) -> Option<u32> {

@@ -105,11 +105,14 @@ pub fn delete_configuration(configuration: &str) -> Sql {
     Sql::new(text, &[SqlType::Oid])
 }
 
-/// Deletes the rows of tables that were dropped.
+/// Deletes the rows of tables that were dropped, as far as no other session does.
 pub fn delete_dropped(configuration: &str) -> Sql {
     let text = format!(
         "DELETE FROM {configuration} AS a
- WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) a.stock_table)"
+ WHERE a.stock_table OPERATOR(pg_catalog.=) ANY (ARRAY(
+    SELECT gone.stock_table::pg_catalog.oid FROM {configuration} AS gone
+     WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) gone.stock_table)
+       FOR UPDATE SKIP LOCKED))"
     );
     Sql::new(text, &[])
 }

@@ -183,12 +183,9 @@ pub fn quote() -> Sql {
     Sql::new("SELECT pg_catalog.quote_ident($1) AS quoted", &[SqlType::Text])
 }
 
-/// Creates a trigger, and in a second statement makes it depend on the extension: DROP EXTENSION takes the trigger
-/// along, and needs no CASCADE, which might take more.
-pub fn create_trigger(name: &str, [when, each]: [&str; 2], relation: &str, function: &str) -> [Sql; 2] {
-    let create = format!("CREATE TRIGGER \"{name}\" {when} ON {relation}\n   {each} EXECUTE FUNCTION {function}()");
-    let depend = format!("ALTER TRIGGER \"{name}\" ON {relation} DEPENDS ON EXTENSION inventory_ext");
-    [create, depend].map(|text| Sql::new(text, &[]))
+/// Creates a trigger.
+pub fn create_trigger(name: &str, [when, each]: [&str; 2], relation: &str, function: &str) -> Sql {
+    Sql::new(format!("CREATE TRIGGER \"{name}\" {when} ON {relation}\n   {each} EXECUTE FUNCTION {function}()"), &[])
 }
 
 /// Drops a trigger.

@@ -41,7 +41,7 @@ fn others(names: &Names) -> Vec<(String, Sql)> {
     let (ledger, configuration) = ("shop.stock_movement", "public.inventory_attachment");
     let [add, validate] = attach::add_check(table, "quantity_non_negative", id, quantity, *quantity_type);
     let clauses = ["BEFORE INSERT OR UPDATE OR DELETE", "FOR EACH STATEMENT"];
-    let [create, depend] = companions::create_trigger("0_inventory", clauses, table, "public.inventory_guard");
+    let create = companions::create_trigger("0_inventory", clauses, table, "public.inventory_guard");
     let away = names.partitioned.then_some((table.as_str(), id.as_str()));
     let mut statements = vec![
         ("requests::is_not_negative", requests::is_not_negative()),
@@ -86,8 +86,7 @@ fn others(names: &Names) -> Vec<(String, Sql)> {
         ("companions::partitions", companions::partitions()),
         ("companions::default_grants", companions::default_grants()),
         ("companions::quote", companions::quote()),
-        ("companions::create_trigger, 1", create),
-        ("companions::create_trigger, 2", depend),
+        ("companions::create_trigger", create),
         ("companions::drop_trigger", companions::drop_trigger("0_inventory", table)),
         ("companions::has_rows", companions::has_rows(stripes)),
     ];

@@ -69,7 +69,10 @@ DELETE FROM public.inventory_attachment AS a WHERE a.stock_table OPERATOR(pg_cat
 
 -- attach::delete_dropped
 DELETE FROM public.inventory_attachment AS a
- WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) a.stock_table);
+ WHERE a.stock_table OPERATOR(pg_catalog.=) ANY (ARRAY(
+    SELECT gone.stock_table::pg_catalog.oid FROM public.inventory_attachment AS gone
+     WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) gone.stock_table)
+       FOR UPDATE SKIP LOCKED));
 
 -- attach::set_striped: $1 Oid
 UPDATE public.inventory_attachment AS a SET striped = true

@@ -40,12 +40,9 @@ SELECT DISTINCT pg_catalog.format('REVOKE ALL ON %s %I.%I FROM %s CASCADE',
 -- companions::quote: $1 Text
 SELECT pg_catalog.quote_ident($1) AS quoted;
 
--- companions::create_trigger, 1
+-- companions::create_trigger
 CREATE TRIGGER "0_inventory" BEFORE INSERT OR UPDATE OR DELETE ON shop.stock
    FOR EACH STATEMENT EXECUTE FUNCTION public.inventory_guard();
-
--- companions::create_trigger, 2
-ALTER TRIGGER "0_inventory" ON shop.stock DEPENDS ON EXTENSION inventory_ext;
 
 -- companions::drop_trigger
 DROP TRIGGER "0_inventory" ON shop.stock;
