@@ -142,8 +142,9 @@ fn require_free(
         return Err(Error::part_of_attached(&table.name, &relation::qualified_name(other.table)));
     }
     for companion in companions {
-        if !configured_with(spi, configuration, vec![companion.oid])?.is_empty() {
-            return Err(Error::companion_in_use(&table.name, &companion.name));
+        if let Some(other) = configured_with(spi, configuration, vec![companion.oid])?.first() {
+            let other = relation::qualified_name(other.table);
+            return Err(Error::companion_in_use(&table.name, &companion.name, Some(&other)));
         }
     }
     Ok(())

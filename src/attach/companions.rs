@@ -58,7 +58,7 @@ pub fn make_table(
         None => create(spi, table, home, companion),
         Some(found) if left.iter().any(|left| left.oid == found.oid) => Ok(found),
         // Another attach has made it meanwhile.
-        Some(found) => Err(Error::companion_in_use(&table.name, &found.name)),
+        Some(found) => Err(Error::companion_in_use(&table.name, &found.name, None)),
     }
 }
 

@@ -35,6 +35,21 @@ pub fn has_column(relation: Oid, name: &CStr) -> bool {
     unsafe { pg_sys::get_attnum(relation, name.as_ptr()) != 0 }
 }
 
+/// The owner of a schema; None where there is no such schema.
+pub fn owner(schema: Oid) -> Option<Oid> {
+    let cache = pg_sys::SysCacheIdentifier::NAMESPACEOID as i32;
+    // SAFETY: looks a schema up, reads its row and releases it.
+    unsafe {
+        let row = pg_sys::SearchSysCache1(cache, schema.into());
+        if row.is_null() {
+            return None;
+        }
+        let owner = (*pg_sys::heap_tuple_get_struct::<pg_sys::FormData_pg_namespace>(row)).nspowner;
+        pg_sys::ReleaseSysCache(row);
+        Some(owner)
+    }
+}
+
 /// The relation that a qualified or unqualified name means, as in SQL; None where there is none. PostgreSQL raises an
 /// error where the text is no name, or the role in force has no USAGE on the schema.
 pub fn relation_named(text: &str) -> Option<Oid> {

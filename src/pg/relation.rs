@@ -175,6 +175,21 @@ pub fn function_owner(function: Oid) -> Option<Oid> {
     }
 }
 
+/// The owner of a relation; None where there is no such relation.
+pub fn owner(relation: Oid) -> Option<Oid> {
+    let cache = pg_sys::SysCacheIdentifier::RELOID as i32;
+    // SAFETY: looks a relation up, reads its row and releases it.
+    unsafe {
+        let row = pg_sys::SearchSysCache1(cache, relation.into());
+        if row.is_null() {
+            return None;
+        }
+        let owner = (*pg_sys::heap_tuple_get_struct::<pg_sys::FormData_pg_class>(row)).relowner;
+        pg_sys::ReleaseSysCache(row);
+        Some(owner)
+    }
+}
+
 /// The schema of a relation; None where there is no such relation.
 pub fn schema_of(relation: Oid) -> Option<Oid> {
     // SAFETY: looks an oid up; a missing one is in no schema.

@@ -161,11 +161,14 @@ fn run(work: &Work) {
     }
     loop {
         pause(PAUSE);
-        // Code of the owner of a table can release the locks of a session.
         if !in_transaction(work.claim) {
             return;
         }
-        idle_rounds = if round(work, &mut rests) == Look::Changed { 0 } else { idle_rounds + 1 };
+        idle_rounds = match round(work, &mut rests) {
+            None => return,
+            Some(Look::Changed) => 0,
+            Some(Look::Unchanged) => idle_rounds + 1,
+        };
         if idle_rounds >= IDLE_ROUNDS && in_transaction(work.end) {
             return;
         }
@@ -175,10 +178,11 @@ fn run(work: &Work) {
 /// After a look that failed: the rounds until the next one, and the length of the rest.
 type Rest = (u32, u32);
 
-/// Looks at each table. An error, such as one of code that the owner of a table wrote, concerns that table alone.
-fn round(work: &Work, rests: &mut HashMap<Oid, Rest>) -> Look {
+/// Looks at each table; None where another process is the worker by now. An error, such as one of code that the owner
+/// of a table wrote, concerns that table alone.
+fn round(work: &Work, rests: &mut HashMap<Oid, Rest>) -> Option<Look> {
     // Where the tables are not known, something is left to do.
-    let Some(tables) = guarded(work.tables) else { return Look::Changed };
+    let Some(tables) = guarded(work.tables) else { return Some(Look::Changed) };
     let mut round = Look::Unchanged;
     for table in tables {
         if let Some((remaining, _)) = rests.get_mut(&table)
@@ -196,10 +200,14 @@ fn round(work: &Work, rests: &mut HashMap<Oid, Rest>) -> Look {
             None => {
                 let rest = rests.get(&table).map_or(FIRST_REST, |(_, last)| (last * 2).min(LONGEST_REST));
                 rests.insert(table, (rest, rest));
+                // Code that failed can have released the locks of the session before.
+                if !in_transaction(work.claim) {
+                    return None;
+                }
             }
         }
     }
-    round
+    Some(round)
 }
 
 /// Runs `act` in a transaction, for a limited time. An error of it goes to the log, and the transaction is rolled back.

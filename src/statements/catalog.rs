@@ -166,18 +166,18 @@ pub fn stripe_tables(configuration: &str) -> Sql {
 
 /// The configuration rows that are read.
 #[derive(Clone, Copy)]
-pub enum Rows {
+pub enum ConfiguredBy {
     /// That of a stock table.
-    OfStock,
+    Stock,
     /// Those in which one of some tables is the stock table or a companion.
-    OfTables,
+    Tables,
 }
 
 /// Reads configuration rows.
-pub fn configured(configuration: &str, rows: Rows) -> Sql {
-    let (condition, parameter) = match rows {
-        Rows::OfStock => ("a.stock_table OPERATOR(pg_catalog.=) $1", SqlType::Oid),
-        Rows::OfTables => (
+pub fn configured(configuration: &str, by: ConfiguredBy) -> Sql {
+    let (condition, parameter) = match by {
+        ConfiguredBy::Stock => ("a.stock_table OPERATOR(pg_catalog.=) $1", SqlType::Oid),
+        ConfiguredBy::Tables => (
             "ARRAY[a.stock_table, a.movement_table, a.request_table, a.stripe_table, a.total_table]::pg_catalog.oid[]
        OPERATOR(pg_catalog.&&) $1",
             SqlType::OidArray,

@@ -123,7 +123,10 @@ fn look(table: Oid) -> Look {
         return Look::Unchanged;
     }
     let Some(stock) = striped_stock(table) else { return Look::Unchanged };
-    connected(|spi| update(spi, &stock)).unwrap_or_else(|error| error.raise())
+    let look = connected(|spi| update(spi, &stock)).unwrap_or_else(|error| error.raise());
+    // Once more, while the transaction still has the lock.
+    Lock::of_worker().take_for_session();
+    look
 }
 
 fn striped_stock(table: Oid) -> Option<Rc<Attachment>> {

@@ -8,6 +8,7 @@ use crate::pg::Oid;
 use crate::pg::invalidation::{self, Watch};
 use crate::pg::namespace;
 use crate::pg::relation;
+use crate::pg::role::is_superuser;
 use crate::pg::settings;
 use crate::pg::spi::{Connection, connected};
 use crate::table::attachment::Attachment;
@@ -48,7 +49,8 @@ impl Choice {
     }
 
     /// Refuses a table whose name means another table to the caller: one with the same columns, earlier in the
-    /// search_path, which is not attached. It is the copy of a schema that was forgotten, and its stock would stay.
+    /// search_path, which is not attached. It is the copy of a schema that was forgotten, and its stock would stay. A
+    /// table that a guest has put into a schema is none: it could hold up every sale.
     pub fn require_unshadowed(&self, stock: &Attachment) -> Result<()> {
         if self.named {
             return Ok(());
@@ -60,7 +62,10 @@ impl Choice {
                 break;
             }
             let Some(found) = namespace::relation_in(schema, &stock.table_name) else { continue };
-            if columns.iter().all(|column| namespace::has_column(found, column)) {
+            let is_at_home = relation::owner(found).is_some_and(|owner| {
+                owner == stock.owner || is_superuser(owner) || namespace::owner(schema) == Some(owner)
+            });
+            if is_at_home && columns.iter().all(|column| namespace::has_column(found, column)) {
                 return Err(Error::shadowed_table(&stock.names.relation, &relation::qualified_name(found)));
             }
         }

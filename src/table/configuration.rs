@@ -9,7 +9,7 @@ use crate::pg::Oid;
 use crate::pg::args::Arg;
 use crate::pg::role::act_as;
 use crate::pg::spi::Connection;
-use crate::statements::catalog;
+use crate::statements::catalog::{self, ConfiguredBy};
 use std::ffi::CStr;
 
 /// The search_path of statements on the extension's own tables.
@@ -132,22 +132,22 @@ pub fn stripe_tables(spi: &Connection, configuration: &Configuration) -> Result<
 
 /// Reads the configuration row of a stock table.
 pub fn configured(spi: &Connection, configuration: &Configuration, stock: Oid) -> Result<Option<Configured>> {
-    Ok(read(spi, configuration, catalog::Rows::OfStock, Arg::owned(stock))?.pop())
+    Ok(read(spi, configuration, ConfiguredBy::Stock, Arg::owned(stock))?.pop())
 }
 
 /// Reads the configuration rows in which one of these tables is the stock table or a companion.
 pub fn configured_with(spi: &Connection, configuration: &Configuration, tables: Vec<Oid>) -> Result<Vec<Configured>> {
-    read(spi, configuration, catalog::Rows::OfTables, Arg::owned(tables))
+    read(spi, configuration, ConfiguredBy::Tables, Arg::owned(tables))
 }
 
 fn read(
     spi: &Connection,
     configuration: &Configuration,
-    rows: catalog::Rows,
+    by: ConfiguredBy,
     argument: Arg<'_>,
 ) -> Result<Vec<Configured>> {
     let _acting = act_as(configuration.owner, CATALOG_PATH);
-    let rows = spi.once_latest(&catalog::configured(&configuration.relation, rows), &[argument]);
+    let rows = spi.once_latest(&catalog::configured(&configuration.relation, by), &[argument]);
     let read = |row| {
         Ok(Configured {
             table: rows.required(row, c"stock_table")?,

@@ -37,6 +37,11 @@ pub fn is_the_attached_table(configured: &Configured, name: &str) -> Result<()> 
     }
 }
 
+/// Whether another table, which is not attached, has the name that the table had when it was attached.
+pub fn is_replaced(configured: &Configured, name: &str) -> bool {
+    is_the_attached_table(configured, name).is_err_and(|error| error.reason() == Some("stock_table_swapped"))
+}
+
 /// A companion, with its columns and its owner as they must be, and no trigger that must not run with the owner's
 /// rights.
 pub fn companion(table: Oid, companion: Companion, owner: Oid, id_type: IdType) -> Result<Facts> {

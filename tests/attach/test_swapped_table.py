@@ -174,7 +174,7 @@ def test_a_schema_that_is_renamed_without_a_successor_is_followed(db):
     stripe(conn, THREE)
     assert_sells(conn, warm)
     conn.execute("ALTER SCHEMA store RENAME TO shop")
-    conn.execute("CREATE TABLE decoy.inventory (id uuid PRIMARY KEY, quantity integer)")
+    conn.execute("CREATE TABLE decoy.inventory (id uuid PRIMARY KEY, amount integer)")
     warm.execute("SET search_path = decoy, public; CREATE TEMP TABLE inventory (id uuid PRIMARY KEY, quantity integer)")
     assert_sells(conn, warm, db.connect())
     conn.execute("CREATE SCHEMA store; CREATE TABLE store.other (id uuid)")
@@ -222,8 +222,12 @@ def test_detach_and_attach_of_the_new_table_loses_nothing(conn, sessions):
     copy(conn)
     conn.execute(AWAY + HERE)
     assert_swapped(*sessions)
-    assert refused_attach(conn).sqlstate == "55000"
-    detach(conn)
+    refusal = refused_attach(conn)
+    assert (refusal.sqlstate, refusal.reason) == ("42P07", "companion_in_use")
+    assert refusal.hint.startswith(
+        "If the table takes the place of that one, call detach_inventory with that one first"
+    )
+    conn.execute("SELECT detach_inventory(%s::text::regclass)", (refusal.facts["attached"],))
     attach(conn)
     audit(conn)
     assert sum(stripes_of(conn, THREE).values()) in (0, 299)

@@ -181,7 +181,9 @@ def test_the_last_of_many_tables_is_measured_against_the_only_one(server, pgbenc
         with psycopg.connect(server.dsn(f"tables_{count}"), autocommit=True) as conn:
             others = " + ".join(f"(SELECT count(*) FROM tenant_{n}.inventory_movement)" for n in range(1, count)) or "0"
             assert conn.execute(f"SELECT {others}").fetchone()[0] == tables.ITEMS * (count - 1), "the last one sold"
-            assert conn.execute(f"SELECT count(*) FROM tenant_{count}.inventory_movement").fetchone()[0] > tables.ITEMS + 1
+            assert (
+                conn.execute(f"SELECT count(*) FROM tenant_{count}.inventory_movement").fetchone()[0] > tables.ITEMS + 1
+            )
         with psycopg.connect(server.dsn(), autocommit=True) as conn:
             conn.execute(f"DROP DATABASE tables_{count} WITH (FORCE)")
 

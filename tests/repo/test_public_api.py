@@ -14,6 +14,7 @@ import pytest
 from public_api import EXPECTED, MEMBERS, public_api, rows
 from rust_text import ROOT
 
+
 def uncommented(conn):
     """Members, and settings, that say nothing about themselves."""
     members = [
@@ -80,8 +81,8 @@ def test_the_public_api_is_the_expected_one(conn):
         "ALTER FUNCTION decrement_inventory SECURITY DEFINER",
         "ALTER TABLE inventory_attachment ADD COLUMN stranger int DEFAULT 7",
         "ALTER TABLE inventory_attachment ENABLE ROW LEVEL SECURITY",
-        "ALTER EXTENSION inventory_ext DROP FUNCTION detach_inventory()",
-        "CREATE OR REPLACE FUNCTION detach_inventory() RETURNS void STRICT LANGUAGE sql AS ''",
+        "ALTER EXTENSION inventory_ext DROP FUNCTION detach_inventory(regclass)",
+        "CREATE OR REPLACE FUNCTION detach_inventory(p_table regclass DEFAULT NULL) RETURNS void STRICT LANGUAGE sql AS ''",
     ],
 )
 def test_a_change_of_the_public_api_is_seen(conn, stranger):
@@ -93,8 +94,10 @@ def test_a_change_of_the_public_api_is_seen(conn, stranger):
 def test_every_public_object_has_a_comment(conn):
     conn.execute("LOAD 'inventory_ext'")
     assert uncommented(conn) == []
-    conn.execute("COMMENT ON FUNCTION detach_inventory() IS NULL; COMMENT ON TABLE inventory_attachment IS NULL")
-    assert uncommented(conn) == ["function public.detach_inventory()", "table public.inventory_attachment"]
+    conn.execute(
+        "COMMENT ON FUNCTION detach_inventory(regclass) IS NULL; COMMENT ON TABLE inventory_attachment IS NULL"
+    )
+    assert uncommented(conn) == ["function public.detach_inventory(regclass)", "table public.inventory_attachment"]
 
 
 def test_every_function_keeps_the_rules(conn):

@@ -38,6 +38,8 @@ def mallory(db, anna):
 
 def wrapped(anna, pinned):
     owner = anna.session(anna.owner)
+    # The setting is known to a session that has called a function; before, only a superuser may name it.
+    owner.execute("SELECT available_inventory(%s)", (ONE,))
     owner.execute(WRAPPER.format(pinned=pinned))
     owner.execute("GRANT EXECUTE ON FUNCTION anna.sell TO PUBLIC")
 
@@ -75,6 +77,17 @@ def test_a_table_of_a_stranger_in_the_path_is_not_sold_from_where_the_database_p
     assert sell(db.connect(user=clerk), ONE, 1)["new_quantity"] == 99
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_a_guest_cannot_hold_up_sales_with_a_look_alike(db, anna, several, request):
+    """Whoever may create tables in a schema of everybody's path could make every call say that a table is shadowed."""
+    if several:
+        request.getfixturevalue("mallory")
+    guest = create_role(anna.admin, db, "guest")
+    anna.admin.execute(f'CREATE SCHEMA common; GRANT USAGE, CREATE ON SCHEMA common TO "{guest}", PUBLIC')
+    db.connect(user=guest).execute("CREATE TABLE common.inventory (id uuid PRIMARY KEY, quantity numeric)")
+    assert sell(anna.session(path="common,anna"), ONE, 1)["new_quantity"] == 99
+
+
 def test_a_grantee_without_usage_reaches_no_table_of_another(db, anna, mallory):
     clerk = create_role(anna.admin, db, "clerk")
     anna.admin.execute(EXECUTE.format(f'"{clerk}"'))
@@ -106,10 +119,14 @@ def test_code_of_one_owner_runs_with_the_path_of_its_own_table(anna, mallory):
                RETURN NEW;
            END $$"""
     )
-    owner.execute("CREATE TRIGGER again AFTER UPDATE ON mallory.inventory FOR EACH ROW EXECUTE FUNCTION mallory.again()")
+    owner.execute(
+        "CREATE TRIGGER again AFTER UPDATE ON mallory.inventory FOR EACH ROW EXECUTE FUNCTION mallory.again()"
+    )
     anna.admin.execute(f'REVOKE USAGE ON SCHEMA anna FROM "{mallory.owner}"')
     superuser = anna.admin
     superuser.execute("SET search_path = mallory, anna, public")
     call(superuser, "decrement_inventory", p_inventory_id=ONE, p_quantity=1)
     assert (anna.left(ONE), mallory.left(ONE)) == (100, 3)
-    assert refused(superuser, "SET inventory_ext.stock_table = 'a'; SELECT available_inventory(NULL)").sqlstate == "22004"
+    assert (
+        refused(superuser, "SET inventory_ext.stock_table = 'a'; SELECT available_inventory(NULL)").sqlstate == "22004"
+    )

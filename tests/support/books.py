@@ -75,7 +75,8 @@ def movements(conn, item=None, table="inventory_movement", after=0) -> list[Move
     """The ledger, or one item's part of it, oldest first; `after` leaves out what a test began with."""
     rows = conn.execute(
         f"SELECT inventory_id, kind, old_quantity, new_quantity, reference, idempotency_key, actor FROM {table} "
-        "WHERE (%(item)s::uuid IS NULL OR inventory_id = %(item)s) AND movement_id > %(after)s ORDER BY movement_id",
+        "WHERE (%(item)s::text IS NULL OR inventory_id::text = %(item)s::text) AND movement_id > %(after)s "
+        "ORDER BY movement_id",
         {"item": item, "after": after},
     )
     return [Movement(*row) for row in rows.fetchall()]

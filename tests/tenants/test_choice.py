@@ -176,7 +176,9 @@ def test_a_dropped_tenant_leaves_the_others_alone(anna, bert):
     assert refused_sale(till, ONE, 1).reason == "several_tables"
     anna.admin.execute("DROP SCHEMA anna CASCADE")
     assert sell(till, ONE, 1)["new_quantity"] == 499
-    gone = "SELECT count(*) FROM inventory_attachment AS a WHERE NOT EXISTS (SELECT FROM pg_class WHERE oid = stock_table)"
+    gone = (
+        "SELECT count(*) FROM inventory_attachment AS a WHERE NOT EXISTS (SELECT FROM pg_class WHERE oid = stock_table)"
+    )
     assert anna.admin.execute(gone).fetchone()[0] == 1
     tenant(anna.db, anna.admin, "carl", {ONE: 1})
     assert anna.admin.execute(gone).fetchone()[0] == 0

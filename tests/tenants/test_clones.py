@@ -32,7 +32,9 @@ def of_schema(anna, name) -> Tenant:
 def dumped(anna):
     """The schema `copy`, restored from a dump of the schema `anna` in which every name was replaced."""
     env = anna.db.server.env()
-    dump = subprocess.run(["pg_dump", "-n", "anna", "-d", anna.db.name], env=env, capture_output=True, text=True, check=True)
+    dump = subprocess.run(
+        ["pg_dump", "-n", "anna", "-d", anna.db.name], env=env, capture_output=True, text=True, check=True
+    )
     renamed = dump.stdout.replace("anna.", "copy.").replace("SCHEMA anna", "SCHEMA copy")
     command = ["psql", "-X", "-q", "-o", "/dev/null", "-v", "ON_ERROR_STOP=1", "-d", anna.db.name]
     done = subprocess.run(command, env=env, input=renamed, capture_output=True, text=True)
@@ -102,7 +104,9 @@ def sell_both(conn, first=9):
     conn.execute("SET search_path = bert, public")
     call(conn, "decrement_item", p_item=1, p_quantity=1)
     call(conn, "decrement_item", p_item=2, p_quantity=1)
-    shown = "SELECT (SELECT quantity FROM anna.inventory WHERE id = %s), (SELECT quantity FROM bert.inventory WHERE id = 2)"
+    shown = (
+        "SELECT (SELECT quantity FROM anna.inventory WHERE id = %s), (SELECT quantity FROM bert.inventory WHERE id = 2)"
+    )
     until(lambda: conn.execute(shown, (TWO,)).fetchone() == (9, 499), "the totals of both are shown")
     audit(conn, "anna.inventory", "anna.inventory_movement")
     audit(conn, "bert.inventory", "books.inventory_movement")
@@ -119,7 +123,10 @@ def test_a_restored_database_has_both(two, db):
         assert (done.returncode, done.stderr) == (0, "")
         with psycopg.connect(db.server.dsn(restored), autocommit=True) as conn:
             sell_both(conn)
-            assert [m.kind for m in movements(conn, table="books.inventory_movement") if m.item == 1] == ["opening", "sale"]
+            assert [m.kind for m in movements(conn, table="books.inventory_movement") if m.item == 1] == [
+                "opening",
+                "sale",
+            ]
     finally:
         anna.admin.execute(f"DROP DATABASE {restored} WITH (FORCE)")
 

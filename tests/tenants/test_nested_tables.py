@@ -134,7 +134,9 @@ def test_triggers_of_ours_on_a_third_table_are_strangers(conn):
 
 def test_a_row_that_moves_between_both_tables_closes_here_and_opens_there(conn):
     conn.execute(f"DELETE FROM {THERE} WHERE id = '{ONE}'")
-    conn.execute(f"WITH gone AS (DELETE FROM {HERE} WHERE id = '{ONE}' RETURNING *) INSERT INTO {THERE} SELECT * FROM gone")
+    conn.execute(
+        f"WITH gone AS (DELETE FROM {HERE} WHERE id = '{ONE}' RETURNING *) INSERT INTO {THERE} SELECT * FROM gone"
+    )
     assert [step[1:4] for step in recorded(conn, "here")] == [("closing", 100, 0)]
     opened = [step for step in movements(conn, ONE, "there.inventory_movement") if step.kind == "opening"]
     assert [(step.old, step.new) for step in opened] == [(0, 100), (0, 100)]

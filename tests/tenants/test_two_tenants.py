@@ -148,12 +148,14 @@ def test_the_others_rows_keys_and_ledger_cannot_be_read(tenants):
             till.execute(f"SELECT * FROM bert.inventory{suffix}")
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         till.execute("SELECT * FROM inventory_attachment")
-    assert call(till, "decrement_item", p_item=item(1), p_quantity=1, p_idempotency_key="secret").get("replayed") is None
+    assert (
+        call(till, "decrement_item", p_item=item(1), p_quantity=1, p_idempotency_key="secret").get("replayed") is None
+    )
 
 
 def test_an_error_names_the_tables_of_its_own_tenant(tenants):
     anna, _ = tenants
-    anna.admin.execute("ALTER TABLE anna.inventory DISABLE TRIGGER \"0_inventory_movement_record\"")
+    anna.admin.execute('ALTER TABLE anna.inventory DISABLE TRIGGER "0_inventory_movement_record"')
     refusal = refused_sale(anna.session(), item(1), 1)
     assert refusal.reason == "trigger_disabled"
     assert "bert" not in f"{refusal}"

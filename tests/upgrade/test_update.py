@@ -33,7 +33,7 @@ CATALOG = """
             AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'inventory_ext'))
         OR d.objoid IN (SELECT oid FROM pg_class WHERE relname LIKE 'inventory\\_%')
      UNION ALL
-    SELECT pg_describe_object(classoid, objoid, objsubid), privtype || ' ' || initprivs::text FROM pg_init_privs
+    SELECT pg_describe_object(classoid, objoid, objsubid), privtype::text || ' ' || initprivs::text FROM pg_init_privs
      WHERE classoid <> 'pg_proc'::regclass OR objoid IN (
          SELECT objid FROM pg_depend WHERE classid = 'pg_proc'::regclass AND deptype = 'e'
             AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'inventory_ext'))
@@ -71,7 +71,7 @@ def updated(old):
         f"SELECT stripe_inventory('{NAILS}', 4)",
         f"SELECT unstripe_inventory('{HOOKS}')",
         f"SELECT available_inventory('{NAILS}')",
-        "SELECT decrement_inventory_batch('[]')",
+        f"""SELECT decrement_inventory_batch('[{{"inventory_id": "{NAILS}", "quantity": 1}}]')""",
         "SELECT attach_inventory('shop.inventory')",
         "SELECT detach_inventory()",
         "SELECT purge_requests('0')",
@@ -101,7 +101,9 @@ def test_comments_and_initial_rights_are_those_of_a_fresh_installation(old, db, 
     found = updated(old).execute(CATALOG).fetchall()
     with db.connect() as fresh:
         fresh.execute("DROP SCHEMA shop CASCADE; DROP EXTENSION inventory_ext; CREATE EXTENSION inventory_ext")
-        fresh.execute("CREATE SCHEMA shop AUTHORIZATION keeper; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO keeper")
+        fresh.execute(
+            "CREATE SCHEMA shop AUTHORIZATION keeper; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO keeper"
+        )
         fresh.execute("SET ROLE keeper; CREATE TABLE shop.inventory (id uuid PRIMARY KEY, quantity numeric(12,2))")
         attach(fresh, "shop.inventory")
         fresh.execute("RESET ROLE")
@@ -111,7 +113,9 @@ def test_comments_and_initial_rights_are_those_of_a_fresh_installation(old, db, 
 def test_the_shop_goes_on_selling(old):
     conn = updated(old)
     assert call(conn, "decrement_inventory", p_inventory_id=NAILS, p_quantity="1.25")["new_quantity"] == 750 / 100
-    order = {"p_items": f'[{{"inventory_id": "{NAILS}", "quantity": 1}}, {{"inventory_id": "{SCREWS}", "quantity": 0.5}}]'}
+    order = {
+        "p_items": f'[{{"inventory_id": "{NAILS}", "quantity": 1}}, {{"inventory_id": "{SCREWS}", "quantity": 0.5}}]'
+    }
     key = {"p_reference": "order 7", "p_idempotency_key": "key-of-order-7"}
     assert call(conn, "decrement_inventory_batch", **order, **key)["replayed"] is True
     replayed = call(
@@ -161,7 +165,9 @@ def granted(old, db):
     for function in CHANGED:
         old.execute(f'GRANT EXECUTE ON FUNCTION {function} TO "{roles["till"]}"')
         old.execute(f'GRANT EXECUTE ON FUNCTION {function} TO "{roles["manager"]}" WITH GRANT OPTION')
-        old.execute(f'SET ROLE "{roles["manager"]}"; GRANT EXECUTE ON FUNCTION {function} TO "{roles["temp"]}"; RESET ROLE')
+        old.execute(
+            f'SET ROLE "{roles["manager"]}"; GRANT EXECUTE ON FUNCTION {function} TO "{roles["temp"]}"; RESET ROLE'
+        )
     old.execute("GRANT EXECUTE ON FUNCTION available_inventory TO PUBLIC")
     return roles
 
@@ -187,7 +193,10 @@ def test_a_dump_after_the_update_has_the_grants(old, granted, db):
     done = subprocess.run(["pg_dump", "-d", db.name], env=db.server.env(), capture_output=True, text=True, check=True)
     for function in CHANGED:
         for role in granted.values():
-            assert re.search(rf'GRANT ALL ON FUNCTION public.{function}\(.*\) TO "?{role}"?', done.stdout), (function, role)
+            assert re.search(rf'GRANT ALL ON FUNCTION public.{function}\(.*\) TO "?{role}"?', done.stdout), (
+                function,
+                role,
+            )
 
 
 def test_nothing_is_left_of_the_update(old, granted):

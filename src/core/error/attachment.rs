@@ -257,12 +257,13 @@ impl Error {
     }
 
     /// `42P07`: a table that a new attachment needs belongs to another one.
-    pub fn companion_in_use(table: &str, companion: &str) -> Box<Self> {
+    pub fn companion_in_use(table: &str, companion: &str, attached: Option<&str>) -> Box<Self> {
         Self::new(
             "42P07",
             "a table that the attachment needs belongs to another attached table",
-            json!({"reason": "companion_in_use", "table": table, "relation": companion}),
-            "Pass another schema as p_companion_schema.",
+            json!({"reason": "companion_in_use", "table": table, "relation": companion, "attached": attached}),
+            "If the table takes the place of that one, call detach_inventory with that one first; \
+             else pass another schema as p_companion_schema.",
         )
     }
 
