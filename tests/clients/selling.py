@@ -75,14 +75,16 @@ def route(db, name):
 
 
 def run(command, env, folder=FOLDER):
-    """The output of a program, which must succeed."""
+    """What a program prints, and what it complains of; it must succeed."""
+    command = [str(word) for word in command]
     if command[0] == "java" and not shutil.which("java"):
         pytest.skip("this machine has no java")
-    done = subprocess.run([str(word) for word in command], cwd=folder, env=env, capture_output=True, text=True)
+    assert shutil.which(command[0]), f"{command[0]} is missing: get it with: dev/setup.sh clients"
+    done = subprocess.run(command, cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return done.stdout, done.stderr
 
 
 def report(command, env, folder=FOLDER):
     """The one line of JSON that a program prints."""
-    return json.loads(run(command, env, folder))
+    return json.loads(run(command, env, folder)[0])
