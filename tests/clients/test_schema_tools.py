@@ -134,6 +134,7 @@ def proposals(db, **options):
 NEW_COLUMN = ("add_column", "inventory")
 
 
+@pytest.mark.filterwarnings("ignore:Did not recognize type")
 def test_alembic_without_the_filter_proposes_to_drop_the_ledger(db, conn):
     item = open_shop(conn, "text", 50)
     found = proposals(db)
