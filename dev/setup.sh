@@ -222,7 +222,8 @@ step_clients() {
     if ! is_done clients-tokio "$tokio"; then
         need_rust
         say "the tokio-postgres client into .local/clients/tokio (half a minute on two cores)"
-        cargo build -q --locked --manifest-path tests/clients/tokio/Cargo.toml --target-dir "$LOCAL/clients/tokio" >&2 ||
+        cargo build -q --locked --manifest-path tests/clients/tokio/Cargo.toml \
+            --target-dir "$LOCAL/clients/tokio" >&2 ||
             die "the tokio-postgres client is missing: cargo could not build it (its messages above say why)"
         mark_done clients-tokio "$tokio"
     fi

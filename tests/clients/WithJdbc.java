@@ -93,7 +93,8 @@ public class WithJdbc {
         }
         for (Future<?> worker : workers) worker.get();
         threads.shutdown();
-        System.out.printf("{\"sold\": %d, \"refused\": %d, \"replayed\": %d, \"first\": \"%s\", \"available\": \"%s\"}%n",
-            left.size(), refused.size(), replayed, left.last().toPlainString(), refused.get(0).toPlainString());
+        String report = "{\"sold\": %d, \"refused\": %d, \"replayed\": %d, \"first\": \"%s\", \"available\": \"%s\"}%n";
+        String first = left.last().toPlainString(), available = refused.get(0).toPlainString();
+        System.out.printf(report, left.size(), refused.size(), replayed, first, available);
     }
 }

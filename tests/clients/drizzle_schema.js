@@ -13,7 +13,10 @@ export const inventory = pgTable(
   (table) => [check('quantity_non_negative', sql`${table.quantity} >= 0`)]
 )
 // tablesFilter leaves out the ledger, but not the sequence of its identity column
-export const movementIds = pgSequence('inventory_movement_movement_id_seq', { minValue: 1, maxValue: '9223372036854775807' })
+export const movementIds = pgSequence('inventory_movement_movement_id_seq', {
+  minValue: 1,
+  maxValue: '9223372036854775807'
+})
 // docs:end
 
 export const shopOrder = pgTable('shop_order', { reference: text().primaryKey() })

@@ -54,7 +54,7 @@ def assert_sells(conn, item):
 
 @pytest.fixture
 def project(db, tmp_path):
-    """A function that gives a project with drizzle-kit: `kit(command, …)`, without the lines that begin with these."""
+    """A function that gives a project's drizzle-kit, without the lines of its files that begin with these."""
     (tmp_path / "node_modules").symlink_to(FOLDER / "node_modules")
     url = f"postgresql://postgres@{db.server.host}:{db.server.port}/{db.name}"
 

@@ -1,7 +1,6 @@
 // Sells with drizzle-orm on node-postgres; ids of type bigint.
 import { SoldOut, sellInTasks } from './till.js'
 
-// docs:begin
 import Decimal from 'decimal.js'
 import { sql } from 'drizzle-orm'
 import { drizzle } from 'drizzle-orm/node-postgres'
@@ -11,6 +10,7 @@ const exact = (text) =>
   JSON.parse(text, (_, value, { source }) => (typeof value === 'number' ? new Decimal(source) : value))
 pg.types.setTypeParser(pg.types.builtins.JSON, exact)
 const pool = new pg.Pool({ max: 8 })
+// docs:begin
 const db = drizzle({ client: pool })
 
 async function sell(item, quantity, order, key) {

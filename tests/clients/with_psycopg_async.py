@@ -8,7 +8,6 @@ from uuid import UUID
 
 from till import BEHIND_PGBOUNCER, ITEM, SoldOut, sell_in_tasks
 
-# docs:begin
 import psycopg
 from psycopg.types.json import set_json_loads
 from psycopg_pool import AsyncConnectionPool
@@ -16,6 +15,7 @@ from psycopg_pool import AsyncConnectionPool
 exact = partial(json.loads, parse_float=Decimal)
 set_json_loads(exact)
 options = {"autocommit": True, "prepare_threshold": None if BEHIND_PGBOUNCER else 5}
+# docs:begin
 pool = AsyncConnectionPool(kwargs=options, min_size=8, open=False)  # opened by `async with pool`
 
 

@@ -2,7 +2,6 @@
 
 from till import BEHIND_PGBOUNCER, ITEM, SoldOut, sell_in_threads
 
-# docs:begin
 import json
 from decimal import Decimal
 from functools import partial
@@ -17,6 +16,7 @@ options = {"autocommit": True, "prepare_threshold": None if BEHIND_PGBOUNCER els
 pool = ConnectionPool(kwargs=options, min_size=8, open=True)
 
 
+# docs:begin
 def sell(item, quantity, order, key):
     call = "SELECT decrement_item(%s, %s, p_reference => %s, p_idempotency_key => %s)"
     try:
