@@ -37,7 +37,7 @@ bench:      ## measures against a plain UPDATE and PL/pgSQL, about half an hour;
 	@dev/setup.sh bench
 	@$(IN_ENV) python -m bench.run --pg $(or $(PG),18) $(if $(QUICK),--quick)
 
-setup:      ## only what building and testing need: Python packages, cargo-pgrx, PostgreSQL 18 and 15, PgBouncer, PostgREST, …
+setup:      ## only what building and testing need: Python packages, cargo-pgrx, PostgreSQL 18 and 15, PgBouncer, PostgREST, clients
 	@dev/setup.sh $(BASE) pg15 pgbouncer rpc clients
 
 build:      ## builds the extension and installs it into the PostgreSQL under .local/; PG=15

@@ -91,8 +91,8 @@ public class WithJdbc {
                 return null;
             }));
         }
-        for (Future<?> worker : workers) worker.get();
         threads.shutdown();
+        for (Future<?> worker : workers) worker.get();
         String report = "{\"sold\": %d, \"refused\": %d, \"replayed\": %d, \"first\": \"%s\", \"available\": \"%s\"}%n";
         String first = left.last().toPlainString(), available = refused.get(0).toPlainString();
         System.out.printf(report, left.size(), refused.size(), replayed, first, available);

@@ -9,7 +9,7 @@ export const inventory = pgTable(
     quantity: numeric({ precision: 28, scale: 18 }).notNull(),
     name: text()
   },
-  // attach_inventory makes this CHECK; push drops what the schema does not name
+  // attach_inventory makes this CHECK; push drops a CHECK that is not declared
   (table) => [check('quantity_non_negative', sql`${table.quantity} >= 0`)]
 )
 // tablesFilter leaves out the ledger, but not the sequence of its identity column

@@ -1,4 +1,4 @@
-"""Tools that compare a database with a model, and drop what the model does not name, leave the ledger alone.
+"""Tools that drop each table that a model does not have leave the ledger alone.
 
 Where the tables of the extension and the companions are beside the stock table, the tools need a filter. They need none
 where these have schemas of their own, which the tools do not read.

@@ -37,7 +37,7 @@ def test_a_float_is_not_an_argument(conn, function):
     audit(conn)
 
 
-def test_asyncpg_sends_a_float_with_digits_that_nobody_wrote_and_it_is_refused(db, conn):
+def test_asyncpg_sends_all_digits_of_a_float_and_the_call_is_refused(db, conn):
     shop(conn, {ONE: 10})
 
     async def sell(quantity):
