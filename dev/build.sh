@@ -37,7 +37,8 @@ if [ -n "$own" ]; then
 fi
 
 inputs() {                    # a by-hand `cargo pgrx test` may have replaced what is installed: that counts as a change
-    find src sql tests/upgrade Cargo.toml Cargo.lock ./*.control .cargo build.rs -type f 2>/dev/null | sort | xargs -r sha256sum
+    find src sql tests/upgrade Cargo.toml Cargo.lock ./*.control .cargo build.rs -type f 2>/dev/null | sort |
+        xargs -r sha256sum
     sha256sum "$library_dir"/inventory_ext.so "$extension_dir"/inventory_ext* 2>/dev/null || true
     rustc --version
 }

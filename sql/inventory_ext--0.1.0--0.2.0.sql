@@ -467,7 +467,7 @@ BEGIN
             ('movement_table', a.movement_table), ('request_table', a.request_table),
             ('stripe_table', a.stripe_table), ('total_table', a.total_table)) AS companion (part, name)
           JOIN (VALUES
-    ('movement_table', NULL, 'The ledger of a stock table: a row for each change of stock, which is never changed.'),
+    ('movement_table', NULL, 'The ledger of a stock table: a row for each change of stock; it is never changed.'),
     ('movement_table', 'movement_id', 'The order of the movements of an item.'),
     ('movement_table', 'inventory_id', 'The item.'),
     ('movement_table', 'stripe', 'The stripe of a striped item; NULL for the row of the item.'),
@@ -480,7 +480,7 @@ BEGIN
     ('movement_table', 'actor', 'Who acted: inventory_ext.actor, the sub of the claims, or the role.'),
     ('movement_table', 'xact_id', 'The transaction.'),
     ('movement_table', 'occurred_at', 'When the movement was written.'),
-    ('request_table', NULL, 'The idempotency keys of a stock table: a row for each call with one. See purge_requests.'),
+    ('request_table', NULL, 'The idempotency keys of a stock table: a row for each call with one.'),
     ('request_table', 'idempotency_key', 'The key.'),
     ('request_table', 'function_name', 'The function that was called.'),
     ('request_table', 'arguments_hash', 'SHA-256 of the arguments that decide on the change.'),

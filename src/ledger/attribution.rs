@@ -1,11 +1,11 @@
 //! Attribution: one stack of the calls that run and of our own writes within them.
 //!
 //! A trigger of ours asks it two questions. Which act does a change belong to: a change of the table of the innermost
-//! act, at its trigger depth, is one of ours, any other is a direct write. May a statement write a protected table: only under a
-//! permit, which is for one table, for so many statements, at one trigger depth, and which the guard of the table uses
-//! up. Statements that a user's trigger or expression runs meanwhile are at another depth and find no permit. A total
-//! is permitted item by item, with the quantity that is written. Items of two stock tables may have the same id, so acts
-//! and totals name their table.
+//! act, at its trigger depth, is one of ours, any other is a direct write. May a statement write a protected table:
+//! only under a permit, which is for one table, for so many statements, at one trigger depth, and which the guard of
+//! the table uses up. Statements that a user's trigger or expression runs meanwhile are at another depth and find no
+//! permit. A total is permitted item by item, with the quantity that is written. Items of two stock tables may have the
+//! same id, so acts and totals name their table.
 
 use crate::core::item_id::ItemId;
 use crate::core::movement::MovementKind;

@@ -241,8 +241,8 @@ pub fn table_named(schema: &str, name: &str) -> Option<Oid> {
 }
 
 /// Makes a trigger depend on the extension: DROP EXTENSION takes the trigger along, and needs no CASCADE, which might
-/// take more. ALTER TRIGGER ... DEPENDS ON EXTENSION would lock the extension until the transaction ends, and so hold up
-/// the attach of every other table.
+/// take more. ALTER TRIGGER ... DEPENDS ON EXTENSION would lock the extension until the transaction ends, and so hold
+/// up the attach of every other table.
 pub fn tie_to_extension(table: Oid, trigger: &str) {
     let trigger = encoding::c_text(trigger);
     let object = |class_id: Oid, object_id: Oid| pg_sys::ObjectAddress {

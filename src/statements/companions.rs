@@ -90,7 +90,7 @@ pub fn schema() -> Sql {
 pub fn comments(name: &str, companion: Companion) -> Vec<Sql> {
     let (table, columns) = descriptions(companion);
     let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
-    let on_table = format!("COMMENT ON TABLE {name} IS {}", literal(table));
+    let on_table = format!("COMMENT ON TABLE {name} IS\n    {}", literal(table));
     let on_column = |(column, text): &(&str, &str)| format!("COMMENT ON COLUMN {name}.{column} IS {}", literal(text));
     [on_table].into_iter().chain(columns.iter().map(on_column)).map(|text| Sql::new(text, &[])).collect()
 }
@@ -101,7 +101,7 @@ type Described = (&'static str, &'static str);
 fn descriptions(companion: Companion) -> (&'static str, &'static [Described]) {
     match companion {
         Companion::Movements => (
-            "The ledger of a stock table: a row for each change of stock, which is never changed.",
+            "The ledger of a stock table: a row for each change of stock; it is never changed.",
             &[
                 ("movement_id", "The order of the movements of an item."),
                 ("inventory_id", "The item."),
@@ -118,7 +118,7 @@ fn descriptions(companion: Companion) -> (&'static str, &'static [Described]) {
             ],
         ),
         Companion::Requests => (
-            "The idempotency keys of a stock table: a row for each call with one. See purge_requests.",
+            "The idempotency keys of a stock table: a row for each call with one.",
             &[
                 ("idempotency_key", "The key."),
                 ("function_name", "The function that was called."),

@@ -2,10 +2,10 @@
 //!
 //! Sales of a striped item leave its row alone, so the total is written after they have committed. The first sale
 //! starts a worker for the database; it looks at the attached tables five times a second and ends when nothing has
-//! changed for a while. It ends only while no transaction that wrote stripes is open: such a transaction locks the table
-//! of stripes first, and then looks for a worker. A worker that was killed is started again by the next call that finds
-//! a total that lags. It works as the owner of each table in a security-restricted operation, for a limited time: code
-//! of one owner neither ends nor holds up the work on the tables of others.
+//! changed for a while. It ends only while no transaction that wrote stripes is open: such a transaction locks the
+//! table of stripes first, and then looks for a worker. A worker that was killed is started again by the next call that
+//! finds a total that lags. It works as the owner of each table in a security-restricted operation, for a limited time:
+//! code of one owner neither ends nor holds up the work on the tables of others.
 
 use crate::core::error::Result;
 use crate::core::item_id::ItemId;

@@ -1,6 +1,7 @@
 //! The attached table as calls use it: names, rights, striped items, kept plans.
 //!
-//! A value is immutable but for its plans and what this session saw last; `table::cache` makes a new one after each change.
+//! A value is immutable but for its plans and what this session saw last; `table::cache` makes a new one after each
+//! change.
 
 use crate::core::error::{Error, Result};
 use crate::core::item_id::{IdType, ItemId, MAX_ID_BYTES};

@@ -23,7 +23,8 @@ pub fn verified(function: &str, firing: &Firing) -> Result<(Rc<Attachment>, Part
     if stock.part_of(firing) == Some(part) { Ok((stock, part)) } else { Err(stray()) }
 }
 
-/// The stock table and the part, without a lock on the stock table, for guards that stay on the companions of a detached table.
+/// The stock table and the part, without a lock on the stock table, for guards that stay on the companions of a
+/// detached table.
 pub fn part_fired(function: &str, firing: &Firing) -> Result<Option<(Oid, Part)>> {
     let fired = || TRIGGERS.iter().chain([&STOCK_GUARD]).filter(|trigger| trigger.is_fired(function, firing));
     if fired().next().is_none() {

@@ -82,7 +82,8 @@ def test_the_public_api_is_the_expected_one(conn):
         "ALTER TABLE inventory_attachment ADD COLUMN stranger int DEFAULT 7",
         "ALTER TABLE inventory_attachment ENABLE ROW LEVEL SECURITY",
         "ALTER EXTENSION inventory_ext DROP FUNCTION detach_inventory(regclass)",
-        "CREATE OR REPLACE FUNCTION detach_inventory(p_table regclass DEFAULT NULL) RETURNS void STRICT LANGUAGE sql AS ''",
+        "CREATE OR REPLACE FUNCTION detach_inventory(p_table regclass DEFAULT NULL) RETURNS void STRICT LANGUAGE sql "
+        "AS ''",
     ],
 )
 def test_a_change_of_the_public_api_is_seen(conn, stranger):

@@ -12,7 +12,7 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-from books import call
+from books import call, order
 from shop import Aside, exact_json, item, refused_sale, sell, until_waiting
 from tenants import tenant
 
@@ -58,8 +58,7 @@ class Till(threading.Thread):
                 call(session, "restock_inventory", p_inventory_id=chosen, p_quantity=units, p_idempotency_key=key)
                 self.note({chosen: units})
             elif kind == "order":
-                items = f'[{{"inventory_id": "{chosen}", "quantity": {units}}}, {{"inventory_id": "{other}", "quantity": 1}}]'
-                call(session, "decrement_inventory_batch", p_items=items, p_idempotency_key=key)
+                order(session, (chosen, units), (other, 1), p_idempotency_key=key)
                 self.note({chosen: -units})
                 self.note({other: -1})
             elif chosen != other:

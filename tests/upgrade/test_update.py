@@ -221,7 +221,8 @@ def test_the_owner_of_a_function_stays_its_owner(old, db):
     owner = create_role(old, db, "functions")
     old.execute(f'ALTER FUNCTION restock_inventory OWNER TO "{owner}"')
     updated(old)
-    sql = "SELECT proowner::regrole::text FROM pg_proc WHERE proname IN ('restock_inventory', 'adjust_inventory') ORDER BY 1"
+    functions = "('restock_inventory', 'adjust_inventory')"
+    sql = f"SELECT proowner::regrole::text FROM pg_proc WHERE proname IN {functions} ORDER BY 1"
     assert [name for (name,) in old.execute(sql).fetchall()] == ["postgres", owner]
 
 
@@ -234,7 +235,8 @@ def test_the_owner_of_a_function_stays_its_owner(old, db):
         ("CREATE VIEW shop.available AS SELECT available_inventory(id) AS n FROM shop.inventory", "shop.available"),
         ("CREATE TABLE t (n numeric DEFAULT available_inventory(gen_random_uuid()))", "default value"),
         (
-            "CREATE FUNCTION shop.restock(uuid) RETURNS json LANGUAGE sql BEGIN ATOMIC SELECT restock_inventory($1, 1); END",
+            "CREATE FUNCTION shop.restock(uuid) RETURNS json LANGUAGE sql "
+            "BEGIN ATOMIC SELECT restock_inventory($1, 1); END",
             "function shop.restock(uuid)",
         ),
     ],

@@ -222,7 +222,7 @@ impl Error {
             "55000",
             "several stock tables are attached, and the call does not say which one it means",
             json!({"reason": "several_tables", "tables": tables}),
-            "Set inventory_ext.stock_table to the table, or search_path to its schema; detach_inventory takes the table.",
+            "Set inventory_ext.stock_table to the table, or search_path to its schema; pass it to detach_inventory.",
         )
     }
 

@@ -51,7 +51,8 @@ DROP TRIGGER "0_inventory" ON shop.stock;
 SELECT FROM shop.stock_stripe LIMIT 1;
 
 -- companions::comments, of a table and of a column
-COMMENT ON TABLE shop.companion IS 'The idempotency keys of a stock table: a row for each call with one. See purge_requests.';
+COMMENT ON TABLE shop.companion IS
+    'The idempotency keys of a stock table: a row for each call with one.';
 
 -- companions::comments, of a table and of a column
 COMMENT ON COLUMN shop.companion.idempotency_key IS 'The key.';
@@ -65,7 +66,8 @@ CREATE TABLE shop.companion (
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()) WITH (fillfactor = 100);
 
 -- companions::comments, of a table and of a column
-COMMENT ON TABLE shop.companion IS 'The stripes of the striped items of a stock table.';
+COMMENT ON TABLE shop.companion IS
+    'The stripes of the striped items of a stock table.';
 
 -- companions::comments, of a table and of a column
 COMMENT ON COLUMN shop.companion.inventory_id IS 'The item.';
@@ -85,7 +87,8 @@ CREATE TABLE shop.companion (
     PRIMARY KEY (inventory_id, stripe)) WITH (fillfactor = 10);
 
 -- companions::comments, of a table and of a column
-COMMENT ON TABLE shop.companion IS 'The totals that were last written into the rows of striped items.';
+COMMENT ON TABLE shop.companion IS
+    'The totals that were last written into the rows of striped items.';
 
 -- companions::comments, of a table and of a column
 COMMENT ON COLUMN shop.companion.inventory_id IS 'The item.';
@@ -101,7 +104,8 @@ CREATE TABLE shop.companion (
     quantity numeric NOT NULL) WITH (fillfactor = 100);
 
 -- companions::comments, of a table and of a column
-COMMENT ON TABLE shop.companion IS 'The ledger of a stock table: a row for each change of stock, which is never changed.';
+COMMENT ON TABLE shop.companion IS
+    'The ledger of a stock table: a row for each change of stock; it is never changed.';
 
 -- companions::comments, of a table and of a column
 COMMENT ON COLUMN shop.companion.movement_id IS 'The order of the movements of an item.';
