@@ -6,7 +6,7 @@ the table cached and in others, and never a crash; once put right, selling goes 
 
 import pytest
 
-from shop import ONE, TWO, UNKNOWN, attach, fill, left, refused, refused_attach, refused_sale, sell, shop, stock_table
+from shop import ONE, TWO, UNKNOWN, attach, fill, left, refused, refused_sale, sell, shop, stock_table
 
 
 @pytest.fixture
