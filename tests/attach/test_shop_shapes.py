@@ -351,7 +351,7 @@ def test_a_copy_of_the_quantity_that_the_shop_keeps_follows(db):
 
 
 def test_a_quantity_of_double_precision_is_attached_after_the_owner_makes_it_numeric(db):
-    """As an Odoo field without digits is. The change keeps 15 digits of a double, so 0.30000000000000004 becomes 0.3."""
+    """As an Odoo field without digits is. The cast keeps 15 digits, so 0.30000000000000004 becomes 0.3."""
     conn = ODOO.open(db)
     conn.execute("ALTER TABLE stock_quant ALTER quantity TYPE double precision")
     conn.execute("UPDATE stock_quant SET quantity = 0.1::float8 + 0.2::float8 WHERE id = 101")
