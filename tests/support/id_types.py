@@ -46,7 +46,6 @@ UUID_ALONE = {
         "divides by the last letter of an id",
     "retries/test_lost_answers.py": "connects through a proxy, and through servers of its own",
     "retries/test_poolers.py": "connects through a pooler",
-    "models/test_api_model.py": "the model knows the arguments of decrement_inventory alone",
     "models/test_random_calls.py": "many sessions for many seconds, with uuids in PL/pgSQL",
     "input/test_numbers_as_clients_write_them.py": "is about quantities",
     "input/test_input.py::test_statement_timeout_ends_the_reading_of_a_large_order": "is about the size of p_items",
