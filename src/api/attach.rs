@@ -10,7 +10,7 @@ use crate::pg::spi::connected;
 use pgrx::pg_extern;
 use std::ffi::CStr;
 
-/// Makes an existing table the stock table of the database.
+/// Makes an existing table a stock table.
 #[pg_extern(sql = false)]
 fn attach_table(
     p_table: Option<Oid>,
@@ -24,7 +24,7 @@ fn attach_table(
     finish(attach(p_table, names, p_ledger, p_run_as.map(from_server)))
 }
 
-/// Stops managing the stock table.
+/// Stops managing a stock table.
 #[pg_extern(sql = false)]
 fn detach_table(p_table: Option<Oid>) {
     connected(|spi| detach_table::detach(spi, p_table)).unwrap_or_else(|error| error.raise());

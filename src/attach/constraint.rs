@@ -1,6 +1,7 @@
 //! The constraint of the stock table: NOT NULL, and a CHECK that the quantity is neither negative nor NaN nor infinite.
 
 use crate::core::error::{Error, Result};
+use crate::core::item_id::IdType;
 use crate::core::json::exact;
 use crate::core::quantity::MAX_DIGITS;
 use crate::pg::Oid;
@@ -19,9 +20,11 @@ pub fn check_rows(spi: &Connection, table: &Description) -> Result<i64> {
     let Some(count) = bad.get::<i64>(0, c"rows") else {
         return count_items(spi, table);
     };
+    let ids_are_numbers = matches!(table.id_type()?, IdType::Integer | IdType::Bigint);
     let bad_row = |row| {
         let stored = bad.text(row, c"quantity").map_or(Value::Null, |text| exact(&text));
-        json!({"inventory_id": bad.text(row, c"id"), "quantity": stored})
+        let id = bad.text(row, c"id");
+        json!({"inventory_id": id.map(|id| if ids_are_numbers { exact(&id) } else { json!(id) }), "quantity": stored})
     };
     let first: Vec<Value> = (0..bad.count()).map(bad_row).collect();
     Err(Error::unsuitable(

@@ -201,3 +201,11 @@ def test_an_oid_that_is_no_table_is_refused(conn, table):
 def test_a_system_catalog_is_refused(conn, table):
     """Not a stock table by any name."""
     assert refused_attach(conn, table).sqlstate in ("42703", "42809", "42501")
+
+
+@pytest.mark.parametrize("type", ["integer", "bigint"])
+def test_a_bad_row_is_named_by_a_number_where_ids_are_numbers(conn, type):
+    """As every other result and error prints it."""
+    conn.execute(f"CREATE TABLE inventory (id {type} PRIMARY KEY, quantity integer)")
+    conn.execute("INSERT INTO inventory VALUES (102, -3)")
+    assert refused_attach(conn).facts["first"] == [{"inventory_id": 102, "quantity": -3}]

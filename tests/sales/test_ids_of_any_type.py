@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from books import audit, audit_when_shown, call, refused_call
-from shop import attach, exact_json, fill, refused, refused_attach, stock_of
+from shop import attach, exact_json, fill, nondeterministic_collation, refused, refused_attach, stock_of
 
 IDS = {
     "uuid": [uuid.UUID(f"{first}-0000-4000-8000-000000000001") for first in ("aaaaaaaa", "0aaaaaaa", "ffffffff")],
@@ -212,10 +212,7 @@ def test_an_id_of_another_type_is_refused_with_the_next_step(db, other_type):
 
 def test_a_collation_that_is_not_deterministic_is_refused(db):
     conn = db.connect()
-    try:
-        conn.execute("CREATE COLLATION same (provider = icu, locale = 'und', deterministic = false)")
-    except psycopg.errors.FeatureNotSupported:
-        pytest.skip("this PostgreSQL is built without ICU")
+    nondeterministic_collation(conn)
     conn.execute("CREATE TABLE inventory (id text COLLATE same PRIMARY KEY, quantity integer)")
     refusal = refused_attach(conn)
     assert (refusal.sqlstate, refusal.reason) == ("42P22", "id_collation")

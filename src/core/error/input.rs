@@ -106,7 +106,7 @@ impl Error {
             message,
             reason,
             facts,
-            r#"Pass an array of objects such as {"inventory_id": "a uuid", "quantity": 2}."#,
+            r#"Pass an array of objects such as {"inventory_id": "the id", "quantity": 2}."#,
         )
     }
 
