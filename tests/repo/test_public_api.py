@@ -98,7 +98,10 @@ def test_every_public_object_has_a_comment(conn):
     conn.execute(
         "COMMENT ON FUNCTION detach_inventory(regclass) IS NULL; COMMENT ON TABLE inventory_attachment IS NULL"
     )
-    assert uncommented(conn) == ["function public.detach_inventory(pg_catalog.regclass)", "table public.inventory_attachment"]
+    assert uncommented(conn) == [
+        "function public.detach_inventory(pg_catalog.regclass)",
+        "table public.inventory_attachment",
+    ]
 
 
 def test_every_function_keeps_the_rules(conn):
