@@ -30,7 +30,7 @@ fn available(id: Option<KeyArg>) -> Result<AnyNumeric> {
         }
         let sum = striped::sum(spi, stock, &id).get::<AnyNumeric>(0, c"quantity");
         if is_striped && sum.as_ref().is_some_and(|sum| *sum != shown) {
-            totals::start_worker();
+            totals::start_worker(stock.owner);
         }
         Ok(sum.unwrap_or(shown))
     })

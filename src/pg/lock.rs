@@ -143,14 +143,14 @@ impl Lock {
         Self::of_stripe(stock, id, ITEM)
     }
 
-    /// Of the totals worker of this database.
-    pub fn of_worker() -> Self {
-        Self::new([0, 0], WORKER_SPACE)
+    /// Of the totals worker for the tables of an owner.
+    pub fn of_worker(owner: Oid) -> Self {
+        Self::new([owner.to_u32(), 0], WORKER_SPACE)
     }
 
-    /// Of the session that starts the totals worker.
-    pub fn of_launch() -> Self {
-        Self::new([0, 0], LAUNCH_SPACE)
+    /// Of the session that starts that totals worker.
+    pub fn of_launch(owner: Oid) -> Self {
+        Self::new([owner.to_u32(), 0], LAUNCH_SPACE)
     }
 
     fn new([locktag_field2, locktag_field3]: [u32; 2], locktag_field4: u16) -> Self {

@@ -151,17 +151,26 @@ pub fn attached(configuration: &str) -> Sql {
     Sql::new(text, &[])
 }
 
-/// The attached tables that have had stripes.
+/// The attached tables of an owner that have had stripes.
 pub fn striped_tables(configuration: &str) -> Sql {
-    Sql::new(
-        format!("SELECT a.stock_table::pg_catalog.oid AS stock_table FROM {configuration} AS a WHERE a.striped"),
-        &[],
-    )
+    let text = format!(
+        "SELECT a.stock_table::pg_catalog.oid AS stock_table
+  FROM {configuration} AS a
+  JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) a.stock_table
+ WHERE a.striped AND c.relowner OPERATOR(pg_catalog.=) $1"
+    );
+    Sql::new(text, &[SqlType::Oid])
 }
 
-/// The tables of stripes of all attached tables.
+/// The tables of stripes of all attached tables of an owner.
 pub fn stripe_tables(configuration: &str) -> Sql {
-    Sql::new(format!("SELECT a.stripe_table::pg_catalog.oid AS stripe_table FROM {configuration} AS a"), &[])
+    let text = format!(
+        "SELECT a.stripe_table::pg_catalog.oid AS stripe_table
+  FROM {configuration} AS a
+  JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) a.stripe_table
+ WHERE c.relowner OPERATOR(pg_catalog.=) $1"
+    );
+    Sql::new(text, &[SqlType::Oid])
 }
 
 /// The configuration rows that are read.

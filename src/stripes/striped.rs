@@ -97,7 +97,7 @@ impl<'a> Striped<'a> {
         }
         // Before the worker is looked for: it ends only while no transaction has this lock.
         stock.lock_stripes();
-        totals::start_worker();
+        totals::start_worker(stock.owner);
         // Process numbers follow each other, so sessions spread over the stripes.
         let sessions = u32::from(count.unsigned_abs());
         let own = i16::try_from(std::process::id().checked_rem(sessions).map_or(0, |place| place + 1));

@@ -1,19 +1,19 @@
 //! The totals in the rows of striped items, and the background worker that brings them up to date.
 //!
 //! Sales of a striped item leave its row alone, so the total is written after they have committed. The first sale
-//! starts a worker for the database; it looks at the attached tables five times a second and ends when nothing has
-//! changed for a while. It ends only while no transaction that wrote stripes is open: such a transaction locks the
-//! table of stripes first, and then looks for a worker. A worker that was killed is started again by the next call that
-//! finds a total that lags. It works as the owner of each table in a security-restricted operation, for a limited time:
-//! code of one owner neither ends nor holds up the work on the tables of others.
+//! starts a worker for the tables of their owner in the database; it looks at them five times a second and ends when
+//! nothing has changed for a while. It ends only while no transaction that wrote stripes is open: such a transaction
+//! locks the table of stripes first, and then looks for a worker. A worker that was killed is started again by the next
+//! call that finds a total that lags. It works as the owner in a security-restricted operation, for a limited time for
+//! each table. Each owner has a worker of its own, so code of one owner cannot end or hold up the work for others.
 
-use crate::core::error::Result;
+use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
 use crate::ledger::attribution;
 use crate::pg::Oid;
 use crate::pg::args::Arg;
 use crate::pg::failpoint::{self, Point};
-use crate::pg::lock::{Lock, Mode, TableLock, try_lock_table, unlock_table};
+use crate::pg::lock::{Lock, Mode, TableLock, try_lock_table};
 use crate::pg::report;
 use crate::pg::spi::{Connection, connected};
 use crate::pg::transaction::is_standby;
@@ -49,19 +49,20 @@ pub fn revive_worker(stock: &Attachment) -> Result<()> {
         return Ok(());
     }
     stock.looked.set(Some(Instant::now()));
-    if !has_worker() && stock.require_trusted_code().is_ok() && connected(|spi| is_lagging(spi, stock))? {
-        start_worker();
+    if !has_worker(stock.owner) && stock.require_trusted_code().is_ok() && connected(|spi| is_lagging(spi, stock))? {
+        start_worker(stock.owner);
     }
     Ok(())
 }
 
-/// Starts a worker where there is none. A standby has none: its primary's does the work.
-pub fn start_worker() {
-    let launch = Lock::of_launch();
-    if worker::is_this_process() || is_standby() || has_worker() || !launch.take(Mode::Exclusive) {
+/// Starts a worker for the tables of an owner where there is none. A standby has none: its primary's does the work.
+pub fn start_worker(owner: Oid) {
+    let launch = Lock::of_launch(owner);
+    if worker::is_this_process() || is_standby() || has_worker(owner) || !launch.take(Mode::Exclusive) {
         return;
     }
-    if matches!(worker::start(START_PATIENCE_MS, has_worker), Start::NoneFree) && !LOGGED.replace(true) {
+    if matches!(worker::start(owner, START_PATIENCE_MS, || has_worker(owner)), Start::NoneFree) && !LOGGED.replace(true)
+    {
         report::log(
             "no background worker is free to keep the totals of striped items",
             "Raise max_worker_processes; until then the stock rows of striped items lag, available_inventory does not.",
@@ -71,8 +72,8 @@ pub fn start_worker() {
 }
 
 /// A worker holds its lock alone, as long as it lives.
-fn has_worker() -> bool {
-    let lock = Lock::of_worker();
+fn has_worker(owner: Oid) -> bool {
+    let lock = Lock::of_worker(owner);
     let free = lock.take(Mode::Share);
     if free {
         failpoint::reached(Point::WorkerSought);
@@ -92,9 +93,9 @@ pub fn work() -> Work {
     Work { claim, tables, look, end }
 }
 
-/// Claims to be the worker of this database, of which there is one at most; or finds that it still is.
-fn claim() -> bool {
-    let lock = Lock::of_worker();
+/// Claims to be the worker of an owner, of which there is one at most; or finds that it still is.
+fn claim(owner: Oid) -> bool {
+    let lock = Lock::of_worker(owner);
     lock.is_held_alone() || claimed(|| lock.take_for_session())
 }
 
@@ -111,21 +112,21 @@ fn claimed(mut take: impl FnMut() -> bool) -> bool {
     true
 }
 
-fn tables() -> Vec<Oid> {
+fn tables(owner: Oid) -> Vec<Oid> {
     // Without a configuration there is no attached table.
-    connected(|spi| striped_tables(spi, &configuration(spi)?)).unwrap_or_else(|_| Vec::new())
+    connected(|spi| striped_tables(spi, &configuration(spi)?, owner)).unwrap_or_else(|_| Vec::new())
 }
 
 /// Looks at the totals of one table.
-fn look(table: Oid) -> Look {
+fn look(owner: Oid, table: Oid) -> Look {
     // Code of the owner can release the locks of a session, not those of a transaction.
-    if !claimed(|| Lock::of_worker().take(Mode::Exclusive)) {
+    if !claimed(|| Lock::of_worker(owner).take(Mode::Exclusive)) {
         return Look::Unchanged;
     }
-    let Some(stock) = striped_stock(table) else { return Look::Unchanged };
+    let Some(stock) = striped_stock(table).filter(|stock| stock.owner == owner) else { return Look::Unchanged };
     let look = connected(|spi| update(spi, &stock)).unwrap_or_else(|error| error.raise());
     // Once more, while the transaction still has the lock.
-    Lock::of_worker().take_for_session();
+    Lock::of_worker(owner).take_for_session();
     look
 }
 
@@ -135,34 +136,33 @@ fn striped_stock(table: Oid) -> Option<Rc<Attachment>> {
     (stock.require_healthy().is_ok() && stock.require_trusted_code().is_ok()).then_some(stock)
 }
 
-/// Gives the claim away, and then looks once more: who wrote stripes while the claim was held has started no other
-/// worker. Such a transaction is still open, and has locked the table of stripes; or its total lags. One that comes
-/// later finds no worker.
-fn end() -> bool {
-    failpoint::reached(Point::TotalsOver);
-    Lock::of_worker().release_for_session();
-    let idle: Result<bool> = connected(|spi| {
+/// Gives the claim away where no total lags, and no transaction that wrote stripes is open: the tables of stripes are
+/// locked until the commit. A transaction that writes stripes from here on waits for this one, and then finds no worker.
+fn end(owner: Oid) -> bool {
+    let lock = Lock::of_worker(owner);
+    let ended = connected(|spi| {
         let configuration = configuration(spi)?;
-        let stripes = stripe_tables(spi, &configuration)?;
-        let are_free = stripes.into_iter().all(|stripes| {
-            let free = try_lock_table(stripes, TableLock::Share);
-            if free {
-                unlock_table(stripes, TableLock::Share);
-            }
-            free
-        });
-        if !are_free {
+        let mut stripes = stripe_tables(spi, &configuration, owner)?.into_iter();
+        if !claimed(|| lock.take(Mode::Exclusive)) || !stripes.all(|table| try_lock_table(table, TableLock::Share)) {
             return Ok(false);
         }
-        let healthy = striped_tables(spi, &configuration)?.into_iter().filter_map(striped_stock);
-        for stock in healthy {
+        for stock in striped_tables(spi, &configuration, owner)?.into_iter().filter_map(striped_stock) {
             if is_lagging(spi, &stock)? {
                 return Ok(false);
             }
         }
         Ok(true)
     });
-    idle.unwrap_or(true) || !claim()
+    let over = ended.unwrap_or_else(|_: Box<Error>| {
+        // Without a configuration nothing is left to do.
+        true
+    });
+    if over {
+        failpoint::reached(Point::TotalsOver);
+        lock.release(Mode::Exclusive);
+        lock.release_for_session();
+    }
+    over
 }
 
 fn update(spi: &Connection, stock: &Attachment) -> Result<Look> {

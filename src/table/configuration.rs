@@ -116,17 +116,17 @@ pub fn attached(spi: &Connection, configuration: &Configuration) -> Result<Vec<(
     (0..rows.count()).map(|row| Ok((rows.required(row, c"stock_table")?, rows.get(row, c"schema")))).collect()
 }
 
-/// The attached tables that have had stripes.
-pub fn striped_tables(spi: &Connection, configuration: &Configuration) -> Result<Vec<Oid>> {
+/// The attached tables of an owner that have had stripes.
+pub fn striped_tables(spi: &Connection, configuration: &Configuration, owner: Oid) -> Result<Vec<Oid>> {
     let _acting = act_as(configuration.owner, CATALOG_PATH);
-    let rows = spi.once_latest(&catalog::striped_tables(&configuration.relation), &[]);
+    let rows = spi.once_latest(&catalog::striped_tables(&configuration.relation), &[Arg::owned(owner)]);
     (0..rows.count()).map(|row| rows.required(row, c"stock_table")).collect()
 }
 
-/// The tables of stripes of all attached tables.
-pub fn stripe_tables(spi: &Connection, configuration: &Configuration) -> Result<Vec<Oid>> {
+/// The tables of stripes of all attached tables of an owner.
+pub fn stripe_tables(spi: &Connection, configuration: &Configuration, owner: Oid) -> Result<Vec<Oid>> {
     let _acting = act_as(configuration.owner, CATALOG_PATH);
-    let rows = spi.once_latest(&catalog::stripe_tables(&configuration.relation), &[]);
+    let rows = spi.once_latest(&catalog::stripe_tables(&configuration.relation), &[Arg::owned(owner)]);
     (0..rows.count()).map(|row| rows.required(row, c"stripe_table")).collect()
 }
 
