@@ -274,7 +274,7 @@ async function freePorts(count) {
   return ports
 }
 
-async function until(what, condition) {
+export async function until(what, condition) {
   const started = Date.now()
   while (!(await condition())) {
     if (Date.now() - started > DEADLINE_MS) throw new Error(`gave up waiting for ${what}`)
