@@ -1,13 +1,15 @@
 //! Invalidation: when what a session has cached may be out of date, from PostgreSQL's own invalidation messages.
 //!
-//! Each cached thing is a [`Watch`] with the relations, functions and names that it consists of. A message only raises
-//! counters, of the watches that it concerns or, about schemas, roles and subscriptions, of all; the cache compares
-//! them.
+//! Each cached thing is a [`Watch`] with the relations, functions, roles and names that it consists of. A message only
+//! raises counters, of the watches that it concerns or, about subscriptions, of all; the cache compares them. Anyone can
+//! cause messages about a role or a schema of its own, as often as it likes: they concern no other watch.
 
+use crate::pg::encoding;
 use crate::pg::transaction::next_command;
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::ffi::CStr;
 
 /// What is watched for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,8 +28,12 @@ enum Subject {
     Relation(u32),
     /// By the hash that names it in messages.
     Function(u32),
-    /// Likewise.
+    /// A table, by the hash of its name; likewise.
     Name(u32),
+    /// A role; likewise.
+    Role(u32),
+    /// A schema, by its number or by its name; likewise.
+    Schema(u32),
 }
 
 #[derive(Default)]
@@ -76,20 +82,19 @@ pub fn generation(watch: Watch) -> u64 {
     OF_ALL.get() + own
 }
 
-/// A watch is for these relations, and these names, and nothing else from now on.
-pub fn start(watch: Watch, relations: &[Oid], names: &[u32]) {
+/// A watch is for these relations and nothing else from now on.
+pub fn start(watch: Watch, relations: &[Oid]) {
     WATCHED.with_borrow_mut(|watched| {
         watched.forget_subjects(watch);
         watched.current = Some(watch);
         watched.for_all = watched.for_all.filter(|other| *other != watch);
-        names.iter().for_each(|name| watched.add(Subject::Name(*name)));
     });
     add_relations(relations);
 }
 
 /// A watch is for every relation, until it is started for some: while it is being found out which they are.
 pub fn start_with_all(watch: Watch) {
-    start(watch, &[], &[]);
+    start(watch, &[]);
     WATCHED.with_borrow_mut(|watched| watched.for_all = Some(watch));
 }
 
@@ -106,9 +111,52 @@ pub fn add_relations(relations: &[Oid]) {
     });
 }
 
-/// The watch that was started last is for a function, too, by the hash that names it in messages.
-pub fn add_function(hash: u32) {
-    WATCHED.with_borrow_mut(|watched| watched.add(Subject::Function(hash)));
+fn add(subject: Subject) {
+    WATCHED.with_borrow_mut(|watched| watched.add(subject));
+}
+
+/// The watch that was started last is for a function, too.
+pub fn add_function(function: Oid) {
+    add(Subject::Function(hash(pg_sys::SysCacheIdentifier::PROCOID, [function.into(), Datum::null()])));
+}
+
+/// The same for a role: whether it is a superuser, and its name.
+pub fn add_role(role: Oid) {
+    add(Subject::Role(hash(pg_sys::SysCacheIdentifier::AUTHOID, [role.into(), Datum::null()])));
+}
+
+/// The same for the schema of a relation.
+pub fn add_schema_of(relation: Oid) {
+    // SAFETY: looks an oid up.
+    let schema = unsafe { pg_sys::get_rel_namespace(relation) };
+    add(Subject::Schema(hash(pg_sys::SysCacheIdentifier::NAMESPACEOID, [schema.into(), Datum::null()])));
+}
+
+/// The same for a name of a table and a schema: that there is a schema of the name, and a table of the name in it.
+pub fn add_name(schema: &str, table: &str) {
+    let [schema, table] = [schema, table].map(encoding::c_text).map(|text| padded(&text));
+    let name = |name: &pg_sys::NameData| Datum::from(std::ptr::from_ref(name));
+    add(Subject::Schema(hash(pg_sys::SysCacheIdentifier::NAMESPACENAME, [name(&schema), Datum::null()])));
+    // SAFETY: looks a name up; a missing one is an invalid oid.
+    let found = unsafe { pg_sys::get_namespace_oid(schema.data.as_ptr(), true) };
+    if found != pg_sys::InvalidOid {
+        add(Subject::Name(hash(pg_sys::SysCacheIdentifier::RELNAMENSP, [name(&table), found.into()])));
+    }
+}
+
+/// A name as PostgreSQL keeps it: cut to its length, and padded.
+fn padded(text: &CStr) -> pg_sys::NameData {
+    let mut name = pg_sys::NameData { data: [0; pg_sys::NAMEDATALEN as usize] };
+    // SAFETY: copies a C string into a name, which has room for what fits.
+    unsafe { pg_sys::namestrcpy(&raw mut name, text.as_ptr()) };
+    name
+}
+
+/// The hash that names an entry of a cache in messages.
+fn hash(cache: pg_sys::SysCacheIdentifier::Type, [first, second]: [Datum; 2]) -> u32 {
+    let none = Datum::null();
+    // SAFETY: hashes keys of the types that the cache has.
+    unsafe { pg_sys::GetSysCacheHashValue(cache as i32, first, second, none, none) }
 }
 
 /// Tells every backend, when this transaction commits, and this one at once, that something about a watched relation
@@ -122,13 +170,15 @@ pub fn announce_change(relation: Oid) {
 
 /// Registers for the messages; called once a backend.
 pub fn register() {
-    use pg_sys::SysCacheIdentifier::{AUTHOID, NAMESPACEOID, PROCOID, RELNAMENSP, SUBSCRIPTIONRELMAP};
+    use pg_sys::SysCacheIdentifier::{AUTHOID, NAMESPACENAME, NAMESPACEOID, PROCOID, RELNAMENSP, SUBSCRIPTIONRELMAP};
     // SAFETY: the callbacks are of the library, which is never unloaded; they touch only state of ours.
     unsafe {
         pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), Datum::null());
-        for cache in [AUTHOID, NAMESPACEOID, SUBSCRIPTIONRELMAP] {
-            pg_sys::CacheRegisterSyscacheCallback(cache as i32, Some(changed), Datum::null());
+        pg_sys::CacheRegisterSyscacheCallback(SUBSCRIPTIONRELMAP as i32, Some(changed), Datum::null());
+        for cache in [NAMESPACENAME, NAMESPACEOID] {
+            pg_sys::CacheRegisterSyscacheCallback(cache as i32, Some(schema_changed), Datum::null());
         }
+        pg_sys::CacheRegisterSyscacheCallback(AUTHOID as i32, Some(role_changed), Datum::null());
         pg_sys::CacheRegisterSyscacheCallback(PROCOID as i32, Some(function_changed), Datum::null());
         pg_sys::CacheRegisterSyscacheCallback(RELNAMENSP as i32, Some(name_changed), Datum::null());
     }
@@ -163,6 +213,14 @@ unsafe extern "C-unwind" fn changed(_: Datum, _: i32, _: u32) {
 
 unsafe extern "C-unwind" fn function_changed(_: Datum, _: i32, hash: u32) {
     if hash == 0 { note_all() } else { note(Subject::Function(hash)) }
+}
+
+unsafe extern "C-unwind" fn role_changed(_: Datum, _: i32, hash: u32) {
+    if hash == 0 { note_all() } else { note(Subject::Role(hash)) }
+}
+
+unsafe extern "C-unwind" fn schema_changed(_: Datum, _: i32, hash: u32) {
+    if hash == 0 { note_all() } else { note(Subject::Schema(hash)) }
 }
 
 unsafe extern "C-unwind" fn name_changed(_: Datum, _: i32, hash: u32) {

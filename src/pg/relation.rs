@@ -260,27 +260,3 @@ pub fn tie_to_extension(table: Oid, trigger: &str) {
         pg_sys::CommandCounterIncrement();
     }
 }
-
-/// The hash under which PostgreSQL announces that a table of this name in this schema came, went or changed; None where
-/// there is no such schema.
-pub fn hash_of_name(schema: &str, name: &str) -> Option<u32> {
-    let [schema, name] = [schema, name].map(encoding::c_text);
-    // SAFETY: looks a schema up and hashes a name that is padded to the length of a name.
-    unsafe {
-        let namespace = pg_sys::get_namespace_oid(schema.as_ptr(), true);
-        let mut padded: pg_sys::NameData = std::mem::zeroed();
-        pg_sys::namestrcpy(&raw mut padded, name.as_ptr());
-        let cache = pg_sys::SysCacheIdentifier::RELNAMENSP as i32;
-        let key = pg_sys::Datum::from(&raw mut padded);
-        (namespace != pg_sys::InvalidOid).then(|| {
-            pg_sys::GetSysCacheHashValue(cache, key, namespace.into(), pg_sys::Datum::null(), pg_sys::Datum::null())
-        })
-    }
-}
-
-/// The hash under which PostgreSQL announces a change of a function.
-pub fn hash_of_function(function: Oid) -> u32 {
-    let (cache, none) = (pg_sys::SysCacheIdentifier::PROCOID as i32, pg_sys::Datum::null());
-    // SAFETY: hashes an oid.
-    unsafe { pg_sys::GetSysCacheHashValue(cache, function.into(), none, none, none) }
-}

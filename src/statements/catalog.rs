@@ -105,14 +105,14 @@ SELECT ARRAY(SELECT f.oid FROM functions AS f WHERE f.oid OPERATOR(pg_catalog.>=
     Sql::new(text, &[SqlType::Oid, SqlType::Oid])
 }
 
-/// Those of some tables on which a role may create triggers that is neither their owner nor a superuser.
-pub fn open_to_triggers() -> Sql {
-    let text = "SELECT DISTINCT c.oid
+/// The grants of TRIGGER on some tables to roles that are not their owners.
+pub fn grants_of_trigger() -> Sql {
+    let text = "SELECT c.oid, a.grantee, COALESCE(r.rolsuper, false) AS to_superuser
   FROM pg_catalog.pg_class AS c
  CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) AS a
   LEFT JOIN pg_catalog.pg_roles AS r ON r.oid OPERATOR(pg_catalog.=) a.grantee
  WHERE c.oid OPERATOR(pg_catalog.=) ANY ($1) AND a.privilege_type OPERATOR(pg_catalog.=) 'TRIGGER'
-   AND a.grantee OPERATOR(pg_catalog.<>) c.relowner AND NOT COALESCE(r.rolsuper, false)
+   AND a.grantee OPERATOR(pg_catalog.<>) c.relowner
  ORDER BY c.oid";
     Sql::new(text, &[SqlType::OidArray])
 }

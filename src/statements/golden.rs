@@ -70,7 +70,7 @@ fn others(names: &Names) -> Vec<(String, Sql)> {
         ("attach::set_striped", attach::set_striped(configuration)),
         ("catalog::striped_items", catalog::striped_items(stripes, away)),
         ("catalog::condition", catalog::condition()),
-        ("catalog::open_to_triggers", catalog::open_to_triggers()),
+        ("catalog::grants_of_trigger", catalog::grants_of_trigger()),
         ("catalog::subscribed", catalog::subscribed()),
         ("catalog::configuration", catalog::configuration()),
         ("catalog::configured, of a stock table", catalog::configured(configuration, catalog::ConfiguredBy::Stock)),

@@ -167,14 +167,20 @@ fn load(spi: &Connection, table: Oid) -> Result<Attachment> {
         let companions = configured.companions.oids();
         let [schema, name] = &configured.attached_as;
         let watched: Vec<Oid> = companions.iter().copied().chain([table]).collect();
-        invalidation::start(watch, &watched, relation::hash_of_name(schema, name).as_slice());
+        invalidation::start(watch, &watched);
+        invalidation::add_name(schema, name);
+        watched.iter().copied().for_each(invalidation::add_schema_of);
         let generation = invalidation::generation(watch);
         lock_for_writing(&[table]);
         if self::configured(spi, &configuration, table)?.as_ref() == Some(&configured)
             && generation == invalidation::generation(watch)
         {
             let partitions = relation::with_partitions(table).into_iter().filter(|part| *part != table);
-            let mut locked = catalog::open_to_triggers(spi, companions.into_iter().chain(partitions).collect())?;
+            let grants = catalog::grants_of_trigger(spi, companions.into_iter().chain(partitions).collect())?;
+            grants.iter().for_each(|grant| invalidation::add_role(grant.grantee));
+            let mut locked: Vec<Oid> =
+                grants.iter().filter(|grant| !grant.to_superuser).map(|grant| grant.table).collect();
+            locked.dedup();
             locked.extend(configured.companions.movements);
             lock_for_writing(&locked);
             if generation == invalidation::generation(watch) {

@@ -132,10 +132,24 @@ pub fn condition(trigger: Oid, owner: Oid) -> Result<Condition> {
     })
 }
 
-/// Those of these tables on which a role may create triggers that is neither their owner nor a superuser.
-pub fn open_to_triggers(spi: &Connection, tables: Vec<Oid>) -> Result<Vec<Oid>> {
-    let rows = spi.once_latest(&statements::open_to_triggers(), &[Arg::owned(tables)]);
-    (0..rows.count()).map(|row| rows.required(row, c"oid")).collect()
+/// A grant of TRIGGER on a table to a role that is not its owner.
+pub struct GrantOfTrigger {
+    /// The table.
+    pub table: Oid,
+    /// The role; invalid for PUBLIC.
+    pub grantee: Oid,
+    /// The role is a superuser, who needs no grant.
+    pub to_superuser: bool,
+}
+
+/// The grants of TRIGGER on these tables, by table.
+pub fn grants_of_trigger(spi: &Connection, tables: Vec<Oid>) -> Result<Vec<GrantOfTrigger>> {
+    let rows = spi.once_latest(&statements::grants_of_trigger(), &[Arg::owned(tables)]);
+    let read = |row| {
+        let (table, grantee) = (rows.required(row, c"oid")?, rows.required(row, c"grantee")?);
+        Ok(GrantOfTrigger { table, grantee, to_superuser: rows.required(row, c"to_superuser")? })
+    };
+    (0..rows.count()).map(read).collect()
 }
 
 /// The statement that describes tables, planned once for several: planning it costs some milliseconds, which the first

@@ -169,13 +169,13 @@ fn list() -> Result<Rc<List>> {
 fn load(spi: &Connection) -> Result<Rc<List>> {
     let configuration = configuration(spi)?;
     loop {
-        invalidation::start(Watch::List, &[configuration.oid], &[]);
+        invalidation::start(Watch::List, &[configuration.oid]);
         invalidation::start_with_all(Watch::Places);
         let generations = [Watch::List, Watch::Places].map(invalidation::generation);
         let tables: HashMap<Oid, Option<Oid>> = attached(spi, &configuration)?.into_iter().collect();
         let list = List::of(tables, generations);
         let is_current = list.is_current();
-        invalidation::start(Watch::Places, &list.tables.keys().copied().collect::<Vec<_>>(), &[]);
+        invalidation::start(Watch::Places, &list.tables.keys().copied().collect::<Vec<_>>());
         if is_current {
             return Ok(list);
         }

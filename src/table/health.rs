@@ -100,11 +100,12 @@ pub fn ours_in_force(facts: &Facts, part: Part, (ledger, striped): (bool, bool))
 /// The first of these tables that has another owner, or a trigger that must not run with the rights of this one.
 pub fn objection(tables: &[Facts], owner: Oid) -> Option<Box<Error>> {
     tables.iter().find_map(|facts| {
+        invalidation::add_role(facts.owner);
         if facts.owner != owner && !is_superuser(facts.owner) {
             return Some(Error::foreign_partition(&facts.name, &role_name(facts.owner)));
         }
         let of_users = facts.triggers.iter().filter(|trigger| !trigger.internal);
-        of_users.clone().for_each(|trigger| invalidation::add_function(relation::hash_of_function(trigger.function)));
+        of_users.clone().for_each(|trigger| invalidation::add_function(trigger.function));
         of_users.into_iter().find_map(|trigger| object_to(&facts.name, trigger, owner))
     })
 }
@@ -118,16 +119,15 @@ fn object_to(table: &str, trigger: &TriggerFacts, owner: Oid) -> Option<Box<Erro
             Ok(condition) => condition,
             Err(error) => return Some(error),
         };
-        condition
-            .functions
-            .iter()
-            .for_each(|function| invalidation::add_function(relation::hash_of_function(*function)));
+        condition.functions.iter().copied().for_each(invalidation::add_function);
         if !condition.plain {
             return Some(Error::foreign_condition(table, &trigger.name));
         }
     }
     // The function has not been dropped: the trigger would have gone with it.
-    let foreign = relation::function_owner(trigger.function).filter(|of| *of != owner && !is_superuser(*of));
+    let owner_of_function = relation::function_owner(trigger.function);
+    owner_of_function.into_iter().for_each(invalidation::add_role);
+    let foreign = owner_of_function.filter(|of| *of != owner && !is_superuser(*of));
     foreign.map(|of| Error::foreign_trigger(table, &trigger.name, &role_name(of)))
 }
 
