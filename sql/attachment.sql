@@ -26,3 +26,16 @@ COMMENT ON TABLE @extschema@.inventory_attachment IS
     'The stock tables: a row each, written by attach_inventory, detach_inventory and stripe_inventory.';
 
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.inventory_attachment', '');
+
+-- Once several tables are attached, USAGE on the schema of a table is needed to sell from it: a tenant must not reach
+-- the stock of another by removing its own table. So that counts until no table is attached.
+CREATE TABLE @extschema@.inventory_sharing (
+    several pg_catalog.bool PRIMARY KEY CHECK (several)
+);
+
+REVOKE ALL ON TABLE @extschema@.inventory_sharing FROM PUBLIC;
+
+COMMENT ON TABLE @extschema@.inventory_sharing IS
+    'Has a row where several stock tables have been attached at once, until none is.';
+
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.inventory_sharing', '');

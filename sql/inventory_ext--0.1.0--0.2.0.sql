@@ -19,6 +19,11 @@ BEGIN
        AND p.proname OPERATOR(pg_catalog.=) ANY ('{
            attach_inventory, detach_inventory, restock_inventory, adjust_inventory,
            transfer_inventory, stripe_inventory, unstripe_inventory, available_inventory}'::pg_catalog.name[]);
+    -- An event trigger restores the grants. The setting came with PostgreSQL 17.
+    IF pg_catalog.current_setting('event_triggers', true) OPERATOR(pg_catalog.=) 'off' THEN
+        RAISE EXCEPTION 'event triggers are off' USING
+            ERRCODE = 'object_not_in_prerequisite_state', HINT = 'SET event_triggers = on, and update again.';
+    END IF;
     IF dependents IS NOT NULL THEN
         RAISE EXCEPTION 'objects depend on functions whose arguments change' USING
             ERRCODE = 'dependent_objects_still_exist', DETAIL = dependents,
@@ -37,6 +42,18 @@ UPDATE @extschema@.inventory_attachment SET striped = true;
 
 COMMENT ON TABLE @extschema@.inventory_attachment IS
     'The stock tables: a row each, written by attach_inventory, detach_inventory and stripe_inventory.';
+
+CREATE TABLE @extschema@.inventory_sharing (
+    several pg_catalog.bool PRIMARY KEY CHECK (several)
+);
+
+REVOKE ALL ON TABLE @extschema@.inventory_sharing FROM PUBLIC;
+GRANT SELECT ON TABLE @extschema@.inventory_sharing TO pg_database_owner;
+
+COMMENT ON TABLE @extschema@.inventory_sharing IS
+    'Has a row where several stock tables have been attached at once, until none is.';
+
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.inventory_sharing', '');
 
 -- The argument that names an item: a text, for ids of any type. Implicit casts accept columns and arguments of these
 -- types, and the input function accepts literals, and strings and numbers of JSON, without an overload.
@@ -461,13 +478,17 @@ BEGIN
     FOR found IN
         SELECT CASE WHEN given.column_name IS NULL THEN pg_catalog.format('TABLE %s', companion.name)
                     ELSE pg_catalog.format('COLUMN %s.%I', companion.name, given.column_name) END AS object,
-               given.text
+               CASE WHEN given.column_name IS NULL
+                    THEN pg_catalog.replace(given.text, '{stock}', pg_catalog.format('%I.%I', n.nspname, stock.relname))
+                    ELSE given.text END AS text
           FROM @extschema@.inventory_attachment AS a
+          JOIN pg_catalog.pg_class AS stock ON stock.oid OPERATOR(pg_catalog.=) a.stock_table
+          JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) stock.relnamespace
          CROSS JOIN LATERAL (VALUES
             ('movement_table', a.movement_table), ('request_table', a.request_table),
             ('stripe_table', a.stripe_table), ('total_table', a.total_table)) AS companion (part, name)
           JOIN (VALUES
-    ('movement_table', NULL, 'The ledger of a stock table: a row for each change of stock; it is never changed.'),
+    ('movement_table', NULL, 'The ledger of {stock}: a row for each change of stock, which is never changed.'),
     ('movement_table', 'movement_id', 'The order of the movements of an item.'),
     ('movement_table', 'inventory_id', 'The item.'),
     ('movement_table', 'stripe', 'The stripe of a striped item; NULL for the row of the item.'),
@@ -480,17 +501,17 @@ BEGIN
     ('movement_table', 'actor', 'Who acted: inventory_ext.actor, the sub of the claims, or the role.'),
     ('movement_table', 'xact_id', 'The transaction.'),
     ('movement_table', 'occurred_at', 'When the movement was written.'),
-    ('request_table', NULL, 'The idempotency keys of a stock table: a row for each call with one.'),
+    ('request_table', NULL, 'The idempotency keys of {stock}: a row for each call with one.'),
     ('request_table', 'idempotency_key', 'The key.'),
     ('request_table', 'function_name', 'The function that was called.'),
     ('request_table', 'arguments_hash', 'SHA-256 of the arguments that decide on the change.'),
     ('request_table', 'answer', 'The result, which a retry returns.'),
     ('request_table', 'created_at', 'When the call was made.'),
-    ('stripe_table', NULL, 'The stripes of the striped items of a stock table.'),
+    ('stripe_table', NULL, 'The stripes of the striped items of {stock}.'),
     ('stripe_table', 'inventory_id', 'The item.'),
     ('stripe_table', 'stripe', 'The number of the stripe, from 1 on.'),
     ('stripe_table', 'quantity', 'The stock in the stripe.'),
-    ('total_table', NULL, 'The totals that were last written into the rows of striped items.'),
+    ('total_table', NULL, 'The totals that were last written into the rows of striped items of {stock}.'),
     ('total_table', 'inventory_id', 'The item.'),
     ('total_table', 'quantity', 'The total.')
           ) AS given (part, column_name, text) ON given.part OPERATOR(pg_catalog.=) companion.part

@@ -22,8 +22,8 @@ BEGIN
                 SELECT 'TABLE ' OPERATOR(pg_catalog.||) c.oid::pg_catalog.regclass::pg_catalog.text,
                        c.relacl, c.relowner, false
                   FROM pg_catalog.pg_class AS c
-                 WHERE c.oid OPERATOR(pg_catalog.=)
-                       '@extschema@.inventory_attachment'::pg_catalog.regclass::pg_catalog.oid
+                 WHERE c.oid OPERATOR(pg_catalog.=) ANY (ARRAY['@extschema@.inventory_attachment',
+                       '@extschema@.inventory_sharing']::pg_catalog.regclass[]::pg_catalog.oid[])
                ) AS object (name, acl, owner, is_trigger)
          CROSS JOIN LATERAL pg_catalog.aclexplode(object.acl) AS acl
          WHERE acl.grantee OPERATOR(pg_catalog.<>) object.owner
@@ -37,6 +37,6 @@ BEGIN
         @extschema@.inventory_truncate_guard(), @extschema@.inventory_request_guard(),
         @extschema@.inventory_stripe_guard() TO PUBLIC;
     -- The owner of the database can then dump it. PostgreSQL 14 and later have this role.
-    GRANT SELECT ON TABLE @extschema@.inventory_attachment TO pg_database_owner;
+    GRANT SELECT ON TABLE @extschema@.inventory_attachment, @extschema@.inventory_sharing TO pg_database_owner;
 END
 $rights$;

@@ -31,7 +31,7 @@ fn adjust_item(
 }
 
 fn count(id: Option<KeyArg>, [counted, expected]: [Option<&NumericArg>; 2], context: CallContext) -> Result<String> {
-    let key = id.ok_or_else(|| Error::null_argument("p_inventory_id"))?.text();
+    let key = id.ok_or_else(|| Error::null_argument("p_inventory_id"))?.text()?;
     let counted = not_negative("p_counted_quantity", counted)?;
     let expected = expected.map(|value| not_negative("p_expected_quantity", Some(value))).transpose()?;
     let reference = context.reference.clone();

@@ -17,7 +17,7 @@ fn available_item(p_inventory_id: Option<KeyArg>) -> AnyNumeric {
 }
 
 fn available(id: Option<KeyArg>) -> Result<AnyNumeric> {
-    let key = id.ok_or_else(|| Error::null_argument("p_inventory_id"))?.text();
+    let key = id.ok_or_else(|| Error::null_argument("p_inventory_id"))?.text()?;
     on_stock(Intent::Read, |spi, stock| {
         let id = stock.item("p_inventory_id", &key)?;
         // The rights in force decide whether the item may be seen.

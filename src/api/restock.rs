@@ -28,7 +28,7 @@ fn restock_item(
 }
 
 fn restock(id: Option<KeyArg>, quantity: Option<&NumericArg>, context: CallContext) -> Result<String> {
-    let key = id.ok_or_else(|| Error::null_argument("p_inventory_id"))?.text();
+    let key = id.ok_or_else(|| Error::null_argument("p_inventory_id"))?.text()?;
     let added = amount::positive("p_quantity", quantity)?;
     let reference = context.reference.clone();
     let call = Call {

@@ -36,7 +36,7 @@ fn decrement_item(
     let reference = ContextText::argument("p_reference", p_reference.map(from_server));
     let key = ContextText::argument("p_idempotency_key", p_idempotency_key.map(from_server));
     finish(in_context(reference, key, |context| {
-        let item = p_item.ok_or_else(|| Error::null_argument("p_item"))?.text();
+        let item = p_item.ok_or_else(|| Error::null_argument("p_item"))?.text()?;
         let resolve = |stock: &Attachment| stock.item("p_item", &item);
         sell("decrement_item", resolve, p_quantity.as_ref(), context)
     }))

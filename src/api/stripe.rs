@@ -37,7 +37,7 @@ fn unstripe_item(p_inventory_id: Option<KeyArg>) -> Vec<u8> {
 }
 
 fn stripe(id: Option<KeyArg>, stripes: Option<i32>, context: CallContext) -> Result<String> {
-    let key = id.ok_or_else(|| Error::null_argument("p_inventory_id"))?.text();
+    let key = id.ok_or_else(|| Error::null_argument("p_inventory_id"))?.text()?;
     let stripes = stripes.ok_or_else(|| Error::null_argument("p_stripes"))?;
     let count = i16::try_from(stripes).ok().filter(|count| (2..=MAX_STRIPES).contains(count));
     let count = count.ok_or_else(|| Error::stripe_count(stripes, MAX_STRIPES))?;
@@ -57,7 +57,7 @@ fn stripe(id: Option<KeyArg>, stripes: Option<i32>, context: CallContext) -> Res
 }
 
 fn unstripe(id: Option<KeyArg>, context: CallContext) -> Result<String> {
-    let key = id.ok_or_else(|| Error::null_argument("p_inventory_id"))?.text();
+    let key = id.ok_or_else(|| Error::null_argument("p_inventory_id"))?.text()?;
     alone(
         ("unstripe_inventory", c"unstripe_inventory()"),
         context,

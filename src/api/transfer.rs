@@ -30,8 +30,8 @@ fn transfer_items(
 }
 
 fn transfer([from, to]: [Option<KeyArg>; 2], quantity: Option<&NumericArg>, context: CallContext) -> Result<String> {
-    let from = from.ok_or_else(|| Error::null_argument("p_from"))?.text();
-    let to = to.ok_or_else(|| Error::null_argument("p_to"))?.text();
+    let from = from.ok_or_else(|| Error::null_argument("p_from"))?.text()?;
+    let to = to.ok_or_else(|| Error::null_argument("p_to"))?.text()?;
     let moved = amount::positive("p_quantity", quantity)?;
     let reference = context.reference.clone();
     let (kind, extent) = (MovementKind::Transfer, Extent::ManyRows);

@@ -85,6 +85,7 @@ pub fn attach(spi: &Connection, options: &Options) -> Result<String> {
         return already(spi, options, &configured);
     }
     require_free(spi, &configuration, &table, &companions)?;
+    companions::require_no_stripes_elsewhere(spi, &table, &home)?;
     let attachment = New { table: &table, home: &home, companions: &companions };
     cursors::leaving_none(table.owner, || attach_locked(spi, options, &configuration, &attachment))
 }
@@ -138,11 +139,12 @@ fn require_free(
     companions: &[Found],
 ) -> Result<()> {
     let relatives = relation::with_ancestors(table.oid).into_iter().chain(relation::with_partitions(table.oid));
-    if let Some(other) = configured_with(spi, configuration, relatives.collect())?.first() {
+    let is_there = |other: &&Configured| relation::schema_of(other.table).is_some();
+    if let Some(other) = configured_with(spi, configuration, relatives.collect())?.iter().find(is_there) {
         return Err(Error::part_of_attached(&table.name, &relation::qualified_name(other.table)));
     }
     for companion in companions {
-        if let Some(other) = configured_with(spi, configuration, vec![companion.oid])?.first() {
+        if let Some(other) = configured_with(spi, configuration, vec![companion.oid])?.iter().find(is_there) {
             let other = relation::qualified_name(other.table);
             return Err(Error::companion_in_use(&table.name, &companion.name, Some(&other)));
         }
@@ -176,7 +178,9 @@ fn lock_table(spi: &Connection, options: &Options) -> Result<(Description, Home,
     }
     let home = companions::home(spi, &seen, options.companion_schema.as_deref())?;
     let companions = companions::left(spi, &seen, &home);
-    let tables: Vec<Oid> = companions.iter().map(|found| found.oid).chain([seen.oid]).collect();
+    // The partitions, too: one of them may be being attached by itself.
+    let stock = relation::with_partitions(seen.oid);
+    let tables: Vec<Oid> = companions.iter().map(|found| found.oid).chain(stock).collect();
     lock_alone(&tables, TableLock::AccessExclusive);
     let locked = options.describe(spi)?;
     require_ownership(&locked)?;
@@ -232,6 +236,7 @@ fn record(
     // Of tables that are gone nothing is left to detach.
     spi.once(&statements::delete_dropped(&configuration.relation), &[]);
     spi.once(&statements::insert_configuration(&configuration.relation), &args);
+    spi.once(&statements::begin_sharing(&configuration.relation, &configuration.sharing()), &[Arg::owned(table.oid)]);
 }
 
 /// Notes that a table has stripes: the totals worker looks at such tables alone.

@@ -10,6 +10,7 @@ use crate::core::error::{Error, Result};
 use crate::core::part::Companion;
 use crate::pg::Oid;
 use crate::pg::args::Arg;
+use crate::pg::namespace;
 use crate::pg::relation;
 use crate::pg::role::act_as_unfiltered;
 use crate::pg::spi::Connection;
@@ -31,8 +32,14 @@ pub fn home(spi: &Connection, table: &Description, schema: Option<&str>) -> Resu
     let own = || relation::schema_of(table.oid).map(|oid| Home { oid, quoted: table.schema.clone() });
     let named = |name: &str| {
         let rows = spi.once_latest(&statements::schema(), &[Arg::text(name)]);
-        let found = || Ok(Home { oid: rows.required(0, c"oid")?, quoted: rows.required_text(0, c"quoted")? });
-        if rows.count() == 0 { Err(Error::no_such_schema(&table.name, name)) } else { found() }
+        let found = || -> Result<Home> {
+            Ok(Home { oid: rows.required(0, c"oid")?, quoted: rows.required_text(0, c"quoted")? })
+        };
+        if rows.count() == 0 {
+            return Err(Error::no_such_schema(&table.name, name));
+        }
+        let home = found()?;
+        if namespace::is_temporary(home.oid) { Err(Error::temporary_schema(&table.name, name)) } else { Ok(home) }
     };
     schema.map_or_else(|| own().ok_or_else(|| Error::internal("the stock table is not there")), named)
 }
@@ -67,10 +74,10 @@ fn create(spi: &Connection, table: &Description, home: &Home, companion: Compani
     let quoted = spi.once(&statements::quote(), &[Arg::text(bare.as_str())]).required_text(0, c"quoted")?;
     let name = format!("{}.{quoted}", home.quoted);
     run_as_owner(spi, table, &statements::create_table(&name, companion, table.id_type()?));
+    statements::comments(&name, companion, &table.name).iter().for_each(|comment| run_as_owner(spi, table, comment));
     let made = find(spi, table, home, companion)?;
     let made = made.ok_or_else(|| Error::internal("a table that was created is not there"))?;
     revoke_defaults(spi, table, made.oid)?;
-    statements::comments(&made.name, companion).iter().for_each(|comment| run_as_owner(spi, table, comment));
     Ok(Found { new: true, ..made })
 }
 
@@ -90,7 +97,14 @@ fn find(spi: &Connection, table: &Description, home: &Home, companion: Companion
     if rows.count() == 0 {
         return Ok(None);
     }
-    checked(table, companion, rows.required(0, c"oid")?, rows.required_text(0, c"name")?).map(Some)
+    let (oid, name) = (rows.required(0, c"oid")?, rows.required_text(0, c"name")?);
+    // Beside the table, the name says whose it is.
+    let is_beside = relation::schema_of(table.oid) == Some(home.oid);
+    let description = rows.text(0, c"description");
+    if !is_beside && description.as_deref() != Some(&statements::description(companion, &table.name)) {
+        return Err(Error::companion_in_use(&table.name, &name, None));
+    }
+    checked(table, companion, oid, name).map(Some)
 }
 
 fn checked(table: &Description, companion: Companion, oid: Oid, name: String) -> Result<Found> {
@@ -124,6 +138,35 @@ pub fn stripes_of(spi: &Connection, table: &Description, companions: &CompanionO
     };
     let stripes = by_oid(Companion::Stripes, companions.stripes)?;
     Ok(stripes.zip(by_oid(Companion::Totals, companions.totals)?).map(|(stripes, totals)| [stripes, totals]))
+}
+
+/// Refuses to attach without the stripes that an earlier attachment left in another schema: they hold stock.
+pub fn require_no_stripes_elsewhere(spi: &Connection, table: &Description, home: &Home) -> Result<()> {
+    let description = statements::description(Companion::Stripes, &table.name);
+    let args = [Arg::text(description.as_str()), Arg::owned(table.owner), Arg::owned(home.oid)];
+    let rows = spi.once_latest(&statements::find_described(), &args);
+    for row in 0..rows.count() {
+        let name = rows.required_text(row, c"name")?;
+        let found = checked(table, Companion::Stripes, rows.required(row, c"oid")?, name);
+        if let Ok(stripes) = found
+            && has_rows(spi, table, &stripes)
+        {
+            return Err(Error::stripes_elsewhere(&table.name, &stripes.name));
+        }
+    }
+    Ok(())
+}
+
+/// Notes the present name of the stock table in the comments of its companions in another schema, by which the next
+/// attach knows them.
+pub fn note_name(spi: &Connection, table: &Description, companions: &CompanionOids) -> Result<()> {
+    for (companion, oid) in companions.all() {
+        let is_beside = relation::schema_of(table.oid) == relation::schema_of(oid);
+        if !is_beside && let Some(found) = catalog::describe(spi, oid, Columns::None)? {
+            run_as_owner(spi, table, &statements::comment_on_table(&found.name, companion, &table.name));
+        }
+    }
+    Ok(())
 }
 
 /// Whether an earlier attachment left stripes.

@@ -45,7 +45,10 @@ pub fn detach(spi: &Connection, table: Option<Oid>) -> Result<()> {
         invalidation::announce_change(table);
     }
     let _acting = act_as(configuration.owner, CATALOG_PATH);
+    // Others may have been attached at the same time as this one, which then saw none.
+    spi.once(&statements::begin_sharing(&configuration.relation, &configuration.sharing()), &[Arg::owned(table)]);
     spi.once(&statements::delete_configuration(&configuration.relation), &[Arg::owned(table)]);
+    spi.once(&statements::end_sharing(&configuration.relation, &configuration.sharing()), &[]);
     invalidation::announce_change(configuration.oid);
     Ok(())
 }
@@ -70,7 +73,8 @@ fn merge_stripes(spi: &Connection, configured: &Configured, table: &Description)
     match cache::attached(table.oid) {
         Ok(stock) if stock.require_healthy().is_ok() && (stock.striped.is_empty() || allowed().is_ok()) => {
             layout::merge_all(spi, &stock)?;
-            triggers::drop_from_stock(spi, table)
+            triggers::drop_from_stock(spi, table)?;
+            companions::note_name(spi, table, &configured.companions)
         }
         _ => {
             triggers::drop_from_stock(spi, table)?;

@@ -96,9 +96,11 @@ fn shifted(mantissa: &str, exponent: &str) -> Result<String, Unfit> {
     if shift > MAX_SHIFT + all.len() {
         return Err(Unfit::TooManyDigits);
     }
-    let zeros = "0".repeat(shift);
-    let (digits, point) =
-        if down { (format!("{zeros}{all}"), whole.len()) } else { (format!("{all}{zeros}"), whole.len() + shift) };
+    let (digits, point) = if down {
+        (format!("{}{all}", "0".repeat(shift)), whole.len())
+    } else {
+        (format!("{all}{}", "0".repeat(shift.saturating_sub(decimals.len()))), whole.len() + shift)
+    };
     let (whole, decimals) = digits.split_at(point);
     Ok(if decimals.is_empty() { whole.to_owned() } else { format!("{whole}.{decimals}") })
 }

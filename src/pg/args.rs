@@ -124,7 +124,11 @@ pub unsafe fn read_id(datum: Datum, id_type: IdType) -> Result<ItemId> {
             IdType::Uuid => Uuid::from_datum(datum, false).map(|uuid| ItemId::Uuid(*uuid.as_bytes())),
             IdType::Integer => i32::from_datum(datum, false).map(ItemId::Integer),
             IdType::Bigint => i64::from_datum(datum, false).map(ItemId::Bigint),
-            IdType::Text => Vec::<u8>::from_datum(datum, false).map(|text| ItemId::Text(encoding::from_server(&text))),
+            IdType::Text => match Vec::<u8>::from_datum(datum, false).map(|text| encoding::exact_from_server(&text)) {
+                Some(Ok(text)) => Some(ItemId::Text(text)),
+                Some(Err(text)) => return Err(Error::unreadable_id(&text)),
+                None => None,
+            },
         }
     };
     id.ok_or_else(|| Error::internal("an item has no id"))
@@ -165,9 +169,9 @@ impl FromDatum for UuidArg {
 pub struct KeyArg(Vec<u8>);
 
 impl KeyArg {
-    /// The text.
-    pub fn text(self) -> String {
-        encoding::from_server(&self.0)
+    /// The text; an error where it is no text in the encoding of the database.
+    pub fn text(self) -> Result<String> {
+        encoding::exact_from_server(&self.0).map_err(|text| Error::unreadable_id(&text))
     }
 }
 

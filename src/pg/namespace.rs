@@ -35,6 +35,12 @@ pub fn has_column(relation: Oid, name: &CStr) -> bool {
     unsafe { pg_sys::get_attnum(relation, name.as_ptr()) != 0 }
 }
 
+/// Whether a schema is that of temporary tables, of any session.
+pub fn is_temporary(schema: Oid) -> bool {
+    // SAFETY: looks a name up.
+    unsafe { pg_sys::isAnyTempNamespace(schema) }
+}
+
 /// The owner of a schema; None where there is no such schema.
 pub fn owner(schema: Oid) -> Option<Oid> {
     let cache = pg_sys::SysCacheIdentifier::NAMESPACEOID as i32;

@@ -117,6 +117,22 @@ pub fn delete_dropped(configuration: &str) -> Sql {
     Sql::new(text, &[])
 }
 
+/// Notes that several tables are attached, where there is another one.
+pub fn begin_sharing(configuration: &str, sharing: &str) -> Sql {
+    let text = format!(
+        "INSERT INTO {sharing} (several)
+ SELECT true WHERE EXISTS (
+    SELECT FROM {configuration} AS a WHERE a.stock_table OPERATOR(pg_catalog.<>) $1)
+     ON CONFLICT DO NOTHING"
+    );
+    Sql::new(text, &[SqlType::Oid])
+}
+
+/// Forgets that several tables were attached, where none is.
+pub fn end_sharing(configuration: &str, sharing: &str) -> Sql {
+    Sql::new(format!("DELETE FROM {sharing} WHERE NOT EXISTS (SELECT FROM {configuration})"), &[])
+}
+
 /// Notes that a table has stripes.
 pub fn set_striped(configuration: &str) -> Sql {
     let text = format!(

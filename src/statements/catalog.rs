@@ -141,10 +141,12 @@ pub fn configuration() -> Sql {
     Sql::new(text, &[])
 }
 
-/// The attached tables, each with its schema; NULL where the table was dropped.
-pub fn attached(configuration: &str) -> Sql {
+/// The attached tables, each with its schema; NULL where the table was dropped. And whether several have been attached
+/// at once.
+pub fn attached(configuration: &str, sharing: &str) -> Sql {
     let text = format!(
-        "SELECT a.stock_table::pg_catalog.oid AS stock_table, c.relnamespace AS schema
+        "SELECT a.stock_table::pg_catalog.oid AS stock_table, c.relnamespace AS schema,
+       EXISTS (SELECT FROM {sharing}) AS several
   FROM {configuration} AS a
   LEFT JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) a.stock_table"
     );

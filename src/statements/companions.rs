@@ -72,7 +72,8 @@ pub fn index_movements(ledger: &str) -> Sql {
 
 /// Finds a relation of a name in a schema.
 pub fn find() -> Sql {
-    let text = "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
+    let text = "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name,
+       pg_catalog.obj_description(c.oid, 'pg_class') AS description
   FROM pg_catalog.pg_class AS c
   JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
  WHERE n.oid OPERATOR(pg_catalog.=) $1 AND c.relname OPERATOR(pg_catalog.=) $2::pg_catalog.name";
@@ -86,13 +87,40 @@ pub fn schema() -> Sql {
     Sql::new(text, &[SqlType::Text])
 }
 
+/// Finds tables of an owner outside of a schema that have this comment.
+pub fn find_described() -> Sql {
+    let text = "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
+  FROM pg_catalog.pg_description AS d
+  JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) d.objoid
+  JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+ WHERE d.classoid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid
+   AND d.objsubid OPERATOR(pg_catalog.=) 0 AND d.description OPERATOR(pg_catalog.=) $1
+   AND c.relowner OPERATOR(pg_catalog.=) $2 AND c.relnamespace OPERATOR(pg_catalog.<>) $3";
+    Sql::new(text, &[SqlType::Text, SqlType::Oid, SqlType::Oid])
+}
+
+/// The comment of a companion, which names its stock table: where companions lie elsewhere, their names do not tell.
+pub fn description(companion: Companion, stock: &str) -> String {
+    descriptions(companion).0.replace("{stock}", stock)
+}
+
+fn literal(text: &str) -> String {
+    let text = text.replace('\'', "''");
+    if text.contains('\\') { format!("E'{}'", text.replace('\\', "\\\\")) } else { format!("'{text}'") }
+}
+
+/// Sets the comment of a companion.
+pub fn comment_on_table(name: &str, companion: Companion, stock: &str) -> Sql {
+    Sql::new(format!("COMMENT ON TABLE {name} IS\n    {}", literal(&description(companion, stock))), &[])
+}
+
 /// The comments of a companion: of the table, and of each column.
-pub fn comments(name: &str, companion: Companion) -> Vec<Sql> {
-    let (table, columns) = descriptions(companion);
-    let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
-    let on_table = format!("COMMENT ON TABLE {name} IS\n    {}", literal(table));
-    let on_column = |(column, text): &(&str, &str)| format!("COMMENT ON COLUMN {name}.{column} IS {}", literal(text));
-    [on_table].into_iter().chain(columns.iter().map(on_column)).map(|text| Sql::new(text, &[])).collect()
+pub fn comments(name: &str, companion: Companion, stock: &str) -> Vec<Sql> {
+    let on_column = |(column, text): &(&str, &str)| {
+        Sql::new(format!("COMMENT ON COLUMN {name}.{column} IS {}", literal(text)), &[])
+    };
+    let (_, columns) = descriptions(companion);
+    [comment_on_table(name, companion, stock)].into_iter().chain(columns.iter().map(on_column)).collect()
 }
 
 type Described = (&'static str, &'static str);
@@ -101,7 +129,7 @@ type Described = (&'static str, &'static str);
 fn descriptions(companion: Companion) -> (&'static str, &'static [Described]) {
     match companion {
         Companion::Movements => (
-            "The ledger of a stock table: a row for each change of stock; it is never changed.",
+            "The ledger of {stock}: a row for each change of stock, which is never changed.",
             &[
                 ("movement_id", "The order of the movements of an item."),
                 ("inventory_id", "The item."),
@@ -118,7 +146,7 @@ fn descriptions(companion: Companion) -> (&'static str, &'static [Described]) {
             ],
         ),
         Companion::Requests => (
-            "The idempotency keys of a stock table: a row for each call with one.",
+            "The idempotency keys of {stock}: a row for each call with one.",
             &[
                 ("idempotency_key", "The key."),
                 ("function_name", "The function that was called."),
@@ -128,7 +156,7 @@ fn descriptions(companion: Companion) -> (&'static str, &'static [Described]) {
             ],
         ),
         Companion::Stripes => (
-            "The stripes of the striped items of a stock table.",
+            "The stripes of the striped items of {stock}.",
             &[
                 ("inventory_id", "The item."),
                 ("stripe", "The number of the stripe, from 1 on."),
@@ -136,7 +164,7 @@ fn descriptions(companion: Companion) -> (&'static str, &'static [Described]) {
             ],
         ),
         Companion::Totals => (
-            "The totals that were last written into the rows of striped items.",
+            "The totals that were last written into the rows of striped items of {stock}.",
             &[("inventory_id", "The item."), ("quantity", "The total.")],
         ),
     }
@@ -144,7 +172,8 @@ fn descriptions(companion: Companion) -> (&'static str, &'static [Described]) {
 
 /// The partitions of a table, of all levels. PostgreSQL gives statement triggers to none of them.
 pub fn partitions() -> Sql {
-    let text = "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
+    let text = "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name,
+       pg_catalog.obj_description(c.oid, 'pg_class') AS description
   FROM pg_catalog.pg_partition_tree($1) AS tree
   JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) tree.relid
   JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace

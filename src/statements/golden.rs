@@ -39,6 +39,7 @@ fn others(names: &Names) -> Vec<(String, Sql)> {
     let Names { relation: table, id, id_type, quantity, quantity_type, stripes, totals, .. } = names;
     let left = Leftover { table, id, id_type: *id_type, quantity, stripes, totals };
     let (ledger, configuration) = ("shop.stock_movement", "public.inventory_attachment");
+    let sharing = "public.inventory_sharing";
     let [add, validate] = attach::add_check(table, "quantity_non_negative", id, quantity, *quantity_type);
     let clauses = ["BEFORE INSERT OR UPDATE OR DELETE", "FOR EACH STATEMENT"];
     let create = companions::create_trigger("0_inventory", clauses, table, "public.inventory_guard");
@@ -67,6 +68,8 @@ fn others(names: &Names) -> Vec<(String, Sql)> {
         ("attach::insert_configuration", attach::insert_configuration(configuration)),
         ("attach::delete_configuration", attach::delete_configuration(configuration)),
         ("attach::delete_dropped", attach::delete_dropped(configuration)),
+        ("attach::begin_sharing", attach::begin_sharing(configuration, sharing)),
+        ("attach::end_sharing", attach::end_sharing(configuration, sharing)),
         ("attach::set_striped", attach::set_striped(configuration)),
         ("catalog::striped_items", catalog::striped_items(stripes, away)),
         ("catalog::condition", catalog::condition()),
@@ -75,7 +78,7 @@ fn others(names: &Names) -> Vec<(String, Sql)> {
         ("catalog::configuration", catalog::configuration()),
         ("catalog::configured, of a stock table", catalog::configured(configuration, catalog::ConfiguredBy::Stock)),
         ("catalog::configured, of tables", catalog::configured(configuration, catalog::ConfiguredBy::Tables)),
-        ("catalog::attached", catalog::attached(configuration)),
+        ("catalog::attached", catalog::attached(configuration, sharing)),
         ("catalog::striped_tables", catalog::striped_tables(configuration)),
         ("catalog::stripe_tables", catalog::stripe_tables(configuration)),
         ("catalog::open_cursors", catalog::open_cursors()),
@@ -83,6 +86,7 @@ fn others(names: &Names) -> Vec<(String, Sql)> {
         ("companions::index_movements", companions::index_movements(ledger)),
         ("companions::find", companions::find()),
         ("companions::schema", companions::schema()),
+        ("companions::find_described", companions::find_described()),
         ("companions::partitions", companions::partitions()),
         ("companions::default_grants", companions::default_grants()),
         ("companions::quote", companions::quote()),
@@ -91,7 +95,7 @@ fn others(names: &Names) -> Vec<(String, Sql)> {
         ("companions::has_rows", companions::has_rows(stripes)),
     ];
     for companion in Companion::ALL {
-        let comments = companions::comments("shop.companion", companion).into_iter().take(2);
+        let comments = companions::comments("shop.companion", companion, "shop.stock").into_iter().take(2);
         statements.extend(comments.map(|sql| ("companions::comments, of a table and of a column", sql)));
         statements.push(("companions::create_table", companions::create_table("shop.companion", companion, *id_type)));
     }

@@ -93,8 +93,11 @@ fn keep(loaded: Attachment) -> Rc<Attachment> {
     let partitions = relation::with_partitions(loaded.oid);
     CACHE.with_borrow_mut(|cache| {
         cache.stock_of.retain(|_, stock| *stock != loaded.oid);
-        let tables = loaded.companions.oids().into_iter().chain(partitions).chain([loaded.oid]);
-        cache.stock_of.extend(tables.map(|table| (table, loaded.oid)));
+        let tables = loaded.companions.oids().into_iter().chain(partitions);
+        for table in tables.filter(|table| !cache.attachments.contains_key(table)) {
+            cache.stock_of.insert(table, loaded.oid);
+        }
+        cache.stock_of.insert(loaded.oid, loaded.oid);
         cache.attachments.insert(loaded.oid, Rc::clone(&loaded));
     });
     loaded
@@ -150,7 +153,9 @@ pub fn part_without_lock(firing: &Firing) -> Result<Option<(Oid, Part)>> {
     let tables = relation::with_ancestors(table);
     let found = connected(|spi| configured_with(spi, &configuration(spi)?, tables))?;
     let part = |found: &Configured| part_of(firing, found.table, &found.companions).map(|part| (found.table, part));
-    Ok(found.iter().find_map(part))
+    // A partition that is attached itself, and not yet refused, is a stock table of its own.
+    let (own, others): (Vec<_>, Vec<_>) = found.iter().partition(|found| found.table == table);
+    Ok(own.into_iter().chain(others).find_map(part))
 }
 
 /// Releases locks before the stock table is locked again: a session that keeps one, and waits for the stock table,
@@ -208,7 +213,10 @@ fn build(spi: &Connection, configured: Configured, (generation, locked): (u64, V
     let search_path = pinned_path(&table);
     let (striped, away) = striped_items(spi, &companions.stripes, &table, (&columns.id.quoted, &search_path))?;
     let facts = health::stock_facts(table.oid);
-    let refusal = refusal(&configured, &table, &facts, !striped.is_empty()).and(companions.in_force).err();
+    let refusal = require_unrelated(spi, &table)
+        .and_then(|()| refusal(&configured, &table, &facts, !striped.is_empty()))
+        .and(companions.in_force)
+        .err();
     let stock = facts.first().ok_or_else(|| Error::internal("the stock table is not there"))?;
     let run_as_caller = configured.run_as == "caller";
     let Resolved { id, quantity, id_type, quantity_type, capacity } = columns;
@@ -276,6 +284,24 @@ impl Companions {
         let stripes = name(oids.stripes, Companion::Stripes)?;
         let totals = name(oids.totals, Companion::Totals)?;
         Ok(Self { movements, requests, stripes, totals, in_force })
+    }
+}
+
+/// Refuses a table of which a partition or a parent is attached, too: the same rows would be sold twice.
+fn require_unrelated(spi: &Connection, table: &Description) -> Result<()> {
+    let relatives: Vec<Oid> = relation::with_ancestors(table.oid)
+        .into_iter()
+        .chain(relation::with_partitions(table.oid))
+        .filter(|relative| *relative != table.oid)
+        .collect();
+    if relatives.is_empty() {
+        return Ok(());
+    }
+    invalidation::add_relations(&relatives);
+    let others = configured_with(spi, &configuration(spi)?, relatives.clone())?;
+    match others.iter().find(|other| relatives.contains(&other.table)) {
+        Some(other) => Err(Error::related_attached(&table.name, &relation::qualified_name(other.table))),
+        None => Ok(()),
     }
 }
 

@@ -1,7 +1,8 @@
 //! Which of the attached tables a call means.
 //!
 //! The table that `inventory_ext.stock_table` names; else the one whose schema comes first in the caller's search_path;
-//! else the only one. Schemas without USAGE for the caller are skipped, as PostgreSQL skips them.
+//! else the only one. Schemas without USAGE for the caller are skipped, as PostgreSQL skips them; with one table,
+//! EXECUTE is enough, unless others have been attached beside it.
 
 use crate::core::error::{Error, Result};
 use crate::pg::Oid;
@@ -12,7 +13,7 @@ use crate::pg::role::is_superuser;
 use crate::pg::settings;
 use crate::pg::spi::{Connection, connected};
 use crate::table::attachment::Attachment;
-use crate::table::configuration::{attached, configuration};
+use crate::table::configuration::{AttachedTables, attached, configuration};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -24,6 +25,8 @@ const NAMED_TABLES: usize = 10;
 struct List {
     tables: HashMap<Oid, Option<Oid>>,
     by_schema: HashMap<Oid, Vec<Oid>>,
+    /// Several tables have been attached at once.
+    several: bool,
     generation: u64,
     generation_of_places: u64,
 }
@@ -81,7 +84,8 @@ pub fn choose() -> Result<Choice> {
         let table = found.ok_or_else(|| Error::no_such_stock_table(&setting))?;
         return Ok(Choice { table, named: true, list });
     }
-    let table = list.only().map_or_else(|| list.first_in_path(), Ok)?;
+    let only = list.only().filter(|only| !list.several || list.may_use(*only));
+    let table = only.map_or_else(|| list.first_in_path(), Ok)?;
     Ok(Choice { table, named: false, list })
 }
 
@@ -109,14 +113,14 @@ impl List {
         self.generation_of_places == invalidation::generation(Watch::Places)
     }
 
-    fn of(tables: HashMap<Oid, Option<Oid>>, [generation, generation_of_places]: [u64; 2]) -> Rc<Self> {
+    fn of(tables: HashMap<Oid, Option<Oid>>, several: bool, [generation, generation_of_places]: [u64; 2]) -> Rc<Self> {
         let mut by_schema = HashMap::<Oid, Vec<Oid>>::new();
         for (table, schema) in &tables {
             if let Some(schema) = schema {
                 by_schema.entry(*schema).or_default().push(*table);
             }
         }
-        Rc::new(Self { tables, by_schema, generation, generation_of_places })
+        Rc::new(Self { tables, by_schema, several, generation, generation_of_places })
     }
 
     /// The only table that there is; or the only one that there was, whose error says that it was dropped.
@@ -127,6 +131,11 @@ impl List {
             (None, _) => self.tables.keys().next().copied(),
             _ => None,
         }
+    }
+
+    /// Whether the role in force has USAGE on the schema of a table; of one that was dropped, nothing is to be used.
+    fn may_use(&self, table: Oid) -> bool {
+        self.tables.get(&table).copied().flatten().is_none_or(namespace::may_use)
     }
 
     fn first_in_path(&self) -> Result<Oid> {
@@ -158,7 +167,8 @@ fn list() -> Result<Rc<List>> {
         // A table may have moved to another schema, but most changes of a table are others.
         Some(list) if list.generation == invalidation::generation(Watch::List) => {
             let generations = [list.generation, invalidation::generation(Watch::Places)];
-            List::of(list.tables.keys().map(|table| (*table, relation::schema_of(*table))).collect(), generations)
+            let tables = list.tables.keys().map(|table| (*table, relation::schema_of(*table))).collect();
+            List::of(tables, list.several, generations)
         }
         _ => connected(load)?,
     };
@@ -172,8 +182,8 @@ fn load(spi: &Connection) -> Result<Rc<List>> {
         invalidation::start(Watch::List, &[configuration.oid]);
         invalidation::start_with_all(Watch::Places);
         let generations = [Watch::List, Watch::Places].map(invalidation::generation);
-        let tables: HashMap<Oid, Option<Oid>> = attached(spi, &configuration)?.into_iter().collect();
-        let list = List::of(tables, generations);
+        let AttachedTables { tables, several } = attached(spi, &configuration)?;
+        let list = List::of(tables.into_iter().collect(), several, generations);
         let is_current = list.is_current();
         invalidation::start(Watch::Places, &list.tables.keys().copied().collect::<Vec<_>>());
         if is_current {

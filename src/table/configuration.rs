@@ -28,6 +28,21 @@ pub struct Configuration {
     pub schema: String,
 }
 
+impl Configuration {
+    /// The table that says whether several tables have been attached at once.
+    pub fn sharing(&self) -> String {
+        format!("{}.inventory_sharing", self.schema)
+    }
+}
+
+/// The attached tables.
+pub struct AttachedTables {
+    /// Each with its schema; None where the table was dropped.
+    pub tables: Vec<(Oid, Option<Oid>)>,
+    /// Several have been attached at once.
+    pub several: bool,
+}
+
 /// The configuration row of an attached table.
 #[derive(Clone, PartialEq)]
 pub struct Configured {
@@ -109,11 +124,14 @@ pub fn configuration(spi: &Connection) -> Result<Configuration> {
     })
 }
 
-/// The attached tables, each with its schema; None where the table was dropped.
-pub fn attached(spi: &Connection, configuration: &Configuration) -> Result<Vec<(Oid, Option<Oid>)>> {
+/// The attached tables.
+pub fn attached(spi: &Connection, configuration: &Configuration) -> Result<AttachedTables> {
     let _acting = act_as(configuration.owner, CATALOG_PATH);
-    let rows = spi.once_latest(&catalog::attached(&configuration.relation), &[]);
-    (0..rows.count()).map(|row| Ok((rows.required(row, c"stock_table")?, rows.get(row, c"schema")))).collect()
+    let rows = spi.once_latest(&catalog::attached(&configuration.relation, &configuration.sharing()), &[]);
+    let table = |row| Ok((rows.required(row, c"stock_table")?, rows.get(row, c"schema")));
+    let tables = (0..rows.count()).map(table).collect::<Result<Vec<_>>>()?;
+    let several = if tables.is_empty() { false } else { rows.required(0, c"several")? };
+    Ok(AttachedTables { tables, several })
 }
 
 /// The attached tables of an owner that have had stripes.

@@ -232,3 +232,24 @@ def test_text_ids_of_another_collation_are_found(db):
     attach(conn)
     assert stock_of(conn) == {"B": 3, "a": 4}
     audit(conn)
+
+
+@pytest.mark.parametrize(("encoding", "odd", "other"), [("SQL_ASCII", "\\xff", r"\xFF"), ("WIN1252", "\\x81", r"\x81")])
+def test_an_id_that_is_no_text_is_not_taken_for_another(in_encoding, encoding, odd, other):
+    """Its bytes became an escape, which may be the id of another item: that one was sold."""
+    conn = in_encoding(encoding)
+    conn.execute("CREATE TABLE inventory (id text PRIMARY KEY, quantity integer)")
+    try:
+        conn.execute(f"INSERT INTO inventory VALUES (E'{odd}', 100)")
+    except psycopg.Error:
+        pytest.skip("PostgreSQL refuses the bytes")
+    conn.execute("INSERT INTO inventory VALUES (%s, 101)", (other,))
+    conn.execute("SELECT attach_inventory('inventory', p_ledger => false)")
+    for sql in (
+        f"SELECT decrement_item(E'{odd}', 1)",
+        f"SELECT decrement_inventory_batch(format('[{{\"inventory_id\": %s, \"quantity\": 1}}]', to_json(E'{odd}'::text))::jsonb)",
+    ):
+        assert refused(conn, sql).sqlstate in ("22021", "22023")
+    sold = conn.execute("SELECT decrement_item(%s, 1)", (other,)).fetchone()[0]
+    assert sold["new_quantity"] == 100
+    assert conn.execute("SELECT quantity FROM inventory ORDER BY quantity").fetchall() == [(100,), (100,)]

@@ -27,7 +27,10 @@ OUR_TRIGGERS = """DO $$ DECLARE t record; BEGIN
 
 # How the attachment breaks, and what must be mended between detach and attach.
 BREAKS = {
-    "CHECK renamed": ("ALTER TABLE inventory RENAME CONSTRAINT quantity_non_negative TO quantity_good", None),
+    "CHECK renamed": (
+        "ALTER TABLE inventory DROP CONSTRAINT IF EXISTS quantity_good; "
+        "ALTER TABLE inventory RENAME CONSTRAINT quantity_non_negative TO quantity_good", None,
+    ),
     "CHECK dropped": ("ALTER TABLE inventory DROP CONSTRAINT quantity_non_negative", None),
     "primary key dropped": (
         "ALTER TABLE inventory DROP CONSTRAINT inventory_pkey", "ALTER TABLE inventory ADD PRIMARY KEY (id)",

@@ -131,6 +131,54 @@ def test_two_tables_of_one_name_do_not_share_a_ledger(db):
     assert [m.new for m in movements(admin, table="more.inventory_movement")] == [500]
 
 
+def test_the_companions_of_a_detached_table_are_not_taken_for_those_of_another(db):
+    """A key of the first table replayed its result, and nothing was sold from the second."""
+    admin = db.connect()
+    admin.execute("CREATE SCHEMA books")
+    for schema, quantity in (("anna", 10), ("bert", 500)):
+        admin.execute(
+            f"CREATE SCHEMA {schema}; CREATE TABLE {schema}.inventory (id uuid PRIMARY KEY, quantity numeric)"
+        )
+        fill(admin, {ONE: quantity}, f"{schema}.inventory")
+    attach(admin, "anna.inventory", p_companion_schema="books")
+    call(admin, "decrement_item", p_item=ONE, p_quantity=1, p_idempotency_key="order-1")
+    admin.execute("SELECT detach_inventory()")
+    refusal = refused_attach(admin, "bert.inventory", p_companion_schema="books")
+    assert (refusal.sqlstate, refusal.reason, refusal.facts["attached"]) == ("42P07", "companion_in_use", None)
+    admin.execute("ALTER SCHEMA anna RENAME TO anna_2026")
+    assert refused_attach(admin, "anna_2026.inventory", p_companion_schema="books").reason == "companion_in_use"
+    admin.execute("ALTER SCHEMA anna_2026 RENAME TO anna")
+    attach(admin, "anna.inventory", p_companion_schema="books")
+    admin.execute("ALTER SCHEMA anna RENAME TO anna_2026; SELECT detach_inventory()")  # notes the present name
+    attach(admin, "anna_2026.inventory", p_companion_schema="books")
+    audit(admin, "anna_2026.inventory", "books.inventory_movement")
+
+
+def test_a_schema_of_temporary_tables_is_refused(conn):
+    """The ledger, the keys and the stripes would have gone with the session."""
+    conn.execute("CREATE TEMPORARY TABLE t ()")
+    (schema,) = conn.execute("SELECT nspname FROM pg_namespace WHERE oid = pg_my_temp_schema()").fetchone()
+    for name in (schema, schema.replace("temp", "toast_temp")):
+        assert refused_attach(conn, p_companion_schema=name).sqlstate in ("42809", "3F000")
+    assert refused_attach(conn, p_companion_schema=schema).reason == "temporary_schema"
+
+
+@pytest.mark.parametrize("other", [None, "more"])
+def test_stripes_in_another_schema_are_not_left_behind(conn, other):
+    """The row lags behind its stripes: an attachment without them would sell the units in between once more."""
+    conn.execute("CREATE SCHEMA more")
+    attach(conn, p_companion_schema="books")
+    conn.execute("SELECT stripe_inventory(%s::uuid, 2)", (TWO,))
+    sell(conn, TWO, 5)
+    conn.execute("DROP EXTENSION inventory_ext; CREATE EXTENSION inventory_ext")
+    refusal = refused_attach(conn, p_companion_schema=other)
+    assert (refusal.sqlstate, refusal.reason) == ("55000", "stripes_elsewhere")
+    assert refusal.facts["stripes"] == "books.inventory_stripe"
+    attach(conn, p_companion_schema="books")
+    assert left(conn, TWO) == 95
+    audit(conn, "inventory", "books.inventory_movement")
+
+
 def test_stripes_that_a_broken_attachment_left_there_are_merged(conn):
     attach(conn, p_companion_schema="books", p_ledger=False)
     conn.execute("SELECT stripe_inventory(%s::uuid, 2)", (TWO,))

@@ -220,7 +220,7 @@ impl Error {
     pub fn several_tables(tables: &[String]) -> Box<Self> {
         Self::new(
             "55000",
-            "several stock tables are attached, and the call does not say which one it means",
+            "several stock tables are in use, and the call does not say which one it means",
             json!({"reason": "several_tables", "tables": tables}),
             "Set inventory_ext.stock_table to the table, or search_path to its schema; pass it to detach_inventory.",
         )
@@ -246,6 +246,16 @@ impl Error {
         )
     }
 
+    /// `55000`: stock would be left behind.
+    pub fn stripes_elsewhere(table: &str, stripes: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "stripes of the table are left in another schema",
+            json!({"reason": "stripes_elsewhere", "table": table, "stripes": stripes}),
+            "Pass that schema as p_companion_schema: the stripes are then merged into the rows of their items.",
+        )
+    }
+
     /// `3F000`: there is no schema of that name.
     pub fn no_such_schema(table: &str, schema: &str) -> Box<Self> {
         Self::new(
@@ -253,6 +263,16 @@ impl Error {
             "p_companion_schema does not name a schema",
             json!({"reason": "no_schema", "table": table, "schema": schema}),
             "Create the schema first, and grant CREATE on it to the owner of the stock table.",
+        )
+    }
+
+    /// `42809`: other sessions cannot see what is in the schema.
+    pub fn temporary_schema(table: &str, schema: &str) -> Box<Self> {
+        Self::new(
+            "42809",
+            "p_companion_schema is a schema of temporary tables",
+            json!({"reason": "temporary_schema", "table": table, "schema": schema}),
+            "Name a permanent schema.",
         )
     }
 
@@ -274,6 +294,16 @@ impl Error {
             "the table belongs to a table that is attached",
             json!({"reason": "part_of_attached", "table": table, "attached": attached}),
             "Attach a table that is no partition, parent or companion of an attached one.",
+        )
+    }
+
+    /// `55000`: the rows of the table belong to another attached table, too.
+    pub fn related_attached(table: &str, attached: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "a partition or a parent of the stock table is attached, too",
+            json!({"reason": "related_attached", "table": table, "attached": attached}),
+            "Call detach_inventory with one of both, or ALTER TABLE ... DETACH PARTITION.",
         )
     }
 

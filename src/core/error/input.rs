@@ -7,6 +7,16 @@ use crate::core::quantity::{Capacity, MAX_DIGITS, Misfit, Quantity};
 use serde_json::{Value, json};
 
 impl Error {
+    /// `22021`: another id may be written with the characters that stand for those which cannot be read.
+    pub fn unreadable_id(value: &str) -> Box<Self> {
+        Self::new(
+            "22021",
+            "an id has characters that are invalid in the encoding of the database",
+            json!({"reason": "unreadable_id", "value": value}),
+            "Change the id to valid characters with the table detached; or attach another id column.",
+        )
+    }
+
     /// `22004`: an argument that must be given was NULL.
     pub fn null_argument(argument: &str) -> Box<Self> {
         Self::new(

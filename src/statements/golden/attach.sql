@@ -74,6 +74,15 @@ DELETE FROM public.inventory_attachment AS a
      WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) gone.stock_table)
        FOR UPDATE SKIP LOCKED));
 
+-- attach::begin_sharing: $1 Oid
+INSERT INTO public.inventory_sharing (several)
+ SELECT true WHERE EXISTS (
+    SELECT FROM public.inventory_attachment AS a WHERE a.stock_table OPERATOR(pg_catalog.<>) $1)
+     ON CONFLICT DO NOTHING;
+
+-- attach::end_sharing
+DELETE FROM public.inventory_sharing WHERE NOT EXISTS (SELECT FROM public.inventory_attachment);
+
 -- attach::set_striped: $1 Oid
 UPDATE public.inventory_attachment AS a SET striped = true
  WHERE a.stock_table OPERATOR(pg_catalog.=) $1 AND NOT a.striped;

@@ -58,13 +58,13 @@ SELECT ARRAY(SELECT f.oid FROM functions AS f WHERE f.oid OPERATOR(pg_catalog.>=
               AND NOT (y.typowner OPERATOR(pg_catalog.=) $2 AND y.typtype OPERATOR(pg_catalog.=) 'd'
                        AND y.oid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid)) AS plain;
 
--- catalog::open_to_triggers: $1 OidArray
-SELECT DISTINCT c.oid
+-- catalog::grants_of_trigger: $1 OidArray
+SELECT c.oid, a.grantee, COALESCE(r.rolsuper, false) AS to_superuser
   FROM pg_catalog.pg_class AS c
  CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) AS a
   LEFT JOIN pg_catalog.pg_roles AS r ON r.oid OPERATOR(pg_catalog.=) a.grantee
  WHERE c.oid OPERATOR(pg_catalog.=) ANY ($1) AND a.privilege_type OPERATOR(pg_catalog.=) 'TRIGGER'
-   AND a.grantee OPERATOR(pg_catalog.<>) c.relowner AND NOT COALESCE(r.rolsuper, false)
+   AND a.grantee OPERATOR(pg_catalog.<>) c.relowner
  ORDER BY c.oid;
 
 -- catalog::subscribed: $1 OidArray
@@ -121,15 +121,22 @@ SELECT a.stock_table::pg_catalog.oid AS stock_table, a.stock_schema::pg_catalog.
        OPERATOR(pg_catalog.&&) $1;
 
 -- catalog::attached
-SELECT a.stock_table::pg_catalog.oid AS stock_table, c.relnamespace AS schema
+SELECT a.stock_table::pg_catalog.oid AS stock_table, c.relnamespace AS schema,
+       EXISTS (SELECT FROM public.inventory_sharing) AS several
   FROM public.inventory_attachment AS a
   LEFT JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) a.stock_table;
 
--- catalog::striped_tables
-SELECT a.stock_table::pg_catalog.oid AS stock_table FROM public.inventory_attachment AS a WHERE a.striped;
+-- catalog::striped_tables: $1 Oid
+SELECT a.stock_table::pg_catalog.oid AS stock_table
+  FROM public.inventory_attachment AS a
+  JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) a.stock_table
+ WHERE a.striped AND c.relowner OPERATOR(pg_catalog.=) $1;
 
--- catalog::stripe_tables
-SELECT a.stripe_table::pg_catalog.oid AS stripe_table FROM public.inventory_attachment AS a;
+-- catalog::stripe_tables: $1 Oid
+SELECT a.stripe_table::pg_catalog.oid AS stripe_table
+  FROM public.inventory_attachment AS a
+  JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) a.stripe_table
+ WHERE c.relowner OPERATOR(pg_catalog.=) $1;
 
 -- catalog::open_cursors
 SELECT name FROM pg_catalog.pg_cursors;

@@ -4,7 +4,8 @@
 CREATE INDEX ON shop.stock_movement (inventory_id, movement_id);
 
 -- companions::find: $1 Oid, $2 Text
-SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
+SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name,
+       pg_catalog.obj_description(c.oid, 'pg_class') AS description
   FROM pg_catalog.pg_class AS c
   JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
  WHERE n.oid OPERATOR(pg_catalog.=) $1 AND c.relname OPERATOR(pg_catalog.=) $2::pg_catalog.name;
@@ -13,8 +14,18 @@ SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
 SELECT n.oid, pg_catalog.quote_ident(n.nspname) AS quoted FROM pg_catalog.pg_namespace AS n
  WHERE n.nspname OPERATOR(pg_catalog.=) $1::pg_catalog.name;
 
--- companions::partitions: $1 Regclass
+-- companions::find_described: $1 Text, $2 Oid, $3 Oid
 SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
+  FROM pg_catalog.pg_description AS d
+  JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) d.objoid
+  JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+ WHERE d.classoid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid
+   AND d.objsubid OPERATOR(pg_catalog.=) 0 AND d.description OPERATOR(pg_catalog.=) $1
+   AND c.relowner OPERATOR(pg_catalog.=) $2 AND c.relnamespace OPERATOR(pg_catalog.<>) $3;
+
+-- companions::partitions: $1 Regclass
+SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name,
+       pg_catalog.obj_description(c.oid, 'pg_class') AS description
   FROM pg_catalog.pg_partition_tree($1) AS tree
   JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) tree.relid
   JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
@@ -52,7 +63,7 @@ SELECT FROM shop.stock_stripe LIMIT 1;
 
 -- companions::comments, of a table and of a column
 COMMENT ON TABLE shop.companion IS
-    'The idempotency keys of a stock table: a row for each call with one.';
+    'The idempotency keys of shop.stock: a row for each call with one.';
 
 -- companions::comments, of a table and of a column
 COMMENT ON COLUMN shop.companion.idempotency_key IS 'The key.';
@@ -67,7 +78,7 @@ CREATE TABLE shop.companion (
 
 -- companions::comments, of a table and of a column
 COMMENT ON TABLE shop.companion IS
-    'The stripes of the striped items of a stock table.';
+    'The stripes of the striped items of shop.stock.';
 
 -- companions::comments, of a table and of a column
 COMMENT ON COLUMN shop.companion.inventory_id IS 'The item.';
@@ -88,7 +99,7 @@ CREATE TABLE shop.companion (
 
 -- companions::comments, of a table and of a column
 COMMENT ON TABLE shop.companion IS
-    'The totals that were last written into the rows of striped items.';
+    'The totals that were last written into the rows of striped items of shop.stock.';
 
 -- companions::comments, of a table and of a column
 COMMENT ON COLUMN shop.companion.inventory_id IS 'The item.';
@@ -105,7 +116,7 @@ CREATE TABLE shop.companion (
 
 -- companions::comments, of a table and of a column
 COMMENT ON TABLE shop.companion IS
-    'The ledger of a stock table: a row for each change of stock; it is never changed.';
+    'The ledger of shop.stock: a row for each change of stock, which is never changed.';
 
 -- companions::comments, of a table and of a column
 COMMENT ON COLUMN shop.companion.movement_id IS 'The order of the movements of an item.';
