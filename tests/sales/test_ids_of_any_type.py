@@ -247,7 +247,8 @@ def test_an_id_that_is_no_text_is_not_taken_for_another(in_encoding, encoding, o
     conn.execute("SELECT attach_inventory('inventory', p_ledger => false)")
     for sql in (
         f"SELECT decrement_item(E'{odd}', 1)",
-        f"SELECT decrement_inventory_batch(format('[{{\"inventory_id\": %s, \"quantity\": 1}}]', to_json(E'{odd}'::text))::jsonb)",
+        'SELECT decrement_inventory_batch(format(\'[{"inventory_id": %s, "quantity": 1}]\', '
+        f"to_json(E'{odd}'::text))::jsonb)",
     ):
         assert refused(conn, sql).sqlstate in ("22021", "22023")
     sold = conn.execute("SELECT decrement_item(%s, 1)", (other,)).fetchone()[0]

@@ -1,13 +1,13 @@
 """Who removes its own table does not thereby reach the table of another.
 
-With one table attached, EXECUTE is enough to sell from it. A tenant whose table was detached or dropped, by itself or by
-others, sold from the stock of the tenant that was left, and read it in a transaction that was rolled back.
+With one table attached, EXECUTE is enough to sell from it. A tenant whose table was detached or dropped, by itself or
+by others, sold from the stock of the tenant that was left, and read it in a transaction that was rolled back.
 """
 
 import pytest
 
 from books import call
-from shop import ONE, attach, create_role, refused, refused_sale, sell
+from shop import ONE, Aside, attach, create_role, refused, refused_sale, sell, until_waiting
 from tenants import EXECUTE, tenant
 
 REMOVALS = {
@@ -97,8 +97,6 @@ def test_a_partition_that_is_attached_itself_does_not_become_part_of_another(db)
 
 
 def test_a_whole_and_its_partition_cannot_be_attached_at_once(db):
-    from shop import Aside, until_waiting
-
     conn = db.connect()
     conn.execute(partitioned(conn))
     for first, second in (("part", "whole"), ("whole", "part")):
