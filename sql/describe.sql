@@ -19,9 +19,13 @@ SELECT c.oid,
        EXISTS (SELECT FROM pg_catalog.pg_index AS x
                 WHERE x.indrelid OPERATOR(pg_catalog.=) c.oid
                   AND q.attnum OPERATOR(pg_catalog.=) ANY (x.indkey::pg_catalog.int2[])) AS quantity_indexed,
-       EXISTS (SELECT FROM pg_catalog.pg_constraint AS f
-                WHERE f.confrelid OPERATOR(pg_catalog.=) c.oid AND f.contype OPERATOR(pg_catalog.=) 'f')
-           AS referenced,
+       -- There is no index on confrelid, so a table without triggers of foreign keys is not looked for.
+       CASE WHEN c.relkind OPERATOR(pg_catalog.=) 'p'
+              OR EXISTS (SELECT FROM pg_catalog.pg_trigger AS t
+                          WHERE t.tgrelid OPERATOR(pg_catalog.=) c.oid AND t.tgisinternal)
+            THEN EXISTS (SELECT FROM pg_catalog.pg_constraint AS f
+                          WHERE f.confrelid OPERATOR(pg_catalog.=) c.oid AND f.contype OPERATOR(pg_catalog.=) 'f')
+            ELSE false END AS referenced,
        c.relname::pg_catalog.text AS bare_name,
        i.attnum AS id_number, i.attname::pg_catalog.text AS id_name,
        pg_catalog.quote_ident(i.attname) AS id_quoted, i.atttypid AS id_type, i.attnotnull AS id_not_null,

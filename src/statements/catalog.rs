@@ -141,16 +141,23 @@ pub fn configuration() -> Sql {
     Sql::new(text, &[])
 }
 
-/// The attached tables, each with its schema; NULL where the table was dropped. And whether several have been attached
-/// at once.
+/// The attached tables, in one row; and whether several have been attached at once.
 pub fn attached(configuration: &str, sharing: &str) -> Sql {
     let text = format!(
-        "SELECT a.stock_table::pg_catalog.oid AS stock_table, c.relnamespace AS schema,
-       EXISTS (SELECT FROM {sharing}) AS several
-  FROM {configuration} AS a
-  LEFT JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) a.stock_table"
+        "SELECT ARRAY(SELECT a.stock_table::pg_catalog.oid FROM {configuration} AS a) AS stock_tables,
+       EXISTS (SELECT FROM {sharing}) AS several"
     );
     Sql::new(text, &[])
+}
+
+/// The relations in a schema. PostgreSQL has an index on dependencies by schema, and none on relations.
+pub fn relations_in() -> Sql {
+    let text = "SELECT ARRAY(
+    SELECT d.objid FROM pg_catalog.pg_depend AS d
+     WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass::pg_catalog.oid
+       AND d.refobjid OPERATOR(pg_catalog.=) $1
+       AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid) AS relations";
+    Sql::new(text, &[SqlType::Oid])
 }
 
 /// The attached tables of an owner that have had stripes.

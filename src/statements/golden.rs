@@ -79,6 +79,7 @@ fn others(names: &Names) -> Vec<(String, Sql)> {
         ("catalog::configured, of a stock table", catalog::configured(configuration, catalog::ConfiguredBy::Stock)),
         ("catalog::configured, of tables", catalog::configured(configuration, catalog::ConfiguredBy::Tables)),
         ("catalog::attached", catalog::attached(configuration, sharing)),
+        ("catalog::relations_in", catalog::relations_in()),
         ("catalog::striped_tables", catalog::striped_tables(configuration)),
         ("catalog::stripe_tables", catalog::stripe_tables(configuration)),
         ("catalog::open_cursors", catalog::open_cursors()),

@@ -7,7 +7,7 @@
 //! call that finds a total that lags. It works as the owner in a security-restricted operation, for a limited time for
 //! each table. Each owner has a worker of its own, so code of one owner cannot end or hold up the work for others.
 
-use crate::core::error::{Error, Result};
+use crate::core::error::Result;
 use crate::core::item_id::ItemId;
 use crate::ledger::attribution;
 use crate::pg::Oid;
@@ -140,7 +140,7 @@ fn striped_stock(table: Oid) -> Option<Rc<Attachment>> {
 /// locked until the commit. A transaction that writes stripes from here on waits for this one, and then finds no worker.
 fn end(owner: Oid) -> bool {
     let lock = Lock::of_worker(owner);
-    let ended = connected(|spi| {
+    let ended: Result<bool> = connected(|spi| {
         let configuration = configuration(spi)?;
         let mut stripes = stripe_tables(spi, &configuration, owner)?.into_iter();
         if !claimed(|| lock.take(Mode::Exclusive)) || !stripes.all(|table| try_lock_table(table, TableLock::Share)) {
@@ -153,10 +153,8 @@ fn end(owner: Oid) -> bool {
         }
         Ok(true)
     });
-    let over = ended.unwrap_or_else(|_: Box<Error>| {
-        // Without a configuration nothing is left to do.
-        true
-    });
+    // Without a configuration nothing is left to do.
+    let over = ended.unwrap_or(true);
     if over {
         failpoint::reached(Point::TotalsOver);
         lock.release(Mode::Exclusive);

@@ -6,27 +6,30 @@
 
 use crate::core::error::{Error, Result};
 use crate::pg::Oid;
+use crate::pg::args::Arg;
 use crate::pg::invalidation::{self, Watch};
 use crate::pg::namespace;
 use crate::pg::relation;
 use crate::pg::role::is_superuser;
 use crate::pg::settings;
 use crate::pg::spi::{Connection, connected};
+use crate::statements::catalog as statements;
 use crate::table::attachment::Attachment;
 use crate::table::configuration::{AttachedTables, attached, configuration};
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 /// The most tables that an error names.
 const NAMED_TABLES: usize = 10;
 
-/// The attached tables by their schemas.
+/// The attached tables.
 struct List {
-    tables: HashMap<Oid, Option<Oid>>,
-    by_schema: HashMap<Oid, Vec<Oid>>,
+    tables: Rc<HashSet<Oid>>,
     /// Several tables have been attached at once.
     several: bool,
+    /// Those of them in a schema that was asked for: of a thousand tables most sessions need to know one schema.
+    by_schema: RefCell<HashMap<Oid, Rc<[Oid]>>>,
     generation: u64,
     generation_of_places: u64,
 }
@@ -58,7 +61,7 @@ impl Choice {
         if self.named {
             return Ok(());
         }
-        let own_schema = self.list.tables.get(&self.table).copied().flatten();
+        let own_schema = relation::schema_of(self.table);
         let columns = [&stock.id_name, &stock.quantity_name].map(|column| namespace::name(column));
         for schema in namespace::search_path() {
             if Some(schema) == own_schema {
@@ -80,11 +83,11 @@ impl Choice {
 pub fn choose() -> Result<Choice> {
     let list = list()?;
     if let Some(setting) = settings::stock_table() {
-        let found = namespace::relation_named(&setting).filter(|found| list.tables.contains_key(found));
+        let found = namespace::relation_named(&setting).filter(|found| list.tables.contains(found));
         let table = found.ok_or_else(|| Error::no_such_stock_table(&setting))?;
         return Ok(Choice { table, named: true, list });
     }
-    let only = list.only().filter(|only| !list.several || list.may_use(*only));
+    let only = list.only().filter(|only| !list.several || may_use(*only));
     let table = only.map_or_else(|| list.first_in_path(), Ok)?;
     Ok(Choice { table, named: false, list })
 }
@@ -101,7 +104,7 @@ pub fn only() -> Result<Oid> {
 
 /// Whether a table is attached.
 pub fn is_attached(table: Oid) -> Result<bool> {
-    Ok(list()?.tables.contains_key(&table))
+    Ok(list()?.tables.contains(&table))
 }
 
 impl List {
@@ -113,45 +116,56 @@ impl List {
         self.generation_of_places == invalidation::generation(Watch::Places)
     }
 
-    fn of(tables: HashMap<Oid, Option<Oid>>, several: bool, [generation, generation_of_places]: [u64; 2]) -> Rc<Self> {
-        let mut by_schema = HashMap::<Oid, Vec<Oid>>::new();
-        for (table, schema) in &tables {
-            if let Some(schema) = schema {
-                by_schema.entry(*schema).or_default().push(*table);
-            }
-        }
-        Rc::new(Self { tables, by_schema, several, generation, generation_of_places })
+    fn of(tables: Rc<HashSet<Oid>>, several: bool, [generation, generation_of_places]: [u64; 2]) -> Rc<Self> {
+        Rc::new(Self { tables, several, by_schema: RefCell::default(), generation, generation_of_places })
     }
 
     /// The only table that there is; or the only one that there was, whose error says that it was dropped.
     fn only(&self) -> Option<Oid> {
-        let mut there = self.by_schema.values().flatten();
+        let mut there = self.tables.iter().copied().filter(|table| relation::schema_of(*table).is_some());
         match (there.next(), there.next()) {
-            (Some(only), None) => Some(*only),
-            (None, _) => self.tables.keys().next().copied(),
+            (Some(only), None) => Some(only),
+            (None, _) => self.tables.iter().next().copied(),
             _ => None,
         }
     }
 
-    /// Whether the role in force has USAGE on the schema of a table; of one that was dropped, nothing is to be used.
-    fn may_use(&self, table: Oid) -> bool {
-        self.tables.get(&table).copied().flatten().is_none_or(namespace::may_use)
+    fn in_schema(&self, schema: Oid) -> Result<Rc<[Oid]>> {
+        if let Some(found) = self.by_schema.borrow().get(&schema) {
+            return Ok(Rc::clone(found));
+        }
+        let relations: Vec<Oid> = connected(|spi| {
+            spi.once_latest(&statements::relations_in(), &[Arg::owned(schema)]).required(0, c"relations")
+        })?;
+        let found: Rc<[Oid]> = relations.into_iter().filter(|relation| self.tables.contains(relation)).collect();
+        self.by_schema.borrow_mut().insert(schema, Rc::clone(&found));
+        Ok(found)
     }
 
     fn first_in_path(&self) -> Result<Oid> {
-        match namespace::search_path().iter().find_map(|schema| self.by_schema.get(schema)).map(Vec::as_slice) {
-            Some([table]) => Ok(*table),
-            Some(tables) => Err(several(tables.iter().copied())),
-            None if self.tables.is_empty() => Err(Error::not_attached()),
-            None => Err(self.several_usable()),
+        if self.tables.is_empty() {
+            return Err(Error::not_attached());
         }
+        for schema in namespace::search_path() {
+            match *self.in_schema(schema)? {
+                [] => {}
+                [table] => return Ok(table),
+                ref tables => return Err(several(tables.iter().copied())),
+            }
+        }
+        Err(self.several_usable())
     }
 
     /// The error that names the tables in schemas which the caller may use.
     fn several_usable(&self) -> Box<Error> {
-        let usable = self.by_schema.iter().filter(|(schema, _)| namespace::may_use(**schema));
-        several(usable.flat_map(|(_, tables)| tables.iter().copied()))
+        let there = self.tables.iter().copied().filter(|table| relation::schema_of(*table).is_some());
+        several(there.filter(|table| may_use(*table)))
     }
+}
+
+/// Whether the role in force has USAGE on the schema of a table; of one that was dropped, nothing is to be used.
+fn may_use(table: Oid) -> bool {
+    relation::schema_of(table).is_none_or(namespace::may_use)
 }
 
 fn several(tables: impl Iterator<Item = Oid>) -> Box<Error> {
@@ -167,8 +181,7 @@ fn list() -> Result<Rc<List>> {
         // A table may have moved to another schema, but most changes of a table are others.
         Some(list) if list.generation == invalidation::generation(Watch::List) => {
             let generations = [list.generation, invalidation::generation(Watch::Places)];
-            let tables = list.tables.keys().map(|table| (*table, relation::schema_of(*table))).collect();
-            List::of(tables, list.several, generations)
+            List::of(Rc::clone(&list.tables), list.several, generations)
         }
         _ => connected(load)?,
     };
@@ -183,9 +196,9 @@ fn load(spi: &Connection) -> Result<Rc<List>> {
         invalidation::start_with_all(Watch::Places);
         let generations = [Watch::List, Watch::Places].map(invalidation::generation);
         let AttachedTables { tables, several } = attached(spi, &configuration)?;
-        let list = List::of(tables.into_iter().collect(), several, generations);
+        let list = List::of(Rc::new(tables.into_iter().collect()), several, generations);
         let is_current = list.is_current();
-        invalidation::start(Watch::Places, &list.tables.keys().copied().collect::<Vec<_>>());
+        invalidation::start(Watch::Places, &list.tables.iter().copied().collect::<Vec<_>>());
         if is_current {
             return Ok(list);
         }

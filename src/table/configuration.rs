@@ -37,8 +37,8 @@ impl Configuration {
 
 /// The attached tables.
 pub struct AttachedTables {
-    /// Each with its schema; None where the table was dropped.
-    pub tables: Vec<(Oid, Option<Oid>)>,
+    /// The tables, also those that were dropped.
+    pub tables: Vec<Oid>,
     /// Several have been attached at once.
     pub several: bool,
 }
@@ -128,10 +128,7 @@ pub fn configuration(spi: &Connection) -> Result<Configuration> {
 pub fn attached(spi: &Connection, configuration: &Configuration) -> Result<AttachedTables> {
     let _acting = act_as(configuration.owner, CATALOG_PATH);
     let rows = spi.once_latest(&catalog::attached(&configuration.relation, &configuration.sharing()), &[]);
-    let table = |row| Ok((rows.required(row, c"stock_table")?, rows.get(row, c"schema")));
-    let tables = (0..rows.count()).map(table).collect::<Result<Vec<_>>>()?;
-    let several = if tables.is_empty() { false } else { rows.required(0, c"several")? };
-    Ok(AttachedTables { tables, several })
+    Ok(AttachedTables { tables: rows.required(0, c"stock_tables")?, several: rows.required(0, c"several")? })
 }
 
 /// The attached tables of an owner that have had stripes.

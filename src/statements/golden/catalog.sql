@@ -121,10 +121,15 @@ SELECT a.stock_table::pg_catalog.oid AS stock_table, a.stock_schema::pg_catalog.
        OPERATOR(pg_catalog.&&) $1;
 
 -- catalog::attached
-SELECT a.stock_table::pg_catalog.oid AS stock_table, c.relnamespace AS schema,
-       EXISTS (SELECT FROM public.inventory_sharing) AS several
-  FROM public.inventory_attachment AS a
-  LEFT JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) a.stock_table;
+SELECT ARRAY(SELECT a.stock_table::pg_catalog.oid FROM public.inventory_attachment AS a) AS stock_tables,
+       EXISTS (SELECT FROM public.inventory_sharing) AS several;
+
+-- catalog::relations_in: $1 Oid
+SELECT ARRAY(
+    SELECT d.objid FROM pg_catalog.pg_depend AS d
+     WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass::pg_catalog.oid
+       AND d.refobjid OPERATOR(pg_catalog.=) $1
+       AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid) AS relations;
 
 -- catalog::striped_tables: $1 Oid
 SELECT a.stock_table::pg_catalog.oid AS stock_table
