@@ -1,8 +1,8 @@
 //! Invalidation: when what a session has cached may be out of date, from PostgreSQL's own invalidation messages.
 //!
 //! Each cached thing is a [`Watch`] with the relations, functions, roles and names that it consists of. A message only
-//! raises counters, of the watches that it concerns or, about subscriptions, of all; the cache compares them. Anyone can
-//! cause messages about a role or a schema of its own, as often as it likes: they concern no other watch.
+//! raises counters, of the watches that it concerns or, about subscriptions, of all; the cache compares them. Anyone
+//! can cause messages about a role or a schema of its own, as often as it likes: they concern no other watch.
 
 use crate::pg::encoding;
 use crate::pg::transaction::next_command;

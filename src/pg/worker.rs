@@ -77,8 +77,8 @@ pub enum Start {
     Requested,
 }
 
-/// Requests a worker for the tables of an owner in this database and waits for at most `patience_ms` until `is_there`, or until it has ended
-/// again.
+/// Requests a worker for the tables of an owner in this database and waits for at most `patience_ms` until `is_there`,
+/// or until it has ended again.
 pub fn start(owner: Oid, patience_ms: u32, is_there: impl Fn() -> bool) -> Start {
     // SAFETY: variables of the backend, set once.
     let (database, own_pid) = unsafe { (pg_sys::MyDatabaseId, pg_sys::MyProcPid) };

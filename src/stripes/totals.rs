@@ -137,16 +137,20 @@ fn striped_stock(table: Oid) -> Option<Rc<Attachment>> {
 }
 
 /// Gives the claim away where no total lags, and no transaction that wrote stripes is open: the tables of stripes are
-/// locked until the commit. A transaction that writes stripes from here on waits for this one, and then finds no worker.
+/// locked until the commit. A transaction that writes stripes from here on waits for this one, and then finds no
+/// worker.
 fn end(owner: Oid) -> bool {
     let lock = Lock::of_worker(owner);
     let ended: Result<bool> = connected(|spi| {
         let configuration = configuration(spi)?;
+        // Stock tables are locked before stripes, as everywhere.
+        let stocks: Vec<_> =
+            striped_tables(spi, &configuration, owner)?.into_iter().filter_map(striped_stock).collect();
         let mut stripes = stripe_tables(spi, &configuration, owner)?.into_iter();
         if !claimed(|| lock.take(Mode::Exclusive)) || !stripes.all(|table| try_lock_table(table, TableLock::Share)) {
             return Ok(false);
         }
-        for stock in striped_tables(spi, &configuration, owner)?.into_iter().filter_map(striped_stock) {
+        for stock in stocks {
             if is_lagging(spi, &stock)? {
                 return Ok(false);
             }

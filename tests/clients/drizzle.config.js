@@ -4,6 +4,6 @@ export default {
   out: './drizzle',
   schema: './drizzle_schema.js',
   dbCredentials: { url: process.env.DATABASE_URL },
-  tablesFilter: ['!inventory_{attachment,movement,request,stripe,stripe_total}']
+  tablesFilter: ['!inventory_{attachment,sharing,movement,request,stripe,stripe_total}']
 }
 // docs:end

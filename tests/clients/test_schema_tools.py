@@ -1,6 +1,6 @@
 """Tools that drop each table that a model does not have leave the ledger alone.
 
-Where the companions, or the extension with its table inventory_attachment, are in the schema that a tool reads, the
+Where the companions, or the extension with its own tables, are in the schema that a tool reads, the
 tool needs a filter. It needs none where both have schemas of their own that it does not read.
 """
 
@@ -191,7 +191,8 @@ def test_alembic_needs_no_filter_where_the_ledger_and_the_extension_have_schemas
 
 def test_alembic_sees_the_table_of_the_extension_beside_the_stock_table(db, conn):
     item = open_shop_with_extension_beside(conn, "text", 50)
-    assert proposals(db) == [NEW_COLUMN, ("remove_table", "inventory_attachment")]
+    tables = [("remove_table", f"inventory_{name}") for name in ("attachment", "sharing")]
+    assert proposals(db) == [NEW_COLUMN, *tables]
     assert refused(conn, "DROP TABLE inventory_attachment CASCADE").sqlstate == "2BP01"
     assert_sells(conn, item)
     assert proposals(db, include_name=include_name) == [NEW_COLUMN]

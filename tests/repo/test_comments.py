@@ -78,7 +78,7 @@ def omissions(comment, arguments, errors):
     """Arguments and SQLSTATEs that a COMMENT leaves out, or has beside those of the manual."""
     description, separator, listed = comment.partition("Errors: ")
     named = set(re.findall(r"\bp_\w+", description))
-    states = set(re.findall(r"\b(?:IV\d{3}|\d{2}[0-9A-Z]{3})\b", listed.split("In the postgrest style")[0]))
+    states = set(re.findall(r"\b(?:IV\d{3}|\d[0-9A-Z]{4})\b", listed.split("In the postgrest style")[0]))
     found = [f"argument {name}" for name in sorted(named ^ set(arguments))]
     found += [f"SQLSTATE {state}" for state in sorted(states ^ errors)]
     return found if separator else [*found, "no sentence that begins with 'Errors: '"]
