@@ -141,13 +141,15 @@ fn striped_stock(table: Oid) -> Option<Rc<Attachment>> {
 /// worker.
 fn end(owner: Oid) -> bool {
     let lock = Lock::of_worker(owner);
+    let mut locked = Vec::new();
     let ended: Result<bool> = connected(|spi| {
         let configuration = configuration(spi)?;
         // Stock tables are locked before stripes, as everywhere.
         let stocks: Vec<_> =
             striped_tables(spi, &configuration, owner)?.into_iter().filter_map(striped_stock).collect();
-        let mut stripes = stripe_tables(spi, &configuration, owner)?.into_iter();
-        if !claimed(|| lock.take(Mode::Exclusive)) || !stripes.all(|table| try_lock_table(table, TableLock::Share)) {
+        locked = stripe_tables(spi, &configuration, owner)?;
+        let mut stripes = locked.iter();
+        if !claimed(|| lock.take(Mode::Exclusive)) || !stripes.all(|table| try_lock_table(*table, TableLock::Share)) {
             return Ok(false);
         }
         for stock in stocks {
@@ -158,13 +160,15 @@ fn end(owner: Oid) -> bool {
         Ok(true)
     });
     // Without a configuration nothing is left to do.
-    let over = ended.unwrap_or(true);
-    if over {
-        failpoint::reached(Point::TotalsOver);
-        lock.release(Mode::Exclusive);
-        lock.release_for_session();
+    if !ended.unwrap_or(true) {
+        return false;
     }
-    over
+    failpoint::reached(Point::TotalsOver);
+    lock.release(Mode::Exclusive);
+    lock.release_for_session();
+    // A table that was attached meanwhile is not locked: its sales found a worker that was about to end.
+    let attached = connected(|spi| stripe_tables(spi, &configuration(spi)?, owner)).unwrap_or_else(|_| Vec::new());
+    attached.iter().all(|table| locked.contains(table)) || !claim(owner)
 }
 
 fn update(spi: &Connection, stock: &Attachment) -> Result<Look> {
