@@ -6,7 +6,6 @@ is also shown files that break it, and good ones that look like them, so that a 
 
 import re
 from itertools import accumulate
-from pathlib import PurePosixPath
 
 import pytest
 
