@@ -145,7 +145,8 @@ def test_the_first_paragraph_ends_at_a_blank_line(comment, paragraph):
 
 def test_omissions_are_found():
     comment = (
-        "Does this.\n\np_a: one. p_b: 22004 units.\n\nErrors: IV001 short; 22004 NULL. In the postgrest style PT409."
+        "Does this.\n\np_a: one. p_b: 22004 units.\n\n"
+        "Errors: IV001 short; 22004 NULL. In the postgrest style PT409."
     )
     assert omissions(comment, ["p_a", "p_b"], {"IV001", "22004"}) == []
     assert omissions(comment, ["p_a", "p_b", "p_c"], {"IV001", "22004"}) == ["argument p_c"]
@@ -155,6 +156,7 @@ def test_omissions_are_found():
 
 def test_errors_are_read_from_the_manual():
     page = (
-        "## `f`\n\nReturns `a`.\n\nErrors: `IV001`,\n`22004`; see `notes`.\n\n`55000`\n\n## `g`\n\nErrors: `42P01`.\n"
+        "## `f`\n\nReturns `a`.\n\nErrors: `IV001`,\n`22004`; see `notes`.\n\n`55000`\n\n"
+        "## `g`\n\nErrors: `42P01`.\n"
     )
     assert manual_errors(page) == {"f": {"IV001", "22004"}, "g": {"42P01"}}

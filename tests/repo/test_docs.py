@@ -277,17 +277,7 @@ def test_every_error_stands_in_the_table_and_no_other():
     files = sources()
     found = errors_in(files)
     assert {sqlstate for sqlstate, _, _ in found} >= {
-        "IV001",
-        "IV002",
-        "IV003",
-        "IV005",
-        "IV007",
-        "22023",
-        "22003",
-        "54000",
-        "55000",
-        "42P07",
-        "23514",
+        "IV001", "IV002", "IV003", "IV005", "IV007", "22023", "22003", "54000", "55000", "42P07", "23514",
     }
     assert documented_errors((ROOT / "docs/errors.md").read_text()) == found
 
@@ -298,16 +288,11 @@ def test_an_error_that_is_not_in_the_table_is_noticed():
     files["items.rs"] = 'fn b() { wrong("not_tea"); Error::malformed_items("no tea", "no_tea", facts) }'
     files["b.rs"] = 'fn c() { broken("pot_gone", "gone"); match self { Self::Lid => "lid_dropped" } }'
     files["c.rs"] = (
-        'fn d() { let words = ["42809", "no cup", "no_cup"]; unsuitable(table, ["42703", "no tin", "no_tin"], h) }'
+        'fn d() { let words = ["42809", "no cup", "no_cup"]; '
+        'unsuitable(table, ["42703", "no tin", "no_tin"], h) }'
     )
     assert {reason for _, _, reason in errors_in(files)} == {
-        "teapot",
-        "not_tea",
-        "no_tea",
-        "pot_gone",
-        "lid_dropped",
-        "no_cup",
-        "no_tin",
+        "teapot", "not_tea", "no_tea", "pot_gone", "lid_dropped", "no_cup", "no_tin",
     }
     with pytest.raises(AssertionError):
         errors_in(files | {"items.rs": 'fn b() { wrong("not " + tea) }'})
