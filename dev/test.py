@@ -26,7 +26,7 @@ FEATURES = ["--no-default-features", "--features", "pg18 pg_test"]
 PG_TESTS = "::pg_"  # in the name of every #[pg_test], and of no other test
 CASES = "3"  # of a parametrized test, on the second server of a run: tests/support/versions.py
 SLOWEST = 10  # tests that are listed at the end
-ISOLATION_SECONDS = "30"  # after these a step that still waits is cancelled; isolationtester's own limit is 360
+ISOLATION_SECONDS = 30  # after these a step that still waits is cancelled; isolationtester's own limit is 360
 
 # The suite `pytest` is all of these folders and tests/repo in one run; each is also a suite of its own.
 SUBJECTS = (
@@ -168,6 +168,14 @@ def pgrx_test(suite):
             shutil.rmtree(packaged / folder.relative_to("/"), ignore_errors=True)  # as root, cargo-pgrx keeps a copy
 
 
+def step_limit(seconds):
+    """The environment in which isolationtester cancels a step that has waited so long, and gives up after twice that.
+
+    PostgreSQL 16 renamed the variable and doubles its value.
+    """
+    return {"PGISOLATIONTIMEOUT": str(seconds), "PG_TEST_TIMEOUT_DEFAULT": str(seconds // 2)}
+
+
 def run_pg_regress(suite, program, kind, suffix):
     tests = sorted(path.stem for path in (ROOT / "tests" / kind).glob(f"s*/*{suffix}"))
     output = RESULTS / f"{kind}-{suite.pg}"
@@ -178,7 +186,7 @@ def run_pg_regress(suite, program, kind, suffix):
         where += ["--bindir", server.bindir, "--inputdir", f"tests/{kind}", "--outputdir", output]
         where += ["--load-extension", "inventory_ext"]
         program = server.libdir / "pgxs/src/test" / program
-        env = server.env() | {"PGISOLATIONTIMEOUT": ISOLATION_SECONDS}
+        env = server.env() | step_limit(ISOLATION_SECONDS)
         suite.run(program, *where, *tests, counts=regress_counts, env=env)
     differences = output / "regression.diffs"
     if differences.exists():

@@ -495,10 +495,15 @@ def test_no_file_is_over_600_lines(tmp_path):
     assert too_long(project_files(tmp_path)) == [f"{tmp_path / 'long.rs'} has {MOST_LINES + 1} lines"]
 
 
-def test_no_line_of_code_is_over_120_columns(tmp_path):
+def test_no_line_of_code_or_prose_is_over_120_columns(tmp_path):
     assert too_wide(project_files()) == []
     (tmp_path / "wide.sql").write_text("\n" + "x" * MOST_COLUMNS + "\n" + "x" * (MOST_COLUMNS + 1))
-    assert too_wide(project_files(tmp_path)) == [f"{tmp_path / 'wide.sql'}:3 has {MOST_COLUMNS + 1} columns"]
+    wide = "x" * (MOST_COLUMNS + 1)
+    (tmp_path / "wide.md").write_text(f"| {wide} |\n```\n{wide}\n```\n{wide}\n")
+    assert too_wide(project_files(tmp_path)) == [
+        f"{tmp_path / 'wide.md'}:5 has {MOST_COLUMNS + 1} columns",
+        f"{tmp_path / 'wide.sql'}:3 has {MOST_COLUMNS + 1} columns",
+    ]
 
 
 def test_comments_and_literals_are_told_from_code():
