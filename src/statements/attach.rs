@@ -31,6 +31,14 @@ pub fn bad_rows(table: &str, id: &str, quantity: &str, quantity_type: SqlType, m
     Sql::new(text, &[])
 }
 
+/// Finds the longest text id, in bytes.
+pub fn longest_id(table: &str, id: &str) -> Sql {
+    Sql::new(
+        format!("SELECT pg_catalog.max(pg_catalog.octet_length({id}::pg_catalog.text)) AS bytes FROM {table}"),
+        &[],
+    )
+}
+
 /// Counts the items.
 pub fn count_items(table: &str) -> Sql {
     Sql::new(format!("SELECT pg_catalog.count(*) AS items FROM {table}"), &[])

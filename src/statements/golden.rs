@@ -59,6 +59,7 @@ fn others(names: &Names) -> Vec<(String, Sql)> {
         ("opening::of_items", opening::of_items(table, id, quantity, (ledger, *id_type))),
         ("opening::of_deleted_items", opening::of_deleted_items(table, id, (ledger, *id_type))),
         ("attach::bad_rows", attach::bad_rows(table, id, quantity, *quantity_type, 28)),
+        ("attach::longest_id", attach::longest_id(table, id)),
         ("attach::count_items", attach::count_items(table)),
         ("attach::check_name", attach::check_name()),
         ("attach::set_not_null", attach::set_not_null(table, quantity)),

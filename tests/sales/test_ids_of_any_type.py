@@ -234,6 +234,25 @@ def test_text_ids_of_another_collation_are_found(db):
     audit(conn)
 
 
+def test_an_id_that_no_key_can_name_is_refused(db):
+    """It was attached and inserted, and then nobody could sell it: a key has at most 255 bytes."""
+    conn = db.connect()
+    longest, longer = "ä" * 127 + "x", "ä" * 128
+    conn.execute("CREATE TABLE inventory (id text PRIMARY KEY, quantity integer)")
+    fill(conn, {longest: 5, longer: 5})
+    refusal = refused_attach(conn)
+    facts = {"reason": "id_length", "bytes": 256, "max_bytes": 255}
+    assert (refusal.sqlstate, refusal.facts) == ("22023", facts)
+    conn.execute("DELETE FROM inventory WHERE id = %s", (longer,))
+    attach(conn)
+    assert item(conn, longest, 1)["new_quantity"] == 4
+    for sql in ("INSERT INTO inventory VALUES (%s, 5)", "UPDATE inventory SET id = %s"):
+        refusal = refused(conn, sql, (longer,))
+        assert (refusal.sqlstate, refusal.facts) == ("22023", facts)
+    assert stock_of(conn) == {longest: 4}
+    audit(conn)
+
+
 @pytest.mark.parametrize(("encoding", "odd", "other"), [("SQL_ASCII", "\\xff", r"\xFF"), ("WIN1252", "\\x81", r"\x81")])
 def test_an_id_that_is_no_text_is_not_taken_for_another(in_encoding, encoding, odd, other):
     """Its bytes became an escape, which may be the id of another item: that one was sold."""

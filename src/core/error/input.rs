@@ -1,7 +1,7 @@
 //! The errors of arguments: rejected before any work that grows with their size.
 
 use super::Error;
-use crate::core::item_id::{IdType, ItemId};
+use crate::core::item_id::{IdType, ItemId, MAX_ID_BYTES};
 use crate::core::json::{exact, number};
 use crate::core::quantity::{Capacity, MAX_DIGITS, Misfit, Quantity};
 use serde_json::{Value, json};
@@ -14,6 +14,16 @@ impl Error {
             "an id has characters that are invalid in the encoding of the database",
             json!({"reason": "unreadable_id", "value": value}),
             "Change the id to valid characters with the table detached; or attach another id column.",
+        )
+    }
+
+    /// `22023`: a key names an item by at most 255 bytes, so that nobody could sell it.
+    pub fn long_id(bytes: usize) -> Box<Self> {
+        Self::new(
+            "22023",
+            format!("an id of the stock table must have at most {MAX_ID_BYTES} bytes"),
+            json!({"reason": "id_length", "bytes": bytes, "max_bytes": MAX_ID_BYTES}),
+            "Use a shorter id; or detach the table and attach another id column.",
         )
     }
 

@@ -19,6 +19,9 @@ SELECT stock.id::pg_catalog.text AS id, stock."On hand"::pg_catalog.text AS quan
  WHERE NOT (stock."On hand" IS NOT NULL AND stock."On hand" OPERATOR(pg_catalog.>=) 0)
  ORDER BY stock.id LIMIT 5;
 
+-- attach::longest_id
+SELECT pg_catalog.max(pg_catalog.octet_length(id::pg_catalog.text)) AS bytes FROM shop.stock;
+
 -- attach::count_items
 SELECT pg_catalog.count(*) AS items FROM shop.stock;
 
