@@ -28,14 +28,15 @@ COMMENT ON TABLE @extschema@.inventory_attachment IS
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.inventory_attachment', '');
 
 -- Once several tables are attached, USAGE on the schema of a table is needed to sell from it: a tenant must not reach
--- the stock of another by removing its own table. So that counts until no table is attached.
+-- the stock of another by removing its own table. So that counts until no table is attached. A row for each table, so
+-- that the owners of two need not wait for each other.
 CREATE TABLE @extschema@.inventory_sharing (
-    several pg_catalog.bool PRIMARY KEY CHECK (several)
+    stock_table pg_catalog.regclass PRIMARY KEY
 );
 
 REVOKE ALL ON TABLE @extschema@.inventory_sharing FROM PUBLIC;
 
 COMMENT ON TABLE @extschema@.inventory_sharing IS
-    'Has a row where several stock tables have been attached at once, until none is.';
+    'The stock tables that were attached, or detached, while others were attached; until none is.';
 
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.inventory_sharing', '');

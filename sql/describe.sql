@@ -24,7 +24,12 @@ SELECT c.oid,
               OR EXISTS (SELECT FROM pg_catalog.pg_trigger AS t
                           WHERE t.tgrelid OPERATOR(pg_catalog.=) c.oid AND t.tgisinternal)
             THEN EXISTS (SELECT FROM pg_catalog.pg_constraint AS f
-                          WHERE f.confrelid OPERATOR(pg_catalog.=) c.oid AND f.contype OPERATOR(pg_catalog.=) 'f')
+                          WHERE f.contype OPERATOR(pg_catalog.=) 'f'
+                            AND (f.confrelid OPERATOR(pg_catalog.=) c.oid
+                                 OR f.confrelid OPERATOR(pg_catalog.=) ANY (ARRAY(
+                                    SELECT p.relid::pg_catalog.oid
+                                      FROM pg_catalog.pg_partition_tree(c.oid) AS p
+                                     WHERE c.relkind OPERATOR(pg_catalog.=) 'p'))))
             ELSE false END AS referenced,
        c.relname::pg_catalog.text AS bare_name,
        i.attnum AS id_number, i.attname::pg_catalog.text AS id_name,

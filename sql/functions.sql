@@ -39,9 +39,10 @@ Errors: 22004 an argument is NULL; 22023 p_run_as has another value; 3F000 p_com
 caller does not own the table; 42P01 the table does not exist; 42809 the table cannot hold stock, or belongs to an
 attached one; 42602 the schema of the table is named $user; 42703 a column does not exist; 42804 a column has another
 type; 42P22 the collation of the id is not deterministic; 42P07 and 42710 a relation or constraint with the name of a
-new one exists, or belongs to another attached table; 55000 the table is attached with other options, the id is not
-unique, a trigger may not run as the owner, or a row differs from the stripes left of it; 55006 called from code that
-another function runs; 23514 rows have a quantity that is not allowed.$comment$;
+new one exists, or belongs to another table; 55000 the table is attached with other options, the id is not unique, a
+trigger may not run as the owner, a row differs from the stripes left of it, or stripes are left that may be those of
+another table; 55006 called from code that another function runs; 25001 the transaction is REPEATABLE READ or
+SERIALIZABLE; 22023 an id has more than 255 bytes; 23514 rows have a quantity that is not allowed.$comment$;
 
 CREATE FUNCTION @extschema@.detach_inventory(
     p_table pg_catalog.regclass DEFAULT NULL
@@ -60,7 +61,8 @@ EXECUTE is enough.
 p_table: the table; NULL, the only one that is attached.
 
 Errors: IV007 something on the table changed a merged quantity; 55000 the table is not attached, or p_table is NULL and
-several are; 55006 called from code that another function runs; 42501 the caller does not own the table.$comment$;
+several are; 55006 called from code that another function runs; 25001 the transaction is REPEATABLE READ or
+SERIALIZABLE; 42501 the caller does not own the table.$comment$;
 
 CREATE FUNCTION @extschema@.decrement_inventory(
     p_inventory_id pg_catalog.uuid,

@@ -12,9 +12,9 @@ BEGIN
       INTO dependents
       FROM pg_catalog.pg_depend AS d
       JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) d.refobjid
-      JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
      WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid
-       AND d.deptype OPERATOR(pg_catalog.=) 'n' AND n.nspname OPERATOR(pg_catalog.=) '@extschema@'
+       AND d.deptype OPERATOR(pg_catalog.=) 'n'
+       AND p.pronamespace OPERATOR(pg_catalog.=) '@extschema@'::pg_catalog.regnamespace::pg_catalog.oid
        AND p.probin OPERATOR(pg_catalog.=) 'MODULE_PATHNAME'
        AND p.proname OPERATOR(pg_catalog.=) ANY ('{
            attach_inventory, detach_inventory, restock_inventory, adjust_inventory,
@@ -44,14 +44,13 @@ COMMENT ON TABLE @extschema@.inventory_attachment IS
     'The stock tables: a row each, written by attach_inventory, detach_inventory and stripe_inventory.';
 
 CREATE TABLE @extschema@.inventory_sharing (
-    several pg_catalog.bool PRIMARY KEY CHECK (several)
+    stock_table pg_catalog.regclass PRIMARY KEY
 );
 
 REVOKE ALL ON TABLE @extschema@.inventory_sharing FROM PUBLIC;
-GRANT SELECT ON TABLE @extschema@.inventory_sharing TO pg_database_owner;
 
 COMMENT ON TABLE @extschema@.inventory_sharing IS
-    'Has a row where several stock tables have been attached at once, until none is.';
+    'The stock tables that were attached, or detached, while others were attached; until none is.';
 
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.inventory_sharing', '');
 
@@ -145,9 +144,10 @@ Errors: 22004 an argument is NULL; 22023 p_run_as has another value; 3F000 p_com
 caller does not own the table; 42P01 the table does not exist; 42809 the table cannot hold stock, or belongs to an
 attached one; 42602 the schema of the table is named $user; 42703 a column does not exist; 42804 a column has another
 type; 42P22 the collation of the id is not deterministic; 42P07 and 42710 a relation or constraint with the name of a
-new one exists, or belongs to another attached table; 55000 the table is attached with other options, the id is not
-unique, a trigger may not run as the owner, or a row differs from the stripes left of it; 55006 called from code that
-another function runs; 23514 rows have a quantity that is not allowed.$comment$;
+new one exists, or belongs to another table; 55000 the table is attached with other options, the id is not unique, a
+trigger may not run as the owner, a row differs from the stripes left of it, or stripes are left that may be those of
+another table; 55006 called from code that another function runs; 25001 the transaction is REPEATABLE READ or
+SERIALIZABLE; 22023 an id has more than 255 bytes; 23514 rows have a quantity that is not allowed.$comment$;
 
 CREATE FUNCTION @extschema@.detach_inventory(
     p_table pg_catalog.regclass DEFAULT NULL
@@ -166,7 +166,8 @@ EXECUTE is enough.
 p_table: the table; NULL, the only one that is attached.
 
 Errors: IV007 something on the table changed a merged quantity; 55000 the table is not attached, or p_table is NULL and
-several are; 55006 called from code that another function runs; 42501 the caller does not own the table.$comment$;
+several are; 55006 called from code that another function runs; 25001 the transaction is REPEATABLE READ or
+SERIALIZABLE; 42501 the caller does not own the table.$comment$;
 
 CREATE FUNCTION @extschema@.decrement_item(
     p_item @extschema@.inventory_key,
@@ -388,26 +389,35 @@ DO LANGUAGE plpgsql $rights$
 DECLARE
     statement pg_catalog.text;
     grants pg_catalog.text;
+    extension_schema CONSTANT pg_catalog.oid := '@extschema@'::pg_catalog.regnamespace;
 BEGIN
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     FOR statement IN
-        SELECT DISTINCT pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM %s CASCADE',
-                   p.oid::pg_catalog.regprocedure,
+        SELECT DISTINCT pg_catalog.format('REVOKE ALL ON %s FROM %s CASCADE', object.name,
                    CASE WHEN acl.grantee OPERATOR(pg_catalog.=) 0 THEN 'PUBLIC'
                         ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(acl.grantee)) END)
-          FROM pg_catalog.pg_proc AS p
-          JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
-         CROSS JOIN LATERAL pg_catalog.aclexplode(p.proacl) AS acl
-         WHERE n.nspname OPERATOR(pg_catalog.=) '@extschema@' AND acl.grantee OPERATOR(pg_catalog.<>) p.proowner
-           AND (p.proname OPERATOR(pg_catalog.=) ANY ('{inventory_key_in, inventory_key_out, inventory_key_recv,
-                    inventory_key_send}'::pg_catalog.name[])
-                OR p.probin OPERATOR(pg_catalog.=) 'MODULE_PATHNAME'
-                   AND p.prosrc OPERATOR(pg_catalog.=) ANY ('{attach_table_wrapper, detach_table_wrapper,
-                       decrement_item_wrapper, restock_item_wrapper, adjust_item_wrapper, transfer_items_wrapper,
-                       stripe_item_wrapper, unstripe_item_wrapper, available_item_wrapper}'::pg_catalog.text[]))
+          FROM (SELECT 'FUNCTION ' OPERATOR(pg_catalog.||) p.oid::pg_catalog.regprocedure::pg_catalog.text,
+                       p.proacl, p.proowner
+                  FROM pg_catalog.pg_proc AS p
+                 WHERE p.pronamespace OPERATOR(pg_catalog.=) extension_schema
+                   AND (p.proname OPERATOR(pg_catalog.=) ANY ('{inventory_key_in, inventory_key_out,
+                            inventory_key_recv, inventory_key_send}'::pg_catalog.name[])
+                        OR p.probin OPERATOR(pg_catalog.=) 'MODULE_PATHNAME'
+                           AND p.prosrc OPERATOR(pg_catalog.=) ANY ('{attach_table_wrapper, detach_table_wrapper,
+                               decrement_item_wrapper, restock_item_wrapper, adjust_item_wrapper,
+                               transfer_items_wrapper, stripe_item_wrapper, unstripe_item_wrapper,
+                               available_item_wrapper}'::pg_catalog.text[]))
+                UNION ALL
+                SELECT 'TABLE @extschema@.inventory_sharing', c.relacl, c.relowner
+                  FROM pg_catalog.pg_class AS c
+                 WHERE c.oid OPERATOR(pg_catalog.=) '@extschema@.inventory_sharing'::pg_catalog.regclass
+               ) AS object (name, acl, owner)
+         CROSS JOIN LATERAL pg_catalog.aclexplode(object.acl) AS acl
+         WHERE acl.grantee OPERATOR(pg_catalog.<>) object.owner
     LOOP
         EXECUTE statement;
     END LOOP;
+    GRANT SELECT ON TABLE @extschema@.inventory_sharing TO pg_database_owner;
 
     FOR statement IN
         SELECT pg_catalog.format('ALTER FUNCTION %s OWNER TO %I', replacement.oid::pg_catalog.regprocedure,
@@ -417,34 +427,49 @@ BEGIN
             ON replacement.pronamespace OPERATOR(pg_catalog.=) p.pronamespace
            AND replacement.proname OPERATOR(pg_catalog.=) p.proname AND replacement.oid OPERATOR(pg_catalog.>) p.oid
            AND replacement.probin OPERATOR(pg_catalog.=) p.probin
-          JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
-         WHERE n.nspname OPERATOR(pg_catalog.=) '@extschema@' AND p.probin OPERATOR(pg_catalog.=) 'MODULE_PATHNAME'
+         WHERE p.pronamespace OPERATOR(pg_catalog.=) extension_schema
+           AND p.probin OPERATOR(pg_catalog.=) 'MODULE_PATHNAME'
            AND p.proowner OPERATOR(pg_catalog.<>) replacement.proowner
     LOOP
         EXECUTE statement;
     END LOOP;
 
-    SELECT pg_catalog.string_agg(pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO %s%s;',
-               replacement.oid::pg_catalog.regprocedure,
-               CASE WHEN acl.grantee OPERATOR(pg_catalog.=) 0 THEN 'PUBLIC'
-                    ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(acl.grantee)) END,
-               CASE WHEN acl.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END), ' ')
-      INTO grants
-      FROM pg_catalog.pg_proc AS p
-      JOIN pg_catalog.pg_proc AS replacement
-        ON replacement.pronamespace OPERATOR(pg_catalog.=) p.pronamespace
-       AND replacement.proname OPERATOR(pg_catalog.=) p.proname AND replacement.oid OPERATOR(pg_catalog.>) p.oid
-       AND replacement.probin OPERATOR(pg_catalog.=) p.probin
-      JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
-     CROSS JOIN LATERAL pg_catalog.aclexplode(p.proacl) AS acl
-     WHERE n.nspname OPERATOR(pg_catalog.=) '@extschema@' AND p.probin OPERATOR(pg_catalog.=) 'MODULE_PATHNAME'
-       AND acl.grantee OPERATOR(pg_catalog.<>) p.proowner;
+    -- Who granted what is kept: each grant is made by the role that made it, after the grant that allowed it to.
+    WITH RECURSIVE given AS (
+        SELECT replacement.oid, p.proowner AS owner, acl.grantor, acl.grantee, acl.is_grantable
+          FROM pg_catalog.pg_proc AS p
+          JOIN pg_catalog.pg_proc AS replacement
+            ON replacement.pronamespace OPERATOR(pg_catalog.=) p.pronamespace
+           AND replacement.proname OPERATOR(pg_catalog.=) p.proname AND replacement.oid OPERATOR(pg_catalog.>) p.oid
+           AND replacement.probin OPERATOR(pg_catalog.=) p.probin
+         CROSS JOIN LATERAL pg_catalog.aclexplode(p.proacl) AS acl
+         WHERE p.pronamespace OPERATOR(pg_catalog.=) extension_schema
+           AND p.probin OPERATOR(pg_catalog.=) 'MODULE_PATHNAME' AND acl.grantee OPERATOR(pg_catalog.<>) p.proowner
+    ), placed AS (
+        SELECT given.*, 1 AS step FROM given WHERE given.grantor OPERATOR(pg_catalog.=) given.owner
+         UNION
+        SELECT given.*, placed.step OPERATOR(pg_catalog.+) 1
+          FROM given JOIN placed
+            ON placed.oid OPERATOR(pg_catalog.=) given.oid AND placed.grantee OPERATOR(pg_catalog.=) given.grantor
+           AND placed.is_grantable AND given.grantor OPERATOR(pg_catalog.<>) given.owner
+    ), ordered AS (
+        SELECT oid, grantor, grantee, is_grantable, pg_catalog.max(step) AS step
+          FROM placed GROUP BY oid, grantor, grantee, is_grantable
+    )
+    SELECT pg_catalog.string_agg(pg_catalog.format('SET LOCAL ROLE %I; GRANT EXECUTE ON FUNCTION %s TO %s%s;',
+               pg_catalog.pg_get_userbyid(grantor), oid::pg_catalog.regprocedure,
+               CASE WHEN grantee OPERATOR(pg_catalog.=) 0 THEN 'PUBLIC'
+                    ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(grantee)) END,
+               CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END), ' ' ORDER BY step)
+      INTO grants FROM ordered;
     IF grants IS NOT NULL THEN
         EXECUTE pg_catalog.format(
             'CREATE FUNCTION @extschema@.inventory_restore_grants() RETURNS pg_catalog.event_trigger
              LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS %L',
-            'BEGIN ' OPERATOR(pg_catalog.||) grants OPERATOR(pg_catalog.||)
-            ' DROP EVENT TRIGGER inventory_restore_grants;
+            'DECLARE role pg_catalog.text := pg_catalog.current_setting(''role''); BEGIN '
+            OPERATOR(pg_catalog.||) grants OPERATOR(pg_catalog.||)
+            ' PERFORM pg_catalog.set_config(''role'', role, true);
+              DROP EVENT TRIGGER inventory_restore_grants;
               DROP FUNCTION @extschema@.inventory_restore_grants(); END');
         EXECUTE 'REVOKE ALL ON FUNCTION @extschema@.inventory_restore_grants() FROM PUBLIC';
         CREATE EVENT TRIGGER inventory_restore_grants ON ddl_command_end WHEN TAG IN ('ALTER EXTENSION')
@@ -453,7 +478,7 @@ BEGIN
         ALTER EVENT TRIGGER inventory_restore_grants DISABLE;
         ALTER EXTENSION inventory_ext DROP EVENT TRIGGER inventory_restore_grants;
         ALTER EXTENSION inventory_ext DROP FUNCTION @extschema@.inventory_restore_grants();
-        ALTER EVENT TRIGGER inventory_restore_grants ENABLE;
+        ALTER EVENT TRIGGER inventory_restore_grants ENABLE ALWAYS;
     END IF;
 END
 $rights$;

@@ -13,8 +13,8 @@ BEGIN
                        p.proacl, p.proowner,
                        p.prorettype OPERATOR(pg_catalog.=) 'pg_catalog.trigger'::pg_catalog.regtype::pg_catalog.oid
                   FROM pg_catalog.pg_proc AS p
-                  JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
-                 WHERE n.nspname OPERATOR(pg_catalog.=) '@extschema@'
+                 WHERE p.pronamespace OPERATOR(pg_catalog.=)
+                       '@extschema@'::pg_catalog.regnamespace::pg_catalog.oid
                    AND (p.probin OPERATOR(pg_catalog.=) 'MODULE_PATHNAME'
                         OR p.proname OPERATOR(pg_catalog.=) ANY ('{inventory_key_in, inventory_key_out,
                             inventory_key_recv, inventory_key_send}'::pg_catalog.name[]))

@@ -16,15 +16,15 @@ use crate::pg::invalidation;
 use crate::pg::lock::{TableLock, lock_alone};
 use crate::pg::relation::{self, Facts};
 use crate::pg::report;
-use crate::pg::role::{act_as, act_as_unfiltered};
+use crate::pg::role::act_as_unfiltered;
 use crate::pg::spi::Connection;
-use crate::pg::transaction::require_writable;
+use crate::pg::transaction::{has_one_snapshot, require_writable};
 use crate::statements::attach as statements;
 use crate::stock::call::require_no_other;
 use crate::table::cache::describe_configured;
 use crate::table::catalog::{self, ColumnDescription, Columns, Description, RelationKind};
 use crate::table::configuration::{
-    CATALOG_PATH, Configuration, Configured, configuration, configured, configured_with, is_subscribed,
+    CATALOG_PATH, Configuration, Configured, configuration, configured, configured_with, is_subscribed, striped_tables,
 };
 use crate::table::cursors;
 use crate::table::health;
@@ -58,21 +58,14 @@ impl Options {
 
     fn describe(&self, spi: &Connection) -> Result<Description> {
         let columns = Columns::Named(&self.id_column, &self.quantity_column);
-        catalog::describe(spi, self.table, columns)?.ok_or_else(|| {
-            Error::unsuitable(
-                "42P01",
-                "there is no such table",
-                "no_table",
-                json!({"oid": self.table.to_u32()}),
-                "Pass the name of an existing table.",
-            )
-        })
+        catalog::describe(spi, self.table, columns)?.ok_or_else(|| Error::no_table(self.table.to_u32()))
     }
 }
 
 /// Attaches a table, and returns the result as JSON. The same table with the same options again is a NOTICE.
 pub fn attach(spi: &Connection, options: &Options) -> Result<String> {
     require_writable(c"attach_inventory()");
+    require_new_snapshots("attach_inventory")?;
     require_no_other("attach_inventory")?;
     require_ownership(&options.describe(spi)?)?;
     let configuration = configuration(spi)?;
@@ -85,7 +78,7 @@ pub fn attach(spi: &Connection, options: &Options) -> Result<String> {
         return already(spi, options, &configured);
     }
     require_free(spi, &configuration, &table, &companions)?;
-    companions::require_no_stripes_elsewhere(spi, &table, &home)?;
+    companions::require_own_stripes(spi, &configuration, &table, &companions)?;
     let attachment = New { table: &table, home: &home, companions: &companions };
     cursors::leaving_none(table.owner, || attach_locked(spi, options, &configuration, &attachment))
 }
@@ -125,7 +118,7 @@ fn attach_locked(
         (check_rows(spi, table)?, constrain(spi, table)?)
     };
     let installed = install::make(spi, configuration, table, (home, companions), options.ledger)?;
-    record(spi, configuration, (options, table), &check_name, &installed);
+    record(spi, configuration, (options, table), &check_name, &installed)?;
     invalidation::announce_change(configuration.oid);
     warn(table);
     Ok(result(table, options, items))
@@ -219,8 +212,7 @@ fn record(
     (options, table): (&Options, &Description),
     check_name: &str,
     Installed { companions, striped }: &Installed,
-) {
-    let _acting = act_as(configuration.owner, CATALOG_PATH);
+) -> Result<()> {
     let args = [
         Arg::owned(table.oid),
         Arg::text(check_name),
@@ -233,18 +225,31 @@ fn record(
         Arg::owned(companions.totals),
         Arg::owned(*striped),
     ];
-    // Of tables that are gone nothing is left to detach.
-    spi.once(&statements::delete_dropped(&configuration.relation), &[]);
-    spi.once(&statements::insert_configuration(&configuration.relation), &args);
-    spi.once(&statements::begin_sharing(&configuration.relation, &configuration.sharing()), &[Arg::owned(table.oid)]);
+    let (relation, sharing) = (&configuration.relation, configuration.sharing());
+    configuration.writing(|| {
+        // Of tables that are gone nothing is left to detach.
+        spi.once(&statements::delete_dropped(relation), &[]);
+        spi.once(&statements::insert_configuration(relation), &args);
+        spi.once(&statements::begin_sharing(relation, &sharing), &[Arg::owned(table.oid)]);
+    })
+}
+
+/// Refuses a transaction whose statements see one snapshot: openings are made of the rows that it shows.
+pub fn require_new_snapshots(function: &'static str) -> Result<()> {
+    if has_one_snapshot() { Err(Error::one_snapshot(function)) } else { Ok(()) }
 }
 
 /// Notes that a table has stripes: the totals worker looks at such tables alone.
 pub fn note_striped(spi: &Connection, table: Oid) -> Result<()> {
     let configuration = configuration(spi)?;
-    let _acting = act_as(configuration.owner, CATALOG_PATH);
-    spi.once(&statements::set_striped(&configuration.relation), &[Arg::owned(table)]);
-    Ok(())
+    let noted = configuration
+        .writing(|| spi.once(&statements::set_striped(&configuration.relation), &[Arg::owned(table)]).count() > 0)?;
+    let owner = relation::owner(table).ok_or_else(|| Error::no_table(table.to_u32()))?;
+    // A table that was attached after the snapshot of the transaction is not seen.
+    if noted || striped_tables(spi, &configuration, owner)?.contains(&table) {
+        return Ok(());
+    }
+    Err(Error::one_snapshot("stripe_inventory"))
 }
 
 fn warn(table: &Description) {

@@ -16,7 +16,7 @@ use crate::pg::role::act_as_unfiltered;
 use crate::pg::spi::Connection;
 use crate::statements::companions as statements;
 use crate::table::catalog::{self, Columns, Description};
-use crate::table::configuration::{CATALOG_PATH, CompanionOids};
+use crate::table::configuration::{CATALOG_PATH, CompanionOids, Configuration, configured_with};
 use serde_json::json;
 
 /// The schema of the companions.
@@ -41,7 +41,7 @@ pub fn home(spi: &Connection, table: &Description, schema: Option<&str>) -> Resu
         let home = found()?;
         if namespace::is_temporary(home.oid) { Err(Error::temporary_schema(&table.name, name)) } else { Ok(home) }
     };
-    schema.map_or_else(|| own().ok_or_else(|| Error::internal("the stock table is not there")), named)
+    schema.map_or_else(|| own().ok_or_else(|| Error::no_table(table.oid.to_u32())), named)
 }
 
 /// A companion table by its names.
@@ -102,7 +102,7 @@ fn find(spi: &Connection, table: &Description, home: &Home, companion: Companion
     let is_beside = relation::schema_of(table.oid) == Some(home.oid);
     let description = rows.text(0, c"description");
     if !is_beside && description.as_deref() != Some(&statements::description(companion, &table.name)) {
-        return Err(Error::companion_in_use(&table.name, &name, None));
+        return Err(Error::companion_of_another(&table.name, &name, description.as_deref()));
     }
     checked(table, companion, oid, name).map(Some)
 }
@@ -140,21 +140,42 @@ pub fn stripes_of(spi: &Connection, table: &Description, companions: &CompanionO
     Ok(stripes.zip(by_oid(Companion::Totals, companions.totals)?).map(|(stripes, totals)| [stripes, totals]))
 }
 
-/// Refuses to attach without the stripes that an earlier attachment left in another schema: they hold stock.
-pub fn require_no_stripes_elsewhere(spi: &Connection, table: &Description, home: &Home) -> Result<()> {
-    let description = statements::description(Companion::Stripes, &table.name);
-    let args = [Arg::text(description.as_str()), Arg::owned(table.owner), Arg::owned(home.oid)];
-    let rows = spi.once_latest(&statements::find_described(), &args);
+/// Refuses to attach without stripes that may be those of this table, and with those of another: they hold stock.
+///
+/// Stripes are known by their names and comments, which may be older than the names of today. So stripes whose comment
+/// names no table that has been attached may be those of any table of their owner; and a table that has not been
+/// attached has none, even if it has the name of one.
+pub fn require_own_stripes(
+    spi: &Connection,
+    configuration: &Configuration,
+    table: &Description,
+    companions: &[Found],
+) -> Result<()> {
+    let rows = spi.once_latest(&statements::find_stripes(), &[Arg::owned(table.owner)]);
     for row in 0..rows.count() {
-        let name = rows.required_text(row, c"name")?;
-        let found = checked(table, Companion::Stripes, rows.required(row, c"oid")?, name);
-        if let Ok(stripes) = found
-            && has_rows(spi, table, &stripes)
-        {
+        let (oid, name) = (rows.required(row, c"oid")?, rows.required_text(row, c"name")?);
+        let Ok(stripes) = checked(table, Companion::Stripes, oid, name) else { continue };
+        let made_for = rows.required_text(row, c"made_for")?;
+        if !has_rows(spi, table, &stripes) || is_of_attached(spi, configuration, oid)? {
+            continue;
+        }
+        if companions.iter().any(|found| found.oid == oid) {
+            let marked = spi.once_latest(&statements::is_marked(), &[Arg::owned(table.oid)]);
+            if !marked.required(0, c"is_marked")? {
+                return Err(Error::stripes_of_another(&table.name, &stripes.name));
+            }
+        } else if made_for == table.name {
             return Err(Error::stripes_elsewhere(&table.name, &stripes.name));
+        } else if !rows.required(row, c"is_marked")? {
+            return Err(Error::stripes_of_unknown(&table.name, &stripes.name, &made_for));
         }
     }
     Ok(())
+}
+
+fn is_of_attached(spi: &Connection, configuration: &Configuration, companion: Oid) -> Result<bool> {
+    let users = configured_with(spi, configuration, vec![companion])?;
+    Ok(users.iter().any(|configured| relation::schema_of(configured.table).is_some()))
 }
 
 /// Notes the present name of the stock table in the comments of its companions in another schema, by which the next

@@ -2,7 +2,7 @@
 //!
 //! Lock order: as in `attach::attach_table`.
 
-use crate::attach::attach_table::require_ownership;
+use crate::attach::attach_table::{require_new_snapshots, require_ownership};
 use crate::attach::companions;
 use crate::attach::leftover;
 use crate::attach::triggers;
@@ -13,7 +13,6 @@ use crate::pg::invalidation;
 use crate::pg::lock::{TableLock, lock_alone, lock_for_writing};
 use crate::pg::relation;
 use crate::pg::report;
-use crate::pg::role::act_as;
 use crate::pg::spi::Connection;
 use crate::pg::transaction::require_writable;
 use crate::statements::attach as statements;
@@ -22,13 +21,14 @@ use crate::stripes::layout;
 use crate::table::cache::{self, describe_configured};
 use crate::table::catalog::{self, Columns, Description};
 use crate::table::choice;
-use crate::table::configuration::{CATALOG_PATH, CompanionOids, Configured, configuration, configured};
+use crate::table::configuration::{CompanionOids, Configured, configuration, configured};
 use crate::table::cursors;
 use crate::table::health;
 
 /// Detaches a table; None for the only one that is attached.
 pub fn detach(spi: &Connection, table: Option<Oid>) -> Result<()> {
     require_writable(c"detach_inventory()");
+    require_new_snapshots("detach_inventory")?;
     require_no_other("detach_inventory")?;
     let configuration = configuration(spi)?;
     let table = table.map_or_else(choice::only, Ok)?;
@@ -44,11 +44,13 @@ pub fn detach(spi: &Connection, table: Option<Oid>) -> Result<()> {
         cursors::leaving_none(description.owner, || merge_stripes(spi, &configured, &description))?;
         invalidation::announce_change(table);
     }
-    let _acting = act_as(configuration.owner, CATALOG_PATH);
-    // Others may have been attached at the same time as this one, which then saw none.
-    spi.once(&statements::begin_sharing(&configuration.relation, &configuration.sharing()), &[Arg::owned(table)]);
-    spi.once(&statements::delete_configuration(&configuration.relation), &[Arg::owned(table)]);
-    spi.once(&statements::end_sharing(&configuration.relation, &configuration.sharing()), &[]);
+    let (relation, sharing) = (&configuration.relation, configuration.sharing());
+    configuration.writing(|| {
+        // Others may have been attached at the same time as this one, which then saw none.
+        spi.once(&statements::begin_sharing(relation, &sharing), &[Arg::owned(table)]);
+        spi.once(&statements::delete_configuration(relation), &[Arg::owned(table)]);
+        spi.once(&statements::end_sharing(relation, &sharing), &[]);
+    })?;
     invalidation::announce_change(configuration.oid);
     Ok(())
 }

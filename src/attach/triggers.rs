@@ -48,7 +48,7 @@ pub fn guard_striped_stock(spi: &Connection, stock: &Attachment) -> Result<()> {
         return Ok(());
     }
     let table = catalog::describe(spi, stock.oid, Columns::None)?;
-    let table = table.ok_or_else(|| Error::internal("the stock table is not there"))?;
+    let table = table.ok_or_else(|| Error::stock_table_dropped(stock.oid.to_u32()))?;
     let configuration = configuration(spi)?;
     let on_stock = [&STOCK_GUARD, &TRUNCATE_GUARD].map(|trigger| (trigger, table.oid, table.name.clone()));
     let on_partitions = partitions(spi, &table)?.into_iter().map(|(oid, name)| (&TRUNCATE_GUARD, oid, name));

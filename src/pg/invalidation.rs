@@ -41,7 +41,7 @@ struct Watched {
     watches: HashMap<Subject, Vec<Watch>>,
     subjects: HashMap<Watch, Vec<Subject>>,
     counts: HashMap<Watch, u64>,
-    /// The watch that was started last.
+    /// The watch that is being looked up.
     current: Option<Watch>,
     /// The watch that every relation concerns.
     for_all: Option<Watch>,
@@ -82,19 +82,30 @@ pub fn generation(watch: Watch) -> u64 {
     OF_ALL.get() + own
 }
 
-/// A watch is for these relations and nothing else from now on.
-pub fn start(watch: Watch, relations: &[Oid]) {
-    WATCHED.with_borrow_mut(|watched| {
+/// The time during which subjects are added to a watch; then they are added to the one before, whose lookup goes on.
+#[must_use]
+pub struct Lookup(Option<Watch>);
+
+impl Drop for Lookup {
+    fn drop(&mut self) {
+        WATCHED.with_borrow_mut(|watched| watched.current = self.0);
+    }
+}
+
+/// A watch is for these relations, and for what is added until the result is dropped.
+pub fn start(watch: Watch, relations: &[Oid]) -> Lookup {
+    let lookup = WATCHED.with_borrow_mut(|watched| {
         watched.forget_subjects(watch);
-        watched.current = Some(watch);
         watched.for_all = watched.for_all.filter(|other| *other != watch);
+        Lookup(watched.current.replace(watch))
     });
     add_relations(relations);
+    lookup
 }
 
 /// A watch is for every relation, until it is started for some: while it is being found out which they are.
 pub fn start_with_all(watch: Watch) {
-    start(watch, &[]);
+    drop(start(watch, &[]));
     WATCHED.with_borrow_mut(|watched| watched.for_all = Some(watch));
 }
 
@@ -103,7 +114,7 @@ pub fn end(watch: Watch) {
     WATCHED.with_borrow_mut(|watched| watched.forget_subjects(watch));
 }
 
-/// The watch that was started last is for more relations, too.
+/// The watch that is being looked up is for more relations, too.
 pub fn add_relations(relations: &[Oid]) {
     WATCHED.with_borrow_mut(|watched| {
         let known = relations.iter().map(|relation| relation.to_u32()).filter(|&oid| oid != 0);
@@ -115,7 +126,7 @@ fn add(subject: Subject) {
     WATCHED.with_borrow_mut(|watched| watched.add(subject));
 }
 
-/// The watch that was started last is for a function, too.
+/// The watch that is being looked up is for a function, too.
 pub fn add_function(function: Oid) {
     add(Subject::Function(hash(pg_sys::SysCacheIdentifier::PROCOID, [function.into(), Datum::null()])));
 }

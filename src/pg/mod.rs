@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 pub mod args;
+pub mod detail;
 pub mod encoding;
 pub mod failpoint;
 pub mod invalidation;

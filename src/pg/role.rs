@@ -7,6 +7,7 @@
 //! the caller. The search_path is always pinned, and every setting is restored at the end, even if that code changed
 //! it.
 
+use crate::pg::detail::{Withheld, withhold};
 use crate::pg::encoding;
 use pgrx::pg_sys;
 use std::cell::Cell;
@@ -26,6 +27,7 @@ pub struct Acting {
     caller: pg_sys::Oid,
     context: i32,
     guc_level: Option<i32>,
+    _withheld: Option<Withheld>,
 }
 
 /// Whether code of a user runs within a switch that restricts it.
@@ -59,7 +61,8 @@ fn switch(role: pg_sys::Oid, search_path: &CStr, more: i32) -> Acting {
     let flags = kept | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32 | restricted | more;
     // SAFETY: the role is the owner of a catalog object that was read under a lock.
     unsafe { pg_sys::SetUserIdAndSecContext(role, flags) };
-    let mut acting = Acting { caller, context, guc_level: None };
+    let withheld = (role != caller && !is_superuser(caller)).then(withhold);
+    let mut acting = Acting { caller, context, guc_level: None, _withheld: withheld };
     if PINNED.get() == 0 || !is_in_force(search_path) {
         acting.pin(search_path);
     }

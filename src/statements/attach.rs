@@ -128,12 +128,12 @@ pub fn delete_dropped(configuration: &str) -> Sql {
 /// Notes that several tables are attached, where there is another one.
 pub fn begin_sharing(configuration: &str, sharing: &str) -> Sql {
     let text = format!(
-        "INSERT INTO {sharing} (several)
- SELECT true WHERE EXISTS (
+        "INSERT INTO {sharing} (stock_table)
+ SELECT $1 WHERE EXISTS (
     SELECT FROM {configuration} AS a WHERE a.stock_table OPERATOR(pg_catalog.<>) $1)
      ON CONFLICT DO NOTHING"
     );
-    Sql::new(text, &[SqlType::Oid])
+    Sql::new(text, &[SqlType::Regclass])
 }
 
 /// Forgets that several tables were attached, where none is.

@@ -87,16 +87,53 @@ pub fn schema() -> Sql {
     Sql::new(text, &[SqlType::Text])
 }
 
-/// Finds tables of an owner outside of a schema that have this comment.
-pub fn find_described() -> Sql {
-    let text = "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
+/// Finds the tables of stripes of an owner by their comments, with the name of the stock table that the comment has, and
+/// whether a table of that name has been attached: it then has a CHECK of ours.
+pub fn find_stripes() -> Sql {
+    let (before, after) = around_name(Companion::Stripes);
+    let text = format!(
+        "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name, made_for.name AS made_for, EXISTS (
+           SELECT FROM pg_catalog.pg_class AS s
+             JOIN pg_catalog.pg_namespace AS m ON m.oid OPERATOR(pg_catalog.=) s.relnamespace
+            WHERE s.relkind::pg_catalog.text OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p'])
+              AND pg_catalog.format('%I.%I', m.nspname, s.relname) OPERATOR(pg_catalog.=) made_for.name
+              AND {marked}) AS is_marked
   FROM pg_catalog.pg_description AS d
   JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) d.objoid
   JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+ CROSS JOIN LATERAL (VALUES (pg_catalog.substr(d.description, {begin},
+           pg_catalog.length(d.description) OPERATOR(pg_catalog.-) {around}))) AS made_for (name)
  WHERE d.classoid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid
-   AND d.objsubid OPERATOR(pg_catalog.=) 0 AND d.description OPERATOR(pg_catalog.=) $1
-   AND c.relowner OPERATOR(pg_catalog.=) $2 AND c.relnamespace OPERATOR(pg_catalog.<>) $3";
-    Sql::new(text, &[SqlType::Text, SqlType::Oid, SqlType::Oid])
+   AND d.objsubid OPERATOR(pg_catalog.=) 0 AND c.relowner OPERATOR(pg_catalog.=) $1
+   AND pg_catalog.starts_with(d.description, '{before}')
+   AND pg_catalog.right(d.description, {tail}) OPERATOR(pg_catalog.=) '{after}'
+ ORDER BY c.oid",
+        marked = marked("s.oid"),
+        begin = before.len() + 1,
+        around = before.len() + after.len(),
+        tail = after.len(),
+    );
+    Sql::new(text, &[SqlType::Oid])
+}
+
+/// Whether a table has been attached: the CHECK stays when it is detached, and with a dump.
+pub fn is_marked() -> Sql {
+    Sql::new(format!("SELECT {} AS is_marked", marked("$1")), &[SqlType::Oid])
+}
+
+fn marked(table: &str) -> String {
+    format!(
+        "EXISTS (
+           SELECT FROM pg_catalog.pg_constraint AS k
+            WHERE k.conrelid OPERATOR(pg_catalog.=) {table} AND k.contype OPERATOR(pg_catalog.=) 'c'
+              AND pg_catalog.array_length(k.conkey, 1) OPERATOR(pg_catalog.=) 2
+              AND k.conname OPERATOR(pg_catalog.~) '_non_negative$')"
+    )
+}
+
+/// The comment of a companion before and after the name of its stock table.
+fn around_name(companion: Companion) -> (&'static str, &'static str) {
+    descriptions(companion).0.split_once("{stock}").unwrap_or_default()
 }
 
 /// The comment of a companion, which names its stock table: where companions lie elsewhere, their names do not tell.

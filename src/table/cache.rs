@@ -79,6 +79,7 @@ pub fn attached(table: Oid) -> Result<Rc<Attachment>> {
         }
         unlock_table(table, TableLock::RowExclusive);
     }
+    forget_others()?;
     match connected(|spi| load(spi, table)) {
         Ok(loaded) => Ok(keep(loaded)),
         Err(error) => {
@@ -86,6 +87,22 @@ pub fn attached(table: Oid) -> Result<Rc<Attachment>> {
             Err(error)
         }
     }
+}
+
+/// Frees what is kept of tables that are no longer attached: a session may outlive many of them.
+fn forget_others() -> Result<()> {
+    let kept: Vec<Oid> = CACHE.with_borrow(|cache| cache.attachments.keys().copied().collect());
+    for table in kept {
+        if !choice::is_attached(table)? || relation::schema_of(table).is_none() {
+            let forgotten = CACHE.with_borrow_mut(|cache| {
+                cache.stock_of.retain(|_, stock| *stock != table);
+                cache.attachments.remove(&table)
+            });
+            invalidation::end(Watch::Table(table));
+            drop(forgotten);
+        }
+    }
+    Ok(())
 }
 
 fn keep(loaded: Attachment) -> Rc<Attachment> {
@@ -172,7 +189,7 @@ fn load(spi: &Connection, table: Oid) -> Result<Attachment> {
         let companions = configured.companions.oids();
         let [schema, name] = &configured.attached_as;
         let watched: Vec<Oid> = companions.iter().copied().chain([table]).collect();
-        invalidation::start(watch, &watched);
+        let _lookup = invalidation::start(watch, &watched);
         invalidation::add_name(schema, name);
         watched.iter().copied().for_each(invalidation::add_schema_of);
         let generation = invalidation::generation(watch);
@@ -217,7 +234,7 @@ fn build(spi: &Connection, configured: Configured, (generation, locked): (u64, V
         .and_then(|()| refusal(&configured, &table, &facts, !striped.is_empty()))
         .and(companions.in_force)
         .err();
-    let stock = facts.first().ok_or_else(|| Error::internal("the stock table is not there"))?;
+    let stock = facts.first().ok_or_else(|| Error::stock_table_dropped(table.oid.to_u32()))?;
     let run_as_caller = configured.run_as == "caller";
     let Resolved { id, quantity, id_type, quantity_type, capacity } = columns;
     let names = Names {
@@ -307,7 +324,7 @@ fn require_unrelated(spi: &Connection, table: &Description) -> Result<()> {
 
 /// Refuses a copy, a table that another one has replaced, and one whose triggers are not in force.
 fn refusal(configured: &Configured, table: &Description, facts: &[Facts], striped: bool) -> Result<()> {
-    let (stock, heirs) = facts.split_first().ok_or_else(|| Error::internal("the stock table is not there"))?;
+    let (stock, heirs) = facts.split_first().ok_or_else(|| Error::stock_table_dropped(configured.table.to_u32()))?;
     // Tables that inherit from an ordinary one hold nothing of the stock.
     let partitions = if table.kind == RelationKind::Partitioned { heirs } else { &[] };
     let kinds = (configured.companions.movements.is_some(), striped);
@@ -364,6 +381,9 @@ fn resolve<'a>(configured: &Configured, table: &'a Description) -> Result<Resolv
     let (Some(id_type), Some((quantity_type, capacity))) = (SqlType::id_type(id.type_oid), quantity.quantity()) else {
         return Err(broken("column_type_changed", "a column of the stock table has changed its type"));
     };
+    if !id.deterministic {
+        return Err(broken("id_collation_changed", "the collation of the id column is no longer deterministic"));
+    }
     if !table.unique_index {
         return Err(broken("unique_index_missing", "the stock table has no unique index on its id column any more"));
     }
@@ -376,12 +396,7 @@ pub fn describe_configured(spi: &Connection, configured: &Configured) -> Result<
 }
 
 fn describe_attached(catalog: &Catalog<'_>, configured: &Configured) -> Result<Description> {
-    catalog.describe(configured.table, Columns::Marked(&configured.check_name))?.ok_or_else(|| {
-        Error::broken_attachment(
-            "stock_table_dropped",
-            "the stock table was dropped",
-            json!({"oid": configured.table.to_u32()}),
-            "Call detach_inventory, then attach_inventory with the new table.",
-        )
-    })
+    catalog
+        .describe(configured.table, Columns::Marked(&configured.check_name))?
+        .ok_or_else(|| Error::stock_table_dropped(configured.table.to_u32()))
 }

@@ -192,13 +192,15 @@ fn list() -> Result<Rc<List>> {
 fn load(spi: &Connection) -> Result<Rc<List>> {
     let configuration = configuration(spi)?;
     loop {
-        invalidation::start(Watch::List, &[configuration.oid]);
+        drop(invalidation::start(Watch::List, &[configuration.oid]));
         invalidation::start_with_all(Watch::Places);
         let generations = [Watch::List, Watch::Places].map(invalidation::generation);
         let AttachedTables { tables, several } = attached(spi, &configuration)?;
+        // A table that was dropped counts, too, until its row is gone.
+        let several = several || tables.len() > 1;
         let list = List::of(Rc::new(tables.into_iter().collect()), several, generations);
         let is_current = list.is_current();
-        invalidation::start(Watch::Places, &list.tables.iter().copied().collect::<Vec<_>>());
+        drop(invalidation::start(Watch::Places, &list.tables.iter().copied().collect::<Vec<_>>()));
         if is_current {
             return Ok(list);
         }

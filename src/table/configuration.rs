@@ -7,6 +7,9 @@ use crate::core::error::{Error, Result};
 use crate::core::part::Companion;
 use crate::pg::Oid;
 use crate::pg::args::Arg;
+use crate::pg::lock::lock_for_writing;
+use crate::pg::namespace;
+use crate::pg::relation;
 use crate::pg::role::act_as;
 use crate::pg::spi::Connection;
 use crate::statements::catalog::{self, ConfiguredBy};
@@ -32,6 +35,22 @@ impl Configuration {
     /// The table that says whether several tables have been attached at once.
     pub fn sharing(&self) -> String {
         format!("{}.inventory_sharing", self.schema)
+    }
+
+    /// Runs statements that write these two tables, as their owner, who is a superuser: no trigger of anybody may fire,
+    /// whatever was granted on the tables. One that is being created is waited for, and then seen.
+    pub fn writing<T>(&self, write: impl FnOnce() -> T) -> Result<T> {
+        let schema = relation::schema_of(self.oid);
+        let sharing = schema.and_then(|schema| namespace::relation_in(schema, c"inventory_sharing"));
+        let tables = [self.oid, sharing.ok_or_else(|| Error::internal("a table of the extension is missing"))?];
+        lock_for_writing(&tables);
+        for facts in tables.into_iter().filter_map(relation::facts) {
+            if let Some(trigger) = facts.triggers.first() {
+                return Err(Error::configuration_trigger(&facts.name, &trigger.name));
+            }
+        }
+        let _acting = act_as(self.owner, CATALOG_PATH);
+        Ok(write())
     }
 }
 

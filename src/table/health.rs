@@ -10,6 +10,7 @@ use crate::core::item_id::IdType;
 use crate::core::part::{Companion, Part};
 use crate::pg::Oid;
 use crate::pg::invalidation;
+use crate::pg::namespace;
 use crate::pg::relation::{self, Facts, TriggerFacts};
 use crate::pg::role::{current_role, is_superuser, role_name};
 use crate::table::catalog;
@@ -27,14 +28,26 @@ pub fn is_the_attached_table(configured: &Configured, name: &str) -> Result<()> 
     match relation::table_named(schema, table) {
         Some(found) if found != configured.table => {
             invalidation::add_relations(&[found]);
-            // One that is attached itself is sold from under that name.
-            if choice::is_attached(found)? {
+            // One that is attached itself is sold from under that name; and anybody may call a table of their own so.
+            if choice::is_attached(found)? || !is_at_home(found, configured.table) {
                 return Ok(());
             }
             Err(Error::stock_table_swapped(name, &format!("{schema}.{table}")))
         }
         _ => Ok(()),
     }
+}
+
+/// Whether a table that has the name of an attached one is of the same owner, of a superuser, or of the owner of the
+/// schema in which both are. Any other role may take the name of a schema that was renamed.
+fn is_at_home(found: Oid, stock: Oid) -> bool {
+    let [schema, own_schema] = [found, stock].map(relation::schema_of);
+    relation::owner(found).is_some_and(|owner| {
+        invalidation::add_role(owner);
+        relation::owner(stock) == Some(owner)
+            || is_superuser(owner)
+            || (schema == own_schema && schema.and_then(namespace::owner) == Some(owner))
+    })
 }
 
 /// Whether another table, which is not attached, has the name that the table had when it was attached.

@@ -273,3 +273,20 @@ def test_an_id_that_is_no_text_is_not_taken_for_another(in_encoding, encoding, o
     sold = conn.execute("SELECT decrement_item(%s, 1)", (other,)).fetchone()[0]
     assert sold["new_quantity"] == 100
     assert conn.execute("SELECT quantity FROM inventory ORDER BY quantity").fetchall() == [(100,), (100,)]
+
+
+def test_a_collation_that_is_no_longer_deterministic_ends_the_sales(db):
+    """Two ids that it takes for one are two items in the companions."""
+    conn = db.connect()
+    nondeterministic_collation(conn)
+    conn.execute("CREATE TABLE inventory (id text PRIMARY KEY, quantity integer)")
+    fill(conn, {"a": 5})
+    attach(conn, p_ledger=False)
+    session = db.connect()
+    assert item(session, "a", 1)["new_quantity"] == 4
+    conn.execute("ALTER TABLE inventory ALTER COLUMN id TYPE text COLLATE same")
+    for each in (session, db.connect()):
+        refusal = refused_call(each, "decrement_item", p_item="a", p_quantity=1)
+        assert (refusal.sqlstate, refusal.reason) == ("55000", "id_collation_changed")
+    conn.execute('ALTER TABLE inventory ALTER COLUMN id TYPE text COLLATE "C"')
+    assert item(session, "a", 1)["new_quantity"] == 3

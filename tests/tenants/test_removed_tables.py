@@ -7,7 +7,7 @@ by others, sold from the stock of the tenant that was left, and read it in a tra
 import pytest
 
 from books import call
-from shop import ONE, Aside, attach, create_role, refused, refused_sale, sell, until_waiting
+from shop import ONE, Aside, attach, create_role, refused, refused_sale, sell, until, until_waiting
 from tenants import EXECUTE, tenant
 
 REMOVALS = {
@@ -66,6 +66,63 @@ def test_two_tables_that_were_attached_at_once_are_several(db):
     first.execute("COMMIT")
     second.execute("SELECT detach_inventory('bert.inventory')")
     assert refused_sale(second, ONE, 1).reason == "several_tables"
+
+
+@pytest.mark.parametrize("removal", ["DROP TABLE bert.inventory", "DROP SCHEMA bert CASCADE"])
+def test_two_tables_that_were_attached_at_once_are_several_after_a_drop(db, removal):
+    """No attach and no detach had seen both: the clerk of the dropped one sold from the other."""
+    admin = db.connect()
+    anna, bert = (tenant(db, admin, name, {ONE: 100}, attached=False) for name in ("anna", "bert"))
+    first, second, till = anna.session(anna.owner), bert.session(bert.owner), bert.session()
+    first.execute("BEGIN; SELECT attach_inventory('anna.inventory')")
+    second.execute("SELECT attach_inventory('bert.inventory')")
+    first.execute("COMMIT")
+    admin.execute(removal)
+    for session in (till, bert.session()):
+        assert refused_sale(session, ONE, 1).reason == "several_tables"
+    carl = tenant(db, admin, "carl", {ONE: 1})  # the row of the dropped table goes
+    assert refused_sale(till, ONE, 1).reason == "several_tables"
+    assert (anna.left(ONE), carl.left(ONE)) == (100, 1)
+
+
+def test_an_open_attach_of_one_does_not_hold_up_another(db):
+    """The second table of all noted that there are several: the third waited for it, with its own table locked."""
+    admin = db.connect()
+    anna, bert, carl = (tenant(db, admin, name, {ONE: 9}, attached=name == "anna") for name in ("anna", "bert", "carl"))
+    waiting, other = bert.session(bert.owner), carl.session(carl.owner)
+    waiting.execute("BEGIN; SELECT attach_inventory('bert.inventory')")
+    other.execute("SET lock_timeout = '2s'; SELECT attach_inventory('carl.inventory')")
+    other.execute("SELECT detach_inventory('carl.inventory')")
+    anna.session(anna.owner).execute("SET lock_timeout = '2s'; SELECT detach_inventory('anna.inventory')")
+    waiting.execute("COMMIT")
+    assert sell(bert.session(), ONE, 1)["new_quantity"] == 8
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+@pytest.mark.parametrize("call_made", ["attach_inventory('anna.inventory')", "detach_inventory('bert.inventory')"])
+def test_the_attachment_is_not_changed_on_an_older_snapshot(anna, level, call_made, db):
+    """The openings were those of the snapshot: what was committed since was missing from the ledger."""
+    bert = tenant(db, anna.admin, "bert", {ONE: 500})
+    anna.admin.execute("SELECT detach_inventory('anna.inventory')")
+    anna.admin.execute(f"BEGIN ISOLATION LEVEL {level}; SELECT count(*) FROM anna.inventory")
+    refusal = refused(anna.admin, f"SELECT {call_made}")
+    assert (refusal.sqlstate, refusal.reason) == ("25001", "one_snapshot")
+    anna.admin.execute("ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED")
+    anna.admin.execute(f"SELECT {call_made}; COMMIT")
+    bert.audit()
+
+
+def test_a_table_that_was_attached_after_the_snapshot_is_not_striped(db, anna):
+    """The note that it has stripes found no row, and its totals were never brought up to date."""
+    bert = tenant(db, anna.admin, "bert", {ONE: 500}, attached=False)
+    owner = bert.session(bert.owner)
+    owner.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class")
+    attach(anna.admin, "bert.inventory")
+    assert refused(owner, "SELECT stripe_inventory(%s::uuid, 2)", (ONE,)).sqlstate in ("25001", "40001")
+    owner.execute("ROLLBACK")
+    owner.execute("SELECT stripe_inventory(%s::uuid, 2)", (ONE,))
+    sell(bert.session(), ONE, 1)
+    until(lambda: bert.left(ONE) == 499, "the row shows the total")
 
 
 # The same rows in two attachments

@@ -280,3 +280,70 @@ def test_a_database_without_a_shop_is_updated(db):
         fill(conn, {item(1): 1})
         attach(conn)
         assert call(conn, "decrement_item", p_item=item(1), p_quantity=1)["new_quantity"] == 0
+
+
+@pytest.fixture
+def bare(db):
+    """A session in a database of the old version without a shop."""
+    conn = db.connect()
+    conn.execute("DROP EXTENSION inventory_ext")
+    return conn
+
+
+DEFAULTS = "ALTER DEFAULT PRIVILEGES GRANT ALL ON {} TO {}"
+
+
+@pytest.mark.parametrize("schema", ["public", '"Inv"'])
+def test_default_privileges_open_nothing_that_the_update_makes(bare, db, schema):
+    """A table of the update kept them: a trigger on it ran as the superuser who owns the extension."""
+    mallory = create_role(bare, db, "mallory")
+    bare.execute(
+        f"CREATE SCHEMA IF NOT EXISTS {schema}; CREATE EXTENSION inventory_ext SCHEMA {schema} VERSION '0.1.0'"
+    )
+    old = f"SELECT has_function_privilege('{mallory}', '{schema}.decrement_inventory(uuid, numeric)', 'EXECUTE')"
+    assert bare.execute(old).fetchone() == (False,)
+    for kind in ("TABLES", "FUNCTIONS"):
+        bare.execute(DEFAULTS.format(kind, f'"{mallory}"'))
+    bare.execute(UPDATE)
+    found = bare.execute(
+        """SELECT pg_describe_object(d.classid, d.objid, 0) FROM pg_depend AS d
+            LEFT JOIN pg_proc AS p ON d.classid = 'pg_proc'::regclass AND p.oid = d.objid
+            LEFT JOIN pg_class AS c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid
+            CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, c.relacl)) AS acl
+            WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND acl.grantee = %s::regrole""",
+        (f'"{mallory}"',),
+    ).fetchall()
+    assert found == []
+
+
+def test_the_grants_of_a_quoted_schema_are_kept(bare, db):
+    till = create_role(bare, db, "till")
+    bare.execute('CREATE SCHEMA "In v"; CREATE EXTENSION inventory_ext SCHEMA "In v" VERSION \'0.1.0\'')
+    bare.execute(f'GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA "In v" TO "{till}"')
+    bare.execute(UPDATE)
+    granted = bare.execute(
+        """SELECT p.proname FROM pg_proc AS p CROSS JOIN LATERAL aclexplode(p.proacl) AS acl
+            WHERE p.pronamespace = '"In v"'::regnamespace AND acl.grantee = %s::regrole""",
+        (f'"{till}"',),
+    ).fetchall()
+    assert {name for (name,) in granted} >= set(CHANGED)
+
+
+@pytest.mark.parametrize("role", ["origin", "replica"])
+def test_grants_are_those_of_the_roles_that_made_them(bare, db, role):
+    """They became grants of the role that updates: what their maker lost, its grantees kept."""
+    first, second, third = (create_role(bare, db, name) for name in ("first", "second", "third"))
+    bare.execute("CREATE EXTENSION inventory_ext VERSION '0.1.0'")
+    chain = [("postgres", first, " WITH GRANT OPTION"), (first, second, " WITH GRANT OPTION"), (second, third, "")]
+    for grantor, grantee, option in chain:
+        bare.execute(f'SET ROLE "{grantor}"')
+        bare.execute(f'GRANT EXECUTE ON FUNCTION restock_inventory TO "{grantee}"{option}; RESET ROLE')
+    bare.execute(f"SET session_replication_role = {role}; {UPDATE}; RESET session_replication_role")
+    grants = """SELECT acl.grantor::regrole::text, acl.grantee::regrole::text
+                  FROM pg_proc AS p CROSS JOIN LATERAL aclexplode(p.proacl) AS acl
+                 WHERE p.proname = 'restock_inventory' AND acl.grantee <> p.proowner"""
+    assert set(bare.execute(grants).fetchall()) == {(grantor, grantee) for grantor, grantee, _ in chain}
+    left_over = "SELECT current_user::text, count(*) FROM pg_event_trigger WHERE evtname LIKE '%restore%'"
+    assert bare.execute(left_over).fetchone() == ("postgres", 0)
+    bare.execute(f'REVOKE ALL ON FUNCTION restock_inventory FROM "{first}" CASCADE')
+    assert bare.execute(grants).fetchall() == []

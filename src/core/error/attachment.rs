@@ -17,6 +17,47 @@ impl Error {
         )
     }
 
+    /// `55000`: it would run as the owner of the extension, who is a superuser.
+    pub fn configuration_trigger(table: &str, trigger: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "a table of the extension has a trigger",
+            json!({"reason": "configuration_trigger", "table": table, "trigger": trigger}),
+            "Drop the trigger, and revoke all rights on the table but SELECT.",
+        )
+    }
+
+    /// `25001`: what was committed since would be missing from the ledger, or from the configuration.
+    pub fn one_snapshot(function: &str) -> Box<Self> {
+        Self::new(
+            "25001",
+            format!("{function} cannot run in a transaction with one snapshot"),
+            json!({"reason": "one_snapshot", "function": function}),
+            "BEGIN ISOLATION LEVEL READ COMMITTED, and call the function again.",
+        )
+    }
+
+    /// `55000`: a dropped table is still in the configuration.
+    pub fn stock_table_dropped(oid: u32) -> Box<Self> {
+        Self::broken_attachment(
+            "stock_table_dropped",
+            "the stock table was dropped",
+            json!({"oid": oid}),
+            "Call detach_inventory, then attach_inventory with the new table.",
+        )
+    }
+
+    /// `42P01`: a table that was dropped, or never was.
+    pub fn no_table(oid: u32) -> Box<Self> {
+        Self::unsuitable(
+            "42P01",
+            "there is no such table",
+            "no_table",
+            json!({"oid": oid}),
+            "Pass the name of an existing table.",
+        )
+    }
+
     /// `55000`: decrement_inventory takes a uuid.
     pub fn no_uuids(table: &str, id_type: IdType) -> Box<Self> {
         Self::new(
@@ -256,6 +297,27 @@ impl Error {
         )
     }
 
+    /// `55000`: the same, where it cannot be said whose stripes they are.
+    pub fn stripes_of_unknown(table: &str, stripes: &str, made_for: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "stripes are left of a table that is not there under its name",
+            json!({"reason": "stripes_of_unknown", "table": table, "stripes": stripes, "made_for": made_for}),
+            "If this is that table, give it that name and schema until it is attached; \
+             if that table is gone for good, drop its stripes.",
+        )
+    }
+
+    /// `55000`: they would decide on the quantities of a table that they were not made of.
+    pub fn stripes_of_another(table: &str, stripes: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "stripes are left of another table that had the name of this one",
+            json!({"reason": "stripes_of_another", "table": table, "stripes": stripes}),
+            "Give that table its name back and attach it; if it is gone for good, drop the tables left of it.",
+        )
+    }
+
     /// `3F000`: there is no schema of that name.
     pub fn no_such_schema(table: &str, schema: &str) -> Box<Self> {
         Self::new(
@@ -273,6 +335,17 @@ impl Error {
             "p_companion_schema is a schema of temporary tables",
             json!({"reason": "temporary_schema", "table": table, "schema": schema}),
             "Name a permanent schema.",
+        )
+    }
+
+    /// `42P07`: a companion of that name is there, and its comment names another table.
+    pub fn companion_of_another(table: &str, companion: &str, comment: Option<&str>) -> Box<Self> {
+        Self::new(
+            "42P07",
+            "a table that the attachment needs was made for another table",
+            json!({"reason": "companion_of_another", "table": table, "relation": companion, "comment": comment}),
+            "If it was made for this table under another name, give the table that name until it is attached: \
+             then all can be renamed. Else pass another schema as p_companion_schema.",
         )
     }
 

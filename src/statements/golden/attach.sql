@@ -77,9 +77,9 @@ DELETE FROM public.inventory_attachment AS a
      WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) gone.stock_table)
        FOR UPDATE SKIP LOCKED));
 
--- attach::begin_sharing: $1 Oid
-INSERT INTO public.inventory_sharing (several)
- SELECT true WHERE EXISTS (
+-- attach::begin_sharing: $1 Regclass
+INSERT INTO public.inventory_sharing (stock_table)
+ SELECT $1 WHERE EXISTS (
     SELECT FROM public.inventory_attachment AS a WHERE a.stock_table OPERATOR(pg_catalog.<>) $1)
      ON CONFLICT DO NOTHING;
 

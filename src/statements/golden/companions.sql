@@ -14,14 +14,34 @@ SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name,
 SELECT n.oid, pg_catalog.quote_ident(n.nspname) AS quoted FROM pg_catalog.pg_namespace AS n
  WHERE n.nspname OPERATOR(pg_catalog.=) $1::pg_catalog.name;
 
--- companions::find_described: $1 Text, $2 Oid, $3 Oid
-SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
+-- companions::find_stripes: $1 Oid
+SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name, made_for.name AS made_for, EXISTS (
+           SELECT FROM pg_catalog.pg_class AS s
+             JOIN pg_catalog.pg_namespace AS m ON m.oid OPERATOR(pg_catalog.=) s.relnamespace
+            WHERE s.relkind::pg_catalog.text OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p'])
+              AND pg_catalog.format('%I.%I', m.nspname, s.relname) OPERATOR(pg_catalog.=) made_for.name
+              AND EXISTS (
+           SELECT FROM pg_catalog.pg_constraint AS k
+            WHERE k.conrelid OPERATOR(pg_catalog.=) s.oid AND k.contype OPERATOR(pg_catalog.=) 'c'
+              AND pg_catalog.array_length(k.conkey, 1) OPERATOR(pg_catalog.=) 2
+              AND k.conname OPERATOR(pg_catalog.~) '_non_negative$')) AS is_marked
   FROM pg_catalog.pg_description AS d
   JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) d.objoid
   JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+ CROSS JOIN LATERAL (VALUES (pg_catalog.substr(d.description, 37,
+           pg_catalog.length(d.description) OPERATOR(pg_catalog.-) 37))) AS made_for (name)
  WHERE d.classoid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid
-   AND d.objsubid OPERATOR(pg_catalog.=) 0 AND d.description OPERATOR(pg_catalog.=) $1
-   AND c.relowner OPERATOR(pg_catalog.=) $2 AND c.relnamespace OPERATOR(pg_catalog.<>) $3;
+   AND d.objsubid OPERATOR(pg_catalog.=) 0 AND c.relowner OPERATOR(pg_catalog.=) $1
+   AND pg_catalog.starts_with(d.description, 'The stripes of the striped items of ')
+   AND pg_catalog.right(d.description, 1) OPERATOR(pg_catalog.=) '.'
+ ORDER BY c.oid;
+
+-- companions::is_marked: $1 Oid
+SELECT EXISTS (
+           SELECT FROM pg_catalog.pg_constraint AS k
+            WHERE k.conrelid OPERATOR(pg_catalog.=) $1 AND k.contype OPERATOR(pg_catalog.=) 'c'
+              AND pg_catalog.array_length(k.conkey, 1) OPERATOR(pg_catalog.=) 2
+              AND k.conname OPERATOR(pg_catalog.~) '_non_negative$') AS is_marked;
 
 -- companions::partitions: $1 Regclass
 SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name,
