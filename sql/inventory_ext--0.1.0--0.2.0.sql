@@ -304,8 +304,9 @@ p_inventory_id: the item. p_stripes: 2 to 256, about the number of sessions that
 Returns {"success": true, "inventory_id", "quantity", "stripes"}.
 
 Errors: IV002 unknown item; IV007 something on the table changed the quantity; 22004 an argument is NULL; 22023 too few
-or too many stripes; 22P02 a key is no id of the table; 55000 no stock table is attached; 55006 called from code that
-another function runs, or in a statement that writes the stock table.$comment$;
+or too many stripes; 22P02 a key is no id of the table; 25001 the table was attached after the snapshot of the
+transaction; 55000 no stock table is attached; 55006 called from code that another function runs, or in a statement that
+writes the stock table.$comment$;
 
 CREATE FUNCTION @extschema@.unstripe_inventory(
     p_inventory_id @extschema@.inventory_key

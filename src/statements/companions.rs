@@ -87,8 +87,8 @@ pub fn schema() -> Sql {
     Sql::new(text, &[SqlType::Text])
 }
 
-/// Finds the tables of stripes of an owner by their comments, with the name of the stock table that the comment has, and
-/// whether a table of that name has been attached: it then has a CHECK of ours.
+/// Finds the tables of stripes of an owner by their comments, with the stock table that the comment names, and whether
+/// a table of that name has been attached: it then has a CHECK of ours.
 pub fn find_stripes() -> Sql {
     let (before, after) = around_name(Companion::Stripes);
     let text = format!(
