@@ -27,9 +27,16 @@ SELECT c.oid,
                           WHERE f.contype OPERATOR(pg_catalog.=) 'f'
                             AND (f.confrelid OPERATOR(pg_catalog.=) c.oid
                                  OR f.confrelid OPERATOR(pg_catalog.=) ANY (ARRAY(
-                                    SELECT p.relid::pg_catalog.oid
-                                      FROM pg_catalog.pg_partition_tree(c.oid) AS p
-                                     WHERE c.relkind OPERATOR(pg_catalog.=) 'p'))))
+                                    -- pg_partition_tree would lock them until the transaction ends.
+                                    WITH RECURSIVE part AS (
+                                        SELECT h.inhrelid FROM pg_catalog.pg_inherits AS h
+                                         WHERE h.inhparent OPERATOR(pg_catalog.=) c.oid
+                                           AND c.relkind OPERATOR(pg_catalog.=) 'p'
+                                         UNION ALL
+                                        SELECT h.inhrelid FROM pg_catalog.pg_inherits AS h
+                                          JOIN part ON h.inhparent OPERATOR(pg_catalog.=) part.inhrelid
+                                    )
+                                    SELECT part.inhrelid FROM part))))
             ELSE false END AS referenced,
        c.relname::pg_catalog.text AS bare_name,
        i.attnum AS id_number, i.attname::pg_catalog.text AS id_name,

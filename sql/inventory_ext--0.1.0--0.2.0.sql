@@ -457,20 +457,23 @@ BEGIN
         SELECT oid, grantor, grantee, is_grantable, pg_catalog.max(step) AS step
           FROM placed GROUP BY oid, grantor, grantee, is_grantable
     )
-    SELECT pg_catalog.string_agg(pg_catalog.format('SET LOCAL ROLE %I; GRANT EXECUTE ON FUNCTION %s TO %s%s;',
-               pg_catalog.pg_get_userbyid(grantor), oid::pg_catalog.regprocedure,
-               CASE WHEN grantee OPERATOR(pg_catalog.=) 0 THEN 'PUBLIC'
-                    ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(grantee)) END,
-               CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END), ' ' ORDER BY step)
+    SELECT pg_catalog.string_agg(pg_catalog.format(
+               -- The updating role may be unable to become that one, which may be unable to use the schema.
+               'BEGIN SET LOCAL ROLE %1$I; %2$s; PERFORM pg_catalog.set_config(''role'', role, true);
+                EXCEPTION WHEN insufficient_privilege THEN %2$s; END;',
+               pg_catalog.pg_get_userbyid(grantor), pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO %s%s',
+                   oid::pg_catalog.regprocedure,
+                   CASE WHEN grantee OPERATOR(pg_catalog.=) 0 THEN 'PUBLIC'
+                        ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(grantee)) END,
+                   CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)), ' ' ORDER BY step)
       INTO grants FROM ordered;
     IF grants IS NOT NULL THEN
         EXECUTE pg_catalog.format(
-            'CREATE FUNCTION @extschema@.inventory_restore_grants() RETURNS pg_catalog.event_trigger
-             LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS %L',
+            'CREATE FUNCTION %s.inventory_restore_grants() RETURNS pg_catalog.event_trigger
+             LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS %L', '@extschema@',
             'DECLARE role pg_catalog.text := pg_catalog.current_setting(''role''); BEGIN '
             OPERATOR(pg_catalog.||) grants OPERATOR(pg_catalog.||)
-            ' PERFORM pg_catalog.set_config(''role'', role, true);
-              DROP EVENT TRIGGER inventory_restore_grants;
+            ' DROP EVENT TRIGGER inventory_restore_grants;
               DROP FUNCTION @extschema@.inventory_restore_grants(); END');
         EXECUTE 'REVOKE ALL ON FUNCTION @extschema@.inventory_restore_grants() FROM PUBLIC';
         CREATE EVENT TRIGGER inventory_restore_grants ON ddl_command_end WHEN TAG IN ('ALTER EXTENSION')

@@ -113,11 +113,12 @@ fn attach_locked(
     if companions::have_stripes(spi, table, home)? {
         health::require_writable_by_caller(objection, table.owner)?;
     }
+    let marked = companions::is_marked(spi, table)?;
     let (items, check_name) = {
         let _acting = act_as_unfiltered(table.owner, CATALOG_PATH);
         (check_rows(spi, table)?, constrain(spi, table)?)
     };
-    let installed = install::make(spi, configuration, table, (home, companions), options.ledger)?;
+    let installed = install::make(spi, configuration, (table, marked), (home, companions), options.ledger)?;
     record(spi, configuration, (options, table), &check_name, &installed)?;
     invalidation::announce_change(configuration.oid);
     warn(table);

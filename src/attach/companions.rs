@@ -7,6 +7,7 @@
 
 use crate::attach::triggers::run_as_owner;
 use crate::core::error::{Error, Result};
+use crate::core::json::exact;
 use crate::core::part::Companion;
 use crate::pg::Oid;
 use crate::pg::args::Arg;
@@ -140,37 +141,59 @@ pub fn stripes_of(spi: &Connection, table: &Description, companions: &CompanionO
     Ok(stripes.zip(by_oid(Companion::Totals, companions.totals)?).map(|(stripes, totals)| [stripes, totals]))
 }
 
-/// Refuses to attach without stripes that may be those of this table, and with those of another: they hold stock.
+/// Refuses to attach without stripes that may be those of this table: they hold stock.
 ///
-/// Stripes are known by their names and comments, which may be older than the names of today. So stripes whose comment
-/// names no table that has been attached may be those of any table of their owner; and a table that has not been
-/// attached has none, even if it has the name of one.
+/// Stripes are known by their names and comments, which may be older than the names of today. So stripes that no table
+/// which has been attached accounts for may be those of any table of their owner that has such items. Others are not
+/// touched: the owner may be attaching their table at the same time.
 pub fn require_own_stripes(
     spi: &Connection,
     configuration: &Configuration,
     table: &Description,
     companions: &[Found],
 ) -> Result<()> {
-    let rows = spi.once_latest(&statements::find_stripes(), &[Arg::owned(table.owner)]);
+    let rows = spi.once_latest(&statements::find_stripes(), &[Arg::owned(table.owner), Arg::owned(table.oid)]);
     for row in 0..rows.count() {
-        let (oid, name) = (rows.required(row, c"oid")?, rows.required_text(row, c"name")?);
-        let Ok(stripes) = checked(table, Companion::Stripes, oid, name) else { continue };
+        let oid = rows.required(row, c"oid")?;
         let made_for = rows.required_text(row, c"made_for")?;
-        if !has_rows(spi, table, &stripes) || is_of_attached(spi, configuration, oid)? {
+        let is_found = companions.iter().any(|found| found.oid == oid);
+        if is_found || rows.required(row, c"is_known")? {
             continue;
         }
-        if companions.iter().any(|found| found.oid == oid) {
-            let marked = spi.once_latest(&statements::is_marked(), &[Arg::owned(table.oid)]);
-            if !marked.required(0, c"is_marked")? {
-                return Err(Error::stripes_of_another(&table.name, &stripes.name));
-            }
-        } else if made_for == table.name {
-            return Err(Error::stripes_elsewhere(&table.name, &stripes.name));
-        } else if !rows.required(row, c"is_marked")? {
-            return Err(Error::stripes_of_unknown(&table.name, &stripes.name, &made_for));
+        if is_of_attached(spi, configuration, oid)? {
+            continue;
         }
+        let Ok(stripes) = checked(table, Companion::Stripes, oid, rows.required_text(row, c"name")?) else { continue };
+        if !has_rows(spi, table, &stripes) {
+            continue;
+        }
+        if made_for == table.name {
+            return Err(Error::stripes_elsewhere(&table.name, &stripes.name));
+        }
+        require_none_shared(spi, table, &stripes, &made_for)?;
     }
     Ok(())
+}
+
+/// Whether a table has been attached before: one that has the name of another, which was, has no stripes.
+pub fn is_marked(spi: &Connection, table: &Description) -> Result<bool> {
+    spi.once_latest(&statements::is_marked(), &[Arg::owned(table.oid)]).required(0, c"is_marked")
+}
+
+/// Refuses stripes of items that the table has.
+fn require_none_shared(spi: &Connection, table: &Description, stripes: &Found, made_for: &str) -> Result<()> {
+    let Some(id) = &table.id else { return Ok(()) };
+    let _acting = act_as_unfiltered(table.owner, CATALOG_PATH);
+    let shared = spi.once(&statements::count_shared(&stripes.name, &table.name, &id.quoted), &[]);
+    let items: i64 = shared.required(0, c"items")?;
+    if items == 0 {
+        return Ok(());
+    }
+    let quantity = exact(&shared.required_text(0, c"quantity")?);
+    let facts = json!({
+        "table": table.name, "stripes": stripes.name, "made_for": made_for, "items": items, "quantity": quantity,
+    });
+    Err(Error::stripes_of_unknown(facts))
 }
 
 fn is_of_attached(spi: &Connection, configuration: &Configuration, companion: Oid) -> Result<bool> {

@@ -103,7 +103,7 @@ fn merge_stripes(spi: &Connection, configured: &Configured, table: &Description)
 fn merge_left(spi: &Connection, table: &Description, companions: &CompanionOids) -> Result<()> {
     let Some([stripes, totals]) = companions::stripes_of(spi, table, companions)? else { return Ok(()) };
     triggers::drop_recording(spi, table, (stripes.oid, &stripes.name));
-    leftover::merge(spi, table, &stripes, &totals).map(|_| ())
+    leftover::merge(spi, (table, true), &stripes, &totals).map(|_| ())
 }
 
 /// Whether there are stripes; so also where they cannot be read.

@@ -21,11 +21,11 @@ pub struct Installed {
     pub striped: bool,
 }
 
-/// Creates, or finds again, the companions of a table that is being attached.
+/// Creates, or finds again, the companions of a table that is being attached, and may have been before.
 pub fn make(
     spi: &Connection,
     configuration: &Configuration,
-    table: &Description,
+    (table, marked): (&Description, bool),
     places: (&Home, &[Found]),
     ledger: bool,
 ) -> Result<Installed> {
@@ -35,7 +35,7 @@ pub fn make(
     // Triggers that a dump or a broken attachment left look for an attachment that is not there yet.
     triggers::drop_from_stock(spi, table)?;
     triggers::drop_recording(spi, table, (stripes.oid, &stripes.name));
-    let merged = leftover::merge(spi, table, &stripes, &totals)?;
+    let merged = leftover::merge(spi, (table, marked), &stripes, &totals)?;
     let set = |companion, found: &Found| {
         triggers::set(spi, configuration, table, (Part::Companion(companion), found.oid, &found.name), ledger);
     };

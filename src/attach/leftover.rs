@@ -9,6 +9,7 @@ use crate::attach::companions::Found;
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
 use crate::core::json::exact;
+use crate::core::quantity::differ;
 use crate::ledger::attribution;
 use crate::pg::args::Arg;
 use crate::pg::role::act_as_unfiltered;
@@ -29,8 +30,14 @@ pub struct Merged {
 }
 
 /// Writes the sum of the stripes into the row of each item, and deletes the stripes. No trigger of ours may be on the
-/// stock table.
-pub fn merge(spi: &Connection, table: &Description, stripes: &Found, totals: &Found) -> Result<Merged> {
+/// stock table. Stripes of a table that has not been attached are those of another one, which had its name: they may
+/// neither change a row nor go.
+pub fn merge(
+    spi: &Connection,
+    (table, marked): (&Description, bool),
+    stripes: &Found,
+    totals: &Found,
+) -> Result<Merged> {
     let path = pinned_path(table);
     let _acting = act_as_unfiltered(table.owner, &path);
     if spi.once(&has_rows(&stripes.name), &[]).count() == 0 {
@@ -49,6 +56,12 @@ pub fn merge(spi: &Connection, table: &Description, stripes: &Found, totals: &Fo
     let (mut merged, mut sums) = (Merged::default(), Vec::new());
     for row in 0..found.count() {
         let item = found.item(row, c"id")?;
+        let in_row = found.text(row, c"in_row");
+        let sum = found.required_text(row, c"sum")?;
+        let agrees = in_row.is_some() && found.required(row, c"agrees")?;
+        if !marked && (in_row.is_none() || (agrees && in_row.is_some_and(|in_row| differ(&in_row, &sum)))) {
+            return Err(Error::stripes_of_another(&table.name, &stripes.name));
+        }
         if found.text(row, c"in_row").is_none() {
             // The row was deleted while nothing was attached: the item is gone, and its stripes with it. A partition
             // may come back.
@@ -57,10 +70,10 @@ pub fn merge(spi: &Connection, table: &Description, stripes: &Found, totals: &Fo
             }
             continue;
         }
-        if !found.required(row, c"agrees")? {
+        if !agrees {
             return Err(differs(table, &found, row, found.text(row, c"last_total")));
         }
-        sums.push(found.required_text(row, c"sum")?);
+        sums.push(sum);
         merged.items.push(item);
     }
     write(spi, table, names, (&merged.items, sums))?;

@@ -96,6 +96,14 @@ impl ItemId {
         Some(Self::Uuid(id))
     }
 
+    /// The length of a text id that is longer than a key can be.
+    pub fn excess(&self) -> Option<usize> {
+        match self {
+            Self::Text(text) if text.len() > MAX_ID_BYTES => Some(text.len()),
+            _ => None,
+        }
+    }
+
     /// 32 bits of the id, for an advisory lock. Two items of a table that share them only wait for each other.
     pub fn lock_word(&self) -> u32 {
         let fold = |number: u64| (number >> 32) as u32 ^ number as u32;

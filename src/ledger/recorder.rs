@@ -3,7 +3,7 @@
 //! A change of one row by one of our own calls is written at once, and so is a direct write to a partition, which is no
 //! statement on the stock table. Every other change is noted until the statement ends.
 
-use crate::core::error::Result;
+use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
 use crate::core::movement::MovementKind;
 use crate::core::part::{Companion, Part};
@@ -132,7 +132,10 @@ impl<'f> RowChange<'f> {
         let stripe = if columns.of_stripes { Some(first.stripe()?) } else { None };
         let item = |kind, quantities| Effect::Item { id: id.clone(), kind, quantities };
         let (command, effect) = match firing.operation() {
-            Operation::Insert => (first.made_by(), item(MovementKind::Opening, [zero(), quantity.printed()])),
+            Operation::Insert => {
+                require_short(&id)?;
+                (first.made_by(), item(MovementKind::Opening, [zero(), quantity.printed()]))
+            }
             Operation::Delete => (first.deleted_by(), item(MovementKind::Closing, [quantity.printed(), zero()])),
             Operation::Update | Operation::Truncate => {
                 let updated = firing.updated_row();
@@ -141,6 +144,7 @@ impl<'f> RowChange<'f> {
                 let effect = if new_id == id {
                     Effect::Quantity { id, quantities: [quantity, new_quantity] }
                 } else {
+                    require_short(&new_id)?;
                     Effect::Moved { from: (id, quantity.printed()), to: (new_id, new_quantity.printed()) }
                 };
                 (updated.made_by(), effect)
@@ -148,6 +152,11 @@ impl<'f> RowChange<'f> {
         };
         Ok(Self { command, stripe, effect })
     }
+}
+
+/// Refuses a new id that no key can name. An old one can be changed, and its item be deleted.
+fn require_short(id: &ItemId) -> Result<()> {
+    id.excess().map_or(Ok(()), |bytes| Err(Error::long_id(bytes)))
 }
 
 /// An item that is not there has nothing.

@@ -1,7 +1,7 @@
 //! Arguments: of the SQL functions, as PostgreSQL passes them, and of statements, as SPI binds them.
 
 use crate::core::error::{Error, Result};
-use crate::core::item_id::{IdType, ItemId, MAX_ID_BYTES};
+use crate::core::item_id::{IdType, ItemId};
 use crate::core::quantity::{Quantity, Unfit};
 use crate::pg::encoding;
 use crate::pg::jsonb::JsonbArg;
@@ -125,7 +125,6 @@ pub unsafe fn read_id(datum: Datum, id_type: IdType) -> Result<ItemId> {
             IdType::Integer => i32::from_datum(datum, false).map(ItemId::Integer),
             IdType::Bigint => i64::from_datum(datum, false).map(ItemId::Bigint),
             IdType::Text => match Vec::<u8>::from_datum(datum, false).map(|text| encoding::exact_from_server(&text)) {
-                Some(Ok(text)) if text.len() > MAX_ID_BYTES => return Err(Error::long_id(text.len())),
                 Some(Ok(text)) => Some(ItemId::Text(text)),
                 Some(Err(text)) => return Err(Error::unreadable_id(&text)),
                 None => None,

@@ -43,14 +43,16 @@ unsafe extern "C-unwind" fn remove(_: *mut c_void) {
     unsafe {
         // The class of a SQLSTATE is in its low twelve bits.
         let class = |code: c_int| code & 0xfff;
-        if class(pg_sys::geterrcode()) != class(PgSqlErrorCode::ERRCODE_CHECK_VIOLATION as c_int) {
+        let code = pg_sys::geterrcode();
+        let of_view = code == PgSqlErrorCode::ERRCODE_WITH_CHECK_OPTION_VIOLATION as c_int;
+        if !of_view && class(code) != class(PgSqlErrorCode::ERRCODE_CHECK_VIOLATION as c_int) {
             return;
         }
         let reporting = pg_sys::CurrentMemoryContext;
         pg_sys::CurrentMemoryContext = pg_sys::TopMemoryContext;
         let copy = pg_sys::CopyErrorData();
         // Code of the owner that raises an error of its own names no table.
-        let is_of_constraint = !(*copy).detail.is_null() && !(*copy).table_name.is_null();
+        let is_of_constraint = !(*copy).detail.is_null() && (of_view || !(*copy).table_name.is_null());
         pg_sys::FreeErrorData(copy);
         pg_sys::CurrentMemoryContext = reporting;
         if is_of_constraint {

@@ -141,6 +141,12 @@ pub fn is_superuser(role: pg_sys::Oid) -> bool {
     unsafe { pg_sys::superuser_arg(role) }
 }
 
+/// Whether a role is a member of another one, and so may do what that one may.
+pub fn is_member(role: pg_sys::Oid, of: pg_sys::Oid) -> bool {
+    // SAFETY: looks memberships up; a role that does not exist has none.
+    unsafe { pg_sys::is_member_of_role(role, of) }
+}
+
 /// The name of a role, or its number where it was dropped meanwhile.
 pub fn role_name(role: pg_sys::Oid) -> String {
     // SAFETY: returns NULL for a missing role, else a palloc'd C string, which is copied.

@@ -31,12 +31,18 @@ pub fn bad_rows(table: &str, id: &str, quantity: &str, quantity_type: SqlType, m
     Sql::new(text, &[])
 }
 
-/// Finds the longest text id, in bytes.
+/// Finds the longest text id, in bytes of UTF-8 as a key has them.
 pub fn longest_id(table: &str, id: &str) -> Sql {
-    Sql::new(
-        format!("SELECT pg_catalog.max(pg_catalog.octet_length({id}::pg_catalog.text)) AS bytes FROM {table}"),
-        &[],
-    )
+    let text = format!(
+        "SELECT pg_catalog.max(
+           CASE WHEN pg_catalog.getdatabaseencoding()::pg_catalog.text
+                     OPERATOR(pg_catalog.=) ANY (ARRAY['UTF8', 'SQL_ASCII'])
+                  OR pg_catalog.octet_length({id}::pg_catalog.text) OPERATOR(pg_catalog.<=) 85
+                THEN pg_catalog.octet_length({id}::pg_catalog.text)
+                ELSE pg_catalog.octet_length(pg_catalog.convert_to({id}::pg_catalog.text, 'UTF8')) END) AS bytes
+  FROM {table}"
+    );
+    Sql::new(text, &[])
 }
 
 /// Counts the items.

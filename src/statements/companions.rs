@@ -88,16 +88,22 @@ pub fn schema() -> Sql {
 }
 
 /// Finds the tables of stripes of an owner by their comments, with the stock table that the comment names, and whether
-/// a table of that name has been attached: it then has a CHECK of ours.
+/// it is known that they are another one's: a table of the name, or one beside them that their own name is made of,
+/// belongs to the owner and has been attached. It then has a CHECK of ours.
 pub fn find_stripes() -> Sql {
     let (before, after) = around_name(Companion::Stripes);
+    let suffix = Companion::Stripes.suffix();
     let text = format!(
         "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name, made_for.name AS made_for, EXISTS (
            SELECT FROM pg_catalog.pg_class AS s
              JOIN pg_catalog.pg_namespace AS m ON m.oid OPERATOR(pg_catalog.=) s.relnamespace
             WHERE s.relkind::pg_catalog.text OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p'])
-              AND pg_catalog.format('%I.%I', m.nspname, s.relname) OPERATOR(pg_catalog.=) made_for.name
-              AND {marked}) AS is_marked
+              AND s.relowner OPERATOR(pg_catalog.=) $1 AND s.oid OPERATOR(pg_catalog.<>) $2
+              AND (pg_catalog.format('%I.%I', m.nspname, s.relname) OPERATOR(pg_catalog.=) made_for.name
+                   OR s.relnamespace OPERATOR(pg_catalog.=) c.relnamespace
+                      AND c.relname::pg_catalog.text OPERATOR(pg_catalog.=)
+                          (s.relname::pg_catalog.text OPERATOR(pg_catalog.||) '{suffix}'))
+              AND {marked}) AS is_known
   FROM pg_catalog.pg_description AS d
   JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) d.objoid
   JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
@@ -113,7 +119,7 @@ pub fn find_stripes() -> Sql {
         around = before.len() + after.len(),
         tail = after.len(),
     );
-    Sql::new(text, &[SqlType::Oid])
+    Sql::new(text, &[SqlType::Oid, SqlType::Oid])
 }
 
 /// Whether a table has been attached: the CHECK stays when it is detached, and with a dump.
@@ -121,14 +127,28 @@ pub fn is_marked() -> Sql {
     Sql::new(format!("SELECT {} AS is_marked", marked("$1")), &[SqlType::Oid])
 }
 
+/// The CHECK has the name of its second column, cut to the length of a name as PostgreSQL cuts it.
 fn marked(table: &str) -> String {
     format!(
         "EXISTS (
            SELECT FROM pg_catalog.pg_constraint AS k
+             JOIN pg_catalog.pg_attribute AS q
+               ON q.attrelid OPERATOR(pg_catalog.=) k.conrelid AND q.attnum OPERATOR(pg_catalog.=) k.conkey[2]
             WHERE k.conrelid OPERATOR(pg_catalog.=) {table} AND k.contype OPERATOR(pg_catalog.=) 'c'
               AND pg_catalog.array_length(k.conkey, 1) OPERATOR(pg_catalog.=) 2
-              AND k.conname OPERATOR(pg_catalog.~) '_non_negative$')"
+              AND (k.conname OPERATOR(pg_catalog.~) '_non_negative$' OR k.conname OPERATOR(pg_catalog.=)
+                   (q.attname OPERATOR(pg_catalog.||) '_non_negative')::pg_catalog.name))"
     )
+}
+
+/// The items whose stripes are left and which a stock table has, and the stock in them.
+pub fn count_shared(stripes: &str, stock: &str, id: &str) -> Sql {
+    let text = format!(
+        "SELECT pg_catalog.count(DISTINCT s.inventory_id::pg_catalog.text) AS items,
+       pg_catalog.sum(s.quantity)::pg_catalog.text AS quantity
+  FROM {stripes} AS s JOIN {stock} AS stock ON stock.{id} OPERATOR(pg_catalog.=) s.inventory_id"
+    );
+    Sql::new(text, &[])
 }
 
 /// The comment of a companion before and after the name of its stock table.

@@ -90,6 +90,7 @@ fn others(names: &Names) -> Vec<(String, Sql)> {
         ("companions::schema", companions::schema()),
         ("companions::find_stripes", companions::find_stripes()),
         ("companions::is_marked", companions::is_marked()),
+        ("companions::count_shared", companions::count_shared(stripes, table, id)),
         ("companions::partitions", companions::partitions()),
         ("companions::default_grants", companions::default_grants()),
         ("companions::quote", companions::quote()),

@@ -12,7 +12,7 @@ use crate::pg::Oid;
 use crate::pg::invalidation;
 use crate::pg::namespace;
 use crate::pg::relation::{self, Facts, TriggerFacts};
-use crate::pg::role::{current_role, is_superuser, role_name};
+use crate::pg::role::{current_role, is_member, is_superuser, role_name};
 use crate::table::catalog;
 use crate::table::choice;
 use crate::table::configuration::Configured;
@@ -38,13 +38,13 @@ pub fn is_the_attached_table(configured: &Configured, name: &str) -> Result<()> 
     }
 }
 
-/// Whether a table that has the name of an attached one is of the same owner, of a superuser, or of the owner of the
-/// schema in which both are. Any other role may take the name of a schema that was renamed.
+/// Whether a table that has the name of an attached one is of the same owner or a member of it, of a superuser, or of
+/// the owner of the schema in which both are. Any other role may take the name of a schema that was renamed.
 fn is_at_home(found: Oid, stock: Oid) -> bool {
     let [schema, own_schema] = [found, stock].map(relation::schema_of);
     relation::owner(found).is_some_and(|owner| {
         invalidation::add_role(owner);
-        relation::owner(stock) == Some(owner)
+        relation::owner(stock).is_some_and(|of_stock| is_member(owner, of_stock))
             || is_superuser(owner)
             || (schema == own_schema && schema.and_then(namespace::owner) == Some(owner))
     })

@@ -348,3 +348,17 @@ def test_a_guest_that_takes_the_name_of_a_renamed_schema_holds_up_no_sale(db):
     admin.execute(f'DROP SCHEMA anna CASCADE; CREATE SCHEMA anna AUTHORIZATION "{anna.owner}"')
     db.connect(user=anna.owner).execute("CREATE TABLE anna.inventory (id uuid, quantity numeric)")
     assert refused_sale(warm, ONE, 1).reason == "stock_table_swapped"
+
+
+def test_a_swap_by_a_member_of_the_owner_is_seen(db):
+    """The new table belonged to the role that migrates, not to the owner, and the old one was sold from."""
+    admin = db.connect()
+    anna = tenant(db, admin, "anna", {ONE: 10})
+    migrator = create_role(admin, db, "migrator")
+    admin.execute(f'GRANT "{anna.owner}" TO "{migrator}"; ALTER SCHEMA anna OWNER TO postgres')
+    admin.execute(f'GRANT ALL ON SCHEMA anna TO "{migrator}", "{anna.owner}"')
+    session = db.connect(user=migrator)
+    session.execute(
+        "ALTER TABLE anna.inventory RENAME TO former; CREATE TABLE anna.inventory (id uuid, quantity numeric)"
+    )
+    assert refused_sale(anna.session(), ONE, 1).reason == "stock_table_swapped"

@@ -251,6 +251,11 @@ def test_an_id_that_no_key_can_name_is_refused(db):
         assert (refusal.sqlstate, refusal.facts) == ("22023", facts)
     assert stock_of(conn) == {longest: 4}
     audit(conn)
+    with conn.transaction():
+        conn.execute("SET LOCAL session_replication_role = replica")
+        conn.execute("INSERT INTO inventory VALUES (%s, 5)", (longer + "ä",))
+    conn.execute("UPDATE inventory SET id = 'short' WHERE id = %s", (longer + "ä",))  # one that is there can go
+    conn.execute("DELETE FROM inventory WHERE id = 'short'")
 
 
 @pytest.mark.parametrize(("encoding", "odd", "other"), [("SQL_ASCII", "\\xff", r"\xFF"), ("WIN1252", "\\x81", r"\x81")])

@@ -5,10 +5,12 @@ was renamed while it was attached, and then lost its attachment, was attached wi
 them came back.
 """
 
+from decimal import Decimal
+
 import pytest
 
 from books import audit, call
-from shop import attach, fill, refused_attach, stock_of
+from shop import attach, create_role, fill, refused_attach, stock_of
 
 TABLE = "CREATE TABLE {} (id bigint PRIMARY KEY, quantity numeric(12,2))"
 LOST = "DROP EXTENSION inventory_ext; CREATE EXTENSION inventory_ext"
@@ -94,11 +96,57 @@ def test_the_stripes_of_a_table_that_is_gone_for_good_are_dropped_first(conn):
     refusal = refused_attach(conn, "shop.wares")
     assert refusal.facts == {
         "reason": "stripes_of_unknown", "table": "shop.wares", "stripes": "books.inventory_stripe",
-        "made_for": "shop.inventory",
+        "made_for": "shop.inventory", "items": 1, "quantity": Decimal("70.00"),
     }  # fmt: skip
-    conn.execute("DROP TABLE books.inventory_stripe")
+    conn.execute("COMMENT ON TABLE books.inventory_stripe IS NULL")
     attach(conn, "shop.wares")
     audit(conn, "shop.wares", "shop.wares_movement")
+
+
+def test_a_table_without_such_items_is_attached(conn):
+    """They can not be its stripes: a shop with many tables is not held up by those of one that is put aside."""
+    sell_and_lose(conn, None, "SELECT")
+    conn.execute("ALTER TABLE shop.inventory RENAME TO former; " + TABLE.format("shop.wares"))
+    fill(conn, {7: 5}, "shop.wares")
+    attach(conn, "shop.wares")
+    assert refused_attach(conn, "shop.former").facts["items"] == 1
+
+
+def test_a_guest_cannot_make_stripes_look_like_its_own(db, conn):
+    """A table of the former name, with a CHECK like ours, of another owner: the stock in the stripes stood still."""
+    table = sell_and_lose(conn, None, "ALTER TABLE shop.inventory RENAME TO wares")
+    guest = create_role(conn, db, "guest")
+    conn.execute(f'GRANT ALL ON SCHEMA shop TO "{guest}"')
+    db.connect(user=guest).execute(
+        "CREATE TABLE shop.inventory (id int, q int, CONSTRAINT q_non_negative CHECK (id IS NOT NULL AND q >= 0))"
+    )
+    assert refused_attach(conn, table).reason == "stripes_of_unknown"
+
+
+def test_a_long_name_of_the_quantity_column_is_no_obstacle(conn):
+    """The CHECK, by which a table that was attached is known, has its name cut."""
+    column = "q" * 60
+    conn.execute(f"CREATE TABLE long (id bigint PRIMARY KEY, {column} integer); INSERT INTO long VALUES (1, 10)")
+    attach(conn, "long", p_quantity_column=column)
+    conn.execute("SELECT stripe_inventory(1, 2); " + LOST)
+    attach(conn, "long", p_quantity_column=column)
+
+
+def test_two_tables_of_one_owner_with_stripes_left_are_attached_at_once(db, conn):
+    """Each looked into the stripes of the other, which were locked: a deadlock."""
+    for table in ("one", "two"):
+        conn.execute(TABLE.format(table) + f"; INSERT INTO {table} VALUES (1, 10)")
+        attach(conn, table)
+        conn.execute(f"SET inventory_ext.stock_table = {table}; SELECT stripe_inventory(1, 2)")
+    conn.execute(LOST)
+    sessions = {table: db.connect() for table in ("one", "two")}
+    for session in sessions.values():
+        session.execute("SET lock_timeout = '3s'; BEGIN")
+    for table, session in sessions.items():
+        attach(session, table)
+    for session in sessions.values():
+        session.execute("COMMIT")
+    assert [stock_of(conn, table)[1] for table in sessions] == [10, 10]
 
 
 def test_the_stripes_of_other_tables_are_none_of_its(conn):

@@ -347,3 +347,22 @@ def test_grants_are_those_of_the_roles_that_made_them(bare, db, role):
     assert bare.execute(left_over).fetchone() == ("postgres", 0)
     bare.execute(f'REVOKE ALL ON FUNCTION restock_inventory FROM "{first}" CASCADE')
     assert bare.execute(grants).fetchall() == []
+
+
+@pytest.mark.parametrize("schema", ['"100%shop"', "public"])
+def test_a_grantor_that_cannot_be_taken_on_does_not_stop_the_update(bare, db, schema):
+    """The role that updates is a member of a superuser, and no superuser itself: it cannot become the grantor."""
+    admin, manager, till = (create_role(bare, db, name) for name in ("admin", "manager", "till"))
+    bare.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+    bare.execute(f"CREATE EXTENSION inventory_ext SCHEMA {schema} VERSION '0.1.0'")
+    restock = f"{schema}.restock_inventory"
+    bare.execute(f'GRANT postgres TO "{admin}"; GRANT EXECUTE ON FUNCTION {restock} TO "{manager}" WITH GRANT OPTION')
+    bare.execute(f'GRANT USAGE ON SCHEMA {schema} TO "{manager}"; SET ROLE "{manager}"')
+    bare.execute(f'GRANT EXECUTE ON FUNCTION {restock} TO "{till}"; RESET ROLE')
+    bare.execute(f'REVOKE USAGE ON SCHEMA {schema} FROM "{manager}"')
+    session = db.connect(user=admin)
+    session.execute(f"SET ROLE postgres; {UPDATE}")
+    assert session.execute("SELECT current_user::text").fetchone() == ("postgres",)
+    grantees = """SELECT acl.grantee::regrole::text FROM pg_proc AS p CROSS JOIN LATERAL aclexplode(p.proacl) AS acl
+                   WHERE p.proname = 'restock_inventory' AND acl.grantee <> p.proowner"""
+    assert {grantee for (grantee,) in bare.execute(grantees).fetchall()} == {manager, till}

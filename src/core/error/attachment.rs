@@ -298,13 +298,14 @@ impl Error {
     }
 
     /// `55000`: the same, where it cannot be said whose stripes they are.
-    pub fn stripes_of_unknown(table: &str, stripes: &str, made_for: &str) -> Box<Self> {
-        Self::new(
+    pub fn stripes_of_unknown(facts: Value) -> Box<Self> {
+        Self::with_reason(
             "55000",
-            "stripes are left of a table that is not there under its name",
-            json!({"reason": "stripes_of_unknown", "table": table, "stripes": stripes, "made_for": made_for}),
-            "If this is that table, give it that name and schema until it is attached; \
-             if that table is gone for good, drop its stripes.",
+            "stripes of such items are left, of a table that is not there under its name",
+            "stripes_of_unknown",
+            facts,
+            "If this is that table, give it that name and schema until it is attached. If another table is, do so with \
+             that one first; if none is, account for the stock in the stripes, then remove their comment.",
         )
     }
 
@@ -312,9 +313,10 @@ impl Error {
     pub fn stripes_of_another(table: &str, stripes: &str) -> Box<Self> {
         Self::new(
             "55000",
-            "stripes are left of another table that had the name of this one",
+            "stripes are left under the name of a table that has not been attached",
             json!({"reason": "stripes_of_another", "table": table, "stripes": stripes}),
-            "Give that table its name back and attach it; if it is gone for good, drop the tables left of it.",
+            "Give the table that they were made for its name back, and attach it. If it is this table, give it its CHECK \
+             of both columns again, <quantity column>_non_negative; if it is gone, account for the stock in them.",
         )
     }
 

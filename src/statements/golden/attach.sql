@@ -20,7 +20,13 @@ SELECT stock.id::pg_catalog.text AS id, stock."On hand"::pg_catalog.text AS quan
  ORDER BY stock.id LIMIT 5;
 
 -- attach::longest_id
-SELECT pg_catalog.max(pg_catalog.octet_length(id::pg_catalog.text)) AS bytes FROM shop.stock;
+SELECT pg_catalog.max(
+           CASE WHEN pg_catalog.getdatabaseencoding()::pg_catalog.text
+                     OPERATOR(pg_catalog.=) ANY (ARRAY['UTF8', 'SQL_ASCII'])
+                  OR pg_catalog.octet_length(id::pg_catalog.text) OPERATOR(pg_catalog.<=) 85
+                THEN pg_catalog.octet_length(id::pg_catalog.text)
+                ELSE pg_catalog.octet_length(pg_catalog.convert_to(id::pg_catalog.text, 'UTF8')) END) AS bytes
+  FROM shop.stock;
 
 -- attach::count_items
 SELECT pg_catalog.count(*) AS items FROM shop.stock;

@@ -14,17 +14,24 @@ SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name,
 SELECT n.oid, pg_catalog.quote_ident(n.nspname) AS quoted FROM pg_catalog.pg_namespace AS n
  WHERE n.nspname OPERATOR(pg_catalog.=) $1::pg_catalog.name;
 
--- companions::find_stripes: $1 Oid
+-- companions::find_stripes: $1 Oid, $2 Oid
 SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name, made_for.name AS made_for, EXISTS (
            SELECT FROM pg_catalog.pg_class AS s
              JOIN pg_catalog.pg_namespace AS m ON m.oid OPERATOR(pg_catalog.=) s.relnamespace
             WHERE s.relkind::pg_catalog.text OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p'])
-              AND pg_catalog.format('%I.%I', m.nspname, s.relname) OPERATOR(pg_catalog.=) made_for.name
+              AND s.relowner OPERATOR(pg_catalog.=) $1 AND s.oid OPERATOR(pg_catalog.<>) $2
+              AND (pg_catalog.format('%I.%I', m.nspname, s.relname) OPERATOR(pg_catalog.=) made_for.name
+                   OR s.relnamespace OPERATOR(pg_catalog.=) c.relnamespace
+                      AND c.relname::pg_catalog.text OPERATOR(pg_catalog.=)
+                          (s.relname::pg_catalog.text OPERATOR(pg_catalog.||) '_stripe'))
               AND EXISTS (
            SELECT FROM pg_catalog.pg_constraint AS k
+             JOIN pg_catalog.pg_attribute AS q
+               ON q.attrelid OPERATOR(pg_catalog.=) k.conrelid AND q.attnum OPERATOR(pg_catalog.=) k.conkey[2]
             WHERE k.conrelid OPERATOR(pg_catalog.=) s.oid AND k.contype OPERATOR(pg_catalog.=) 'c'
               AND pg_catalog.array_length(k.conkey, 1) OPERATOR(pg_catalog.=) 2
-              AND k.conname OPERATOR(pg_catalog.~) '_non_negative$')) AS is_marked
+              AND (k.conname OPERATOR(pg_catalog.~) '_non_negative$' OR k.conname OPERATOR(pg_catalog.=)
+                   (q.attname OPERATOR(pg_catalog.||) '_non_negative')::pg_catalog.name))) AS is_known
   FROM pg_catalog.pg_description AS d
   JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) d.objoid
   JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
@@ -39,9 +46,17 @@ SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name, made_for
 -- companions::is_marked: $1 Oid
 SELECT EXISTS (
            SELECT FROM pg_catalog.pg_constraint AS k
+             JOIN pg_catalog.pg_attribute AS q
+               ON q.attrelid OPERATOR(pg_catalog.=) k.conrelid AND q.attnum OPERATOR(pg_catalog.=) k.conkey[2]
             WHERE k.conrelid OPERATOR(pg_catalog.=) $1 AND k.contype OPERATOR(pg_catalog.=) 'c'
               AND pg_catalog.array_length(k.conkey, 1) OPERATOR(pg_catalog.=) 2
-              AND k.conname OPERATOR(pg_catalog.~) '_non_negative$') AS is_marked;
+              AND (k.conname OPERATOR(pg_catalog.~) '_non_negative$' OR k.conname OPERATOR(pg_catalog.=)
+                   (q.attname OPERATOR(pg_catalog.||) '_non_negative')::pg_catalog.name)) AS is_marked;
+
+-- companions::count_shared
+SELECT pg_catalog.count(DISTINCT s.inventory_id::pg_catalog.text) AS items,
+       pg_catalog.sum(s.quantity)::pg_catalog.text AS quantity
+  FROM shop.stock_stripe AS s JOIN shop.stock AS stock ON stock.id OPERATOR(pg_catalog.=) s.inventory_id;
 
 -- companions::partitions: $1 Regclass
 SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name,
