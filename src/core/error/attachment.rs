@@ -315,8 +315,8 @@ impl Error {
             "55000",
             "stripes are left under the name of a table that has not been attached",
             json!({"reason": "stripes_of_another", "table": table, "stripes": stripes}),
-            "Give the table that they were made for its name back, and attach it. If it is this table, give it its CHECK \
-             of both columns again, <quantity column>_non_negative; if it is gone, account for the stock in them.",
+            "Give the table that they were made for its name back, and attach it. If it is this table, give it its \
+             CHECK of both columns again, <quantity column>_non_negative; if it is gone, account for the stock.",
         )
     }
 
