@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 SUITES := lint unit pgrx-test failpoints regress isolation rpc pytest check-repo
-SUBJECTS := attach sales input ledger stripes retries rights crashes copies models
+SUBJECTS := attach tenants upgrade sales input ledger stripes retries rights crashes copies models clients
 .PHONY: help demo psql test bench $(SUITES) $(SUBJECTS) setup build install clean distclean
 
 IN_ENV := . dev/env.sh && exec
@@ -37,8 +37,8 @@ bench:      ## measures against a plain UPDATE and PL/pgSQL, about half an hour;
 	@dev/setup.sh bench
 	@$(IN_ENV) python -m bench.run --pg $(or $(PG),18) $(if $(QUICK),--quick)
 
-setup:      ## only what building and testing need: Python packages, cargo-pgrx, PostgreSQL 18 and 15, PgBouncer, PostgREST
-	@dev/setup.sh $(BASE) pg15 pgbouncer rpc
+setup:      ## only what building and testing need: Python packages, cargo-pgrx, PostgreSQL 18 and 15, PgBouncer, PostgREST, clients
+	@dev/setup.sh $(BASE) pg15 pgbouncer rpc clients
 
 build:      ## builds the extension and installs it into the PostgreSQL under .local/; PG=15
 	@$(BUILD_PG)
@@ -52,4 +52,4 @@ clean:      ## removes what was built
 	rm -rf target .local/results .local/initdb .local/pycache .local/stamps/build-*
 
 distclean:  ## removes what was built and all that the set-up installed
-	rm -rf target .local tests/rpc/node_modules
+	rm -rf target .local tests/rpc/node_modules tests/clients/node_modules

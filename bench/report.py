@@ -312,7 +312,22 @@ def triggers_table(results):
     return table(["lines an order", *(f"{title}, lines/s" for title in TRIGGERS.values())], rows)
 
 
+def tables_table(results):
+    """A table of a database with one stock table, and the last of many."""
+    found = results["tables"]
+    one, many = found["1"], next(figures for count, figures in found.items() if count != "1")
+    count = next(count for count in found if count != "1")
+    rows = [
+        ["first call of a session, ms", spread(summary(one["first_ms"]), 1), spread(summary(many["first_ms"]), 1)],
+        ["sales a second, one client", rate(one["tps"]), rate(many["tps"])],
+    ]
+    ratios = [spread(ratio(many["first_ms"], one["first_ms"])), spread(ratio(many["tps"], one["tps"]))]
+    head = ["", "the only table", f"the last of {int(count):,}", "ratio"]
+    return table(head, [[*row, found] for row, found in zip(rows, ratios)])
+
+
 TABLES = {
+    "tables": tables_table,
     "first_calls": first_calls_table,
     "triggers": triggers_table,
     "machine": machine_table,

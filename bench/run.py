@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Callable, NamedTuple
 
-from bench import growth, lag, measure, orders, refusals, report, shops, triggers
+from bench import growth, lag, measure, orders, refusals, report, shops, tables, triggers
 from bench.workloads import COMMITS, FULL, QUICK, WORKLOADS, scripts
 from dev.server import LOCAL, TREES, Server
 
@@ -26,7 +26,7 @@ SETTINGS = {
 SLICE_MORE = 1.4  # seconds that a slice takes beyond its own: the first, which is left out; connections, VACUUM
 
 
-PARTS = ("sales", "refusals", "orders", "growth")
+PARTS = ("sales", "refusals", "orders", "tables", "growth")
 
 
 class Step(NamedTuple):
@@ -75,6 +75,9 @@ class Shops:
             steps.append(
                 Step("orders", "row or statement trigger", self.slices(6 * self.size.rounds) + 6, self.triggers)
             )
+        many = 100 if self.quick else tables.MANY
+        seconds = 10 + many / 40 + self.slices(2 * self.size.rounds)
+        steps.append(Step("tables", f"{many:,} stock tables", seconds, self.tables(many)))
         steps.append(Step(None, "stock and ledger are compared", 5, self.check))
         return steps
 
@@ -149,6 +152,12 @@ class Shops:
 
     def triggers(self):
         self.results["triggers"] = triggers.measured(self.pgbench, self.size.rounds, self.size.seconds)
+
+    def tables(self, many):
+        def act():
+            self.results["tables"] = tables.measured(self.pgbench, self.size.rounds, self.size.seconds, many=many)
+
+        return act
 
     def check(self):
         for name in shops.LEDGERS:

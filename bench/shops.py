@@ -1,4 +1,4 @@
-"""The contenders: each a database of its own with the same stock, because the extension attaches one table a database.
+"""The contenders: each a database of its own with the same stock.
 
 raw          a prepared UPDATE … RETURNING with the quantity in its condition
 handwritten  the plain PL/pgSQL function with FOR UPDATE

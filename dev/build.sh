@@ -37,7 +37,8 @@ if [ -n "$own" ]; then
 fi
 
 inputs() {                    # a by-hand `cargo pgrx test` may have replaced what is installed: that counts as a change
-    find src sql Cargo.toml Cargo.lock ./*.control .cargo build.rs -type f 2>/dev/null | sort | xargs -r sha256sum
+    find src sql tests/upgrade Cargo.toml Cargo.lock ./*.control .cargo build.rs -type f 2>/dev/null | sort |
+        xargs -r sha256sum
     sha256sum "$library_dir"/inventory_ext.so "$extension_dir"/inventory_ext* 2>/dev/null || true
     rustc --version
 }
@@ -47,5 +48,6 @@ say "building inventory_ext for PostgreSQL $major (the first time takes a few mi
 marker=$(mktemp)
 trap 'rm -f "$marker"' EXIT
 install
+cp tests/upgrade/inventory_ext--*.sql "$extension_dir"/    # earlier versions, from which tests update
 find "$extension_dir" -name 'inventory_ext*' ! -newer "$marker" -delete    # scripts of a version that is no more
 mark_done "build-pg$major" "$(inputs | hash_of)"

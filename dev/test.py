@@ -30,7 +30,8 @@ ISOLATION_SECONDS = 30  # after these a step that still waits is cancelled; isol
 
 # The suite `pytest` is all of these folders and tests/repo in one run; each is also a suite of its own.
 SUBJECTS = (
-    "attach", "sales", "input", "ledger", "stripes", "retries", "rights", "crashes", "copies", "models",
+    "attach", "tenants", "upgrade", "sales", "input", "ledger", "stripes", "retries", "rights", "crashes", "copies",
+    "models", "clients",
 )  # fmt: skip
 
 
@@ -113,6 +114,7 @@ class Suite:
 def lint(suite):
     suite.run("cargo", "fmt", "--all", "--", "--check")
     suite.run("cargo", "clippy", "--all-targets", *FEATURES, "--", "-D", "warnings")
+    suite.run("rustfmt", "--check", "--edition", "2024", "tests/clients/tokio/src/main.rs")
     suite.run("ruff", "check", "bench", "dev", "demo", "tests")
     for script in ("dev/env.sh", "dev/setup.sh", "dev/build.sh", "dev/test.sh", ".ci/run"):
         suite.run("bash", "-n", script)

@@ -14,7 +14,8 @@ case $suites/$pg in
     all/15) suites="regress isolation pytest" ;;
 esac
 [[ " $suites " != *" rpc "* ]] || steps+=(rpc)
-[[ ! " $suites " =~ \ (pytest|retries)\  ]] || steps+=(pgbouncer)
+[[ ! " $suites " =~ \ (pytest|retries|clients)\  ]] || steps+=(pgbouncer)
+[[ ! " $suites " =~ \ (pytest|clients)\  ]] || steps+=(clients)
 [[ $1/$pg != all/ && $pg != 15 ]] || steps+=(pg15)
 pg_config_of "${versions[0]}" >/dev/null
 

@@ -19,17 +19,37 @@ SELECT c.oid,
        EXISTS (SELECT FROM pg_catalog.pg_index AS x
                 WHERE x.indrelid OPERATOR(pg_catalog.=) c.oid
                   AND q.attnum OPERATOR(pg_catalog.=) ANY (x.indkey::pg_catalog.int2[])) AS quantity_indexed,
-       EXISTS (SELECT FROM pg_catalog.pg_constraint AS f
-                WHERE f.confrelid OPERATOR(pg_catalog.=) c.oid AND f.contype OPERATOR(pg_catalog.=) 'f')
-           AS referenced,
+       -- There is no index on confrelid, so a table without triggers of foreign keys is not looked for.
+       CASE WHEN c.relkind OPERATOR(pg_catalog.=) 'p'
+              OR EXISTS (SELECT FROM pg_catalog.pg_trigger AS t
+                          WHERE t.tgrelid OPERATOR(pg_catalog.=) c.oid AND t.tgisinternal)
+            THEN EXISTS (SELECT FROM pg_catalog.pg_constraint AS f
+                          WHERE f.contype OPERATOR(pg_catalog.=) 'f'
+                            AND (f.confrelid OPERATOR(pg_catalog.=) c.oid
+                                 OR f.confrelid OPERATOR(pg_catalog.=) ANY (ARRAY(
+                                    -- pg_partition_tree would lock them until the transaction ends.
+                                    WITH RECURSIVE part AS (
+                                        SELECT h.inhrelid FROM pg_catalog.pg_inherits AS h
+                                         WHERE h.inhparent OPERATOR(pg_catalog.=) c.oid
+                                           AND c.relkind OPERATOR(pg_catalog.=) 'p'
+                                         UNION ALL
+                                        SELECT h.inhrelid FROM pg_catalog.pg_inherits AS h
+                                          JOIN part ON h.inhparent OPERATOR(pg_catalog.=) part.inhrelid
+                                    )
+                                    SELECT part.inhrelid FROM part))))
+            ELSE false END AS referenced,
        c.relname::pg_catalog.text AS bare_name,
        i.attnum AS id_number, i.attname::pg_catalog.text AS id_name,
        pg_catalog.quote_ident(i.attname) AS id_quoted, i.atttypid AS id_type, i.attnotnull AS id_not_null,
-       i.attgenerated OPERATOR(pg_catalog.<>) '' AS id_generated, i.atttypmod AS id_modifier,
+       i.attgenerated OPERATOR(pg_catalog.<>) '' AS id_generated,
+       COALESCE((SELECT o.collisdeterministic FROM pg_catalog.pg_collation AS o
+                  WHERE o.oid OPERATOR(pg_catalog.=) i.attcollation), true) AS id_deterministic,
+       i.atttypmod AS id_modifier,
        q.attnum AS quantity_number, q.attname::pg_catalog.text AS quantity_name,
        pg_catalog.quote_ident(q.attname) AS quantity_quoted, q.atttypid AS quantity_type,
        q.attnotnull AS quantity_not_null,
-       q.attgenerated OPERATOR(pg_catalog.<>) '' AS quantity_generated, q.atttypmod AS quantity_modifier
+       q.attgenerated OPERATOR(pg_catalog.<>) '' AS quantity_generated, true AS quantity_deterministic,
+       q.atttypmod AS quantity_modifier
   FROM pg_catalog.pg_class AS c
   JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
   LEFT JOIN pg_catalog.pg_constraint AS mark

@@ -1,55 +1,68 @@
 -- The public functions. Their names, arguments and defaults are the contract. The installing role grants EXECUTE.
+-- A function whose arguments change gets another C function: the library may be newer than the catalog (api/outdated).
 
 CREATE FUNCTION @extschema@.attach_inventory(
     p_table pg_catalog.regclass,
     p_id_column pg_catalog.name DEFAULT 'id',
     p_quantity_column pg_catalog.name DEFAULT 'quantity',
     p_ledger pg_catalog.bool DEFAULT true,
-    p_run_as pg_catalog.text DEFAULT 'owner'
+    p_run_as pg_catalog.text DEFAULT 'owner',
+    p_companion_schema pg_catalog.name DEFAULT NULL
 ) RETURNS pg_catalog.json
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_inventory_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_table_wrapper';
 
 REVOKE ALL ON FUNCTION @extschema@.attach_inventory(
-    pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.bool, pg_catalog.text) FROM PUBLIC;
+    pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.bool, pg_catalog.text,
+    pg_catalog.name) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.attach_inventory(
-    pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.bool, pg_catalog.text) IS
-$comment$Makes an existing table the stock table of the database.
+    pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.bool, pg_catalog.text, pg_catalog.name) IS
+$comment$Makes an existing table a stock table.
 
 Checks the table, makes the quantity column NOT NULL, and adds a CHECK that the quantity is not negative, NaN or
 infinite. If a check fails, nothing changes. Creates the tables <table>_request for idempotency keys, <table>_stripe and
 <table>_stripe_total for the stripes of hot items, and with p_ledger <table>_movement, with an opening movement for each
 item. Creates the triggers that record every change of stock. Tables left by an earlier attach are reused; stripes left
 in them are moved back into the rows of their items. The caller must own the table. If the table is attached already
-with the same options, raises a NOTICE and changes nothing.
+with the same options, raises a NOTICE and changes nothing. Any number of tables can be attached; a call means the one
+that inventory_ext.stock_table names, else the one whose schema comes first in search_path, else the only one.
 
-p_table: an ordinary or partitioned table. p_id_column: a uuid column, NOT NULL, with a plain unique index of its own.
-p_quantity_column: a column of type numeric, smallint, integer or bigint. p_ledger: whether to keep a ledger. p_run_as:
-owner, sales run with the rights of the table's owner; caller, the grants of the caller and row-level security apply.
+p_table: an ordinary or partitioned table. p_id_column: a column of type uuid, bigint, integer, text or varchar, NOT
+NULL, with a plain unique index of its own. p_quantity_column: a column of type numeric, smallint, integer or bigint.
+p_ledger: whether to keep a ledger. p_run_as: owner, sales run with the rights of the table's owner; caller, the grants
+of the caller and row-level security apply. p_companion_schema: the schema of the tables that are created, if it is not
+that of the table; the owner of the table must have CREATE on it.
 
 Returns {"success": true, "table", "id_column", "quantity_column", "ledger", "run_as", "items"}.
 
-Errors: 22004 an argument is NULL; 22023 p_run_as has another value; 42501 the caller does not own the table; 42P01 the
-table does not exist; 42809 the table cannot hold stock; 42602 the schema of the table is named $user; 42703 a column
-does not exist; 42804 a column has another type; 42P07 and 42710 a relation or constraint with the name of a new one
-exists; 55000 another table is attached, the id is not unique, a trigger may not run as the owner, or a row differs from
-the stripes left of it; 55006 called from code that another function runs; 23514 rows have a quantity that is not
-allowed.$comment$;
+Errors: 22004 an argument is NULL; 22023 p_run_as has another value; 3F000 p_companion_schema does not exist; 42501 the
+caller does not own the table; 42P01 the table does not exist; 42809 the table cannot hold stock, or belongs to an
+attached one; 42602 the schema of the table is named $user; 42703 a column does not exist; 42804 a column has another
+type; 42P22 the collation of the id is not deterministic; 42P07 and 42710 a relation or constraint with the name of a
+new one exists, or belongs to another table; 55000 the table is attached with other options, the id is not unique, a
+trigger may not run as the owner, a row differs from the stripes left of it, or stripes are left that may be those of
+another table; 55006 called from code that another function runs; 25001 the transaction is REPEATABLE READ or
+SERIALIZABLE; 22023 an id has more than 255 bytes; 23514 rows have a quantity that is not allowed.$comment$;
 
-CREATE FUNCTION @extschema@.detach_inventory() RETURNS pg_catalog.void
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'detach_inventory_wrapper';
+CREATE FUNCTION @extschema@.detach_inventory(
+    p_table pg_catalog.regclass DEFAULT NULL
+) RETURNS pg_catalog.void
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'detach_table_wrapper';
 
-REVOKE ALL ON FUNCTION @extschema@.detach_inventory() FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.detach_inventory(pg_catalog.regclass) FROM PUBLIC;
 
-COMMENT ON FUNCTION @extschema@.detach_inventory() IS
-$comment$Stops managing the stock table.
+COMMENT ON FUNCTION @extschema@.detach_inventory(pg_catalog.regclass) IS
+$comment$Stops managing a stock table.
 
 The table stays as it is, with its NOT NULL and its CHECK. The ledger and the idempotency keys stay, too. Changes of
 stock are no longer recorded, and striped items are merged. The caller must own the table; if the table was dropped,
 EXECUTE is enough.
 
-Errors: IV007 something on the table changed a merged quantity; 55000 no stock table is attached; 55006 called from code
-that another function runs; 42501 the caller does not own the table.$comment$;
+p_table: the table; NULL, the only one that is attached.
+
+Errors: IV007 something on the table changed a merged quantity; 55000 the table is not attached, or p_table is NULL and
+several are; 55006 called from code that another function runs; 25001 the transaction is REPEATABLE READ or
+SERIALIZABLE; 42501 the caller does not own the table.$comment$;
 
 CREATE FUNCTION @extschema@.decrement_inventory(
     p_inventory_id pg_catalog.uuid,
@@ -73,8 +86,36 @@ The function has verified old - new = deducted on the row as written.
 
 Errors: IV001 insufficient stock; IV002 unknown item; IV003 the idempotency key was used before; IV007 something on the
 table changed the deduction; 22004 an argument is NULL; 22023 the quantity is not finite or not positive; 22003 the
-column cannot keep all digits; 55000 no stock table is attached. In the postgrest style IV001 is PT409, IV002 PT404,
-IV003 PT422 and IV007 PT500.$comment$;
+column cannot keep all digits; 55000 no stock table is attached, its ids are of another type than uuid, or several are
+attached and none is chosen. In the postgrest style IV001 is PT409, IV002 PT404, IV003 PT422 and IV007 PT500.$comment$;
+
+CREATE FUNCTION @extschema@.decrement_item(
+    p_item @extschema@.inventory_key,
+    p_quantity pg_catalog.numeric,
+    p_reference pg_catalog.text DEFAULT NULL,
+    p_idempotency_key pg_catalog.text DEFAULT NULL
+) RETURNS pg_catalog.json
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'decrement_item_wrapper';
+
+REVOKE ALL ON FUNCTION @extschema@.decrement_item(
+    @extschema@.inventory_key, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.decrement_item(
+    @extschema@.inventory_key, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) IS
+$comment$Deducts a quantity from the stock of an item whose id has any type, exactly and completely, or changes nothing.
+
+Locks as decrement_inventory does.
+
+p_item: the item, by an id of the type that the table has. p_quantity: the units to deduct, greater than zero, with at
+most 28 digits and no more decimals than the quantity column keeps. p_reference: the reference of the movement, at most
+255 bytes. p_idempotency_key: identifies the call when it is retried, at most 255 bytes.
+
+Returns the keys of decrement_inventory; "inventory_id" is a number for ids of type bigint or integer.
+
+Errors: IV001 insufficient stock; IV002 unknown item; IV003 the idempotency key was used before; IV007 something on the
+table changed the deduction; 22004 an argument is NULL; 22023 the quantity is not finite or not positive; 22003 the
+column cannot keep all digits; 22P02 p_item is no id of the table;
+55000 no stock table is attached.$comment$;
 
 CREATE FUNCTION @extschema@.decrement_inventory_batch(
     p_items pg_catalog.jsonb,
@@ -91,9 +132,9 @@ COMMENT ON FUNCTION @extschema@.decrement_inventory_batch(
     pg_catalog.jsonb, pg_catalog.text, pg_catalog.text, pg_catalog.text) IS
 $comment$Deducts a whole order, all of it or nothing.
 
-p_items: an array of {"inventory_id": uuid, "quantity": number}, with one to inventory_ext.max_batch_lines elements; a
-quantity may be a string that holds a number; lines on the same item are summed. p_reference: the reference of the
-movements, at most 255 bytes. p_idempotency_key: identifies the order when it is retried, at most 255 bytes.
+p_items: an array of {"inventory_id": string or number, "quantity": number}, with one to inventory_ext.max_batch_lines
+elements; a quantity may be a string that holds a number; lines on the same item are summed. p_reference: the reference
+of the movements, at most 255 bytes. p_idempotency_key: identifies the order when it is retried, at most 255 bytes.
 p_on_shortage: abort, a short line or an unknown item fails the order; skip, such lines are left out; partial, a short
 line deducts the available quantity.
 
@@ -107,18 +148,18 @@ before; IV007 something on the table changed the deduction; 22004 an argument is
 lines; 55000 no stock table is attached.$comment$;
 
 CREATE FUNCTION @extschema@.restock_inventory(
-    p_inventory_id pg_catalog.uuid,
+    p_inventory_id @extschema@.inventory_key,
     p_quantity pg_catalog.numeric,
     p_reference pg_catalog.text DEFAULT NULL,
     p_idempotency_key pg_catalog.text DEFAULT NULL
 ) RETURNS pg_catalog.json
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'restock_inventory_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'restock_item_wrapper';
 
 REVOKE ALL ON FUNCTION @extschema@.restock_inventory(
-    pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) FROM PUBLIC;
+    @extschema@.inventory_key, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.restock_inventory(
-    pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) IS
+    @extschema@.inventory_key, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) IS
 $comment$Adds a quantity to the stock of an item, for a delivery or a return.
 
 p_inventory_id: the item. p_quantity: the units to add, greater than zero, with at most 28 digits and no more decimals
@@ -129,50 +170,55 @@ Returns {"success": true, "inventory_id", "old_quantity", "new_quantity", "added
 
 Errors: IV002 unknown item; IV003 the idempotency key was used before; IV007 something on the table changed the
 addition; 22004 an argument is NULL; 22023 the quantity is not finite or not positive; 22003 the column cannot keep all
-digits; 55000 no stock table is attached.$comment$;
+digits; 22P02 a key is no id of the table;
+55000 no stock table is attached.$comment$;
 
 CREATE FUNCTION @extschema@.adjust_inventory(
-    p_inventory_id pg_catalog.uuid,
+    p_inventory_id @extschema@.inventory_key,
     p_counted_quantity pg_catalog.numeric,
     p_expected_quantity pg_catalog.numeric DEFAULT NULL,
-    p_reason pg_catalog.text DEFAULT NULL
+    p_reason pg_catalog.text DEFAULT NULL,
+    p_idempotency_key pg_catalog.text DEFAULT NULL
 ) RETURNS pg_catalog.json
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'adjust_inventory_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'adjust_item_wrapper';
 
 REVOKE ALL ON FUNCTION @extschema@.adjust_inventory(
-    pg_catalog.uuid, pg_catalog.numeric, pg_catalog.numeric, pg_catalog.text) FROM PUBLIC;
+    @extschema@.inventory_key, pg_catalog.numeric, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.adjust_inventory(
-    pg_catalog.uuid, pg_catalog.numeric, pg_catalog.numeric, pg_catalog.text) IS
+    @extschema@.inventory_key, pg_catalog.numeric, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) IS
 $comment$Sets the stock of an item to a counted quantity.
 
 A count that equals the stock changes nothing and leaves no movement.
 
 p_inventory_id: the item. p_counted_quantity: the counted quantity, zero or more, with at most 28 digits and no more
 decimals than the quantity column keeps. p_expected_quantity: if given and not equal to the stock, nothing changes and
-IV005 has the stock in DETAIL. p_reason: the reference of the movement, at most 255 bytes.
+IV005 has the stock in DETAIL. p_reason: the reference of the movement, at most 255 bytes. p_idempotency_key: identifies
+the call when it is retried, at most 255 bytes.
 
 Returns {"success": true, "inventory_id", "old_quantity", "new_quantity", "adjusted"}, where adjusted is new - old. For
 a striped item the quantities are the sums of all stripes.
 
 Errors: IV002 unknown item; IV003 the idempotency key was used before; IV005 the stock differs from p_expected_quantity;
 IV007 something on the table changed the adjustment; 22004 an argument is NULL; 22023 the quantity is not finite or is
-negative; 22003 the column cannot keep all digits; 55000 no stock table is attached.$comment$;
+negative; 22003 the column cannot keep all digits; 22P02 a key is no id of the table;
+55000 no stock table is attached.$comment$;
 
 CREATE FUNCTION @extschema@.transfer_inventory(
-    p_from pg_catalog.uuid,
-    p_to pg_catalog.uuid,
+    p_from @extschema@.inventory_key,
+    p_to @extschema@.inventory_key,
     p_quantity pg_catalog.numeric,
     p_reference pg_catalog.text DEFAULT NULL,
     p_idempotency_key pg_catalog.text DEFAULT NULL
 ) RETURNS pg_catalog.json
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'transfer_inventory_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'transfer_items_wrapper';
 
 REVOKE ALL ON FUNCTION @extschema@.transfer_inventory(
-    pg_catalog.uuid, pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) FROM PUBLIC;
+    @extschema@.inventory_key, @extschema@.inventory_key, pg_catalog.numeric, pg_catalog.text,
+    pg_catalog.text) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.transfer_inventory(
-    pg_catalog.uuid, pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) IS
+    @extschema@.inventory_key, @extschema@.inventory_key, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) IS
 $comment$Moves a quantity from one item to another, such as the same product at two locations.
 
 p_from, p_to: two different items. p_quantity: the units to move, greater than zero, with at most 28 digits and no more
@@ -184,7 +230,8 @@ Returns {"success": true, "from": {"inventory_id", "old_quantity", "new_quantity
 
 Errors: IV001 p_from has less; IV002 unknown item; IV003 the idempotency key was used before; IV007 something on the
 table changed the transfer; 22004 an argument is NULL; 22023 the quantity is not finite or not positive, or both items
-are the same; 22003 the column cannot keep all digits; 55000 no stock table is attached.$comment$;
+are the same; 22003 the column cannot keep all digits; 22P02 a key is no id of the table;
+55000 no stock table is attached.$comment$;
 
 CREATE FUNCTION @extschema@.purge_requests(
     p_older_than pg_catalog.interval
@@ -205,14 +252,14 @@ Returns the number of deleted keys.
 Errors: 22004 the argument is NULL; 22023 the interval is negative; 55000 no stock table is attached.$comment$;
 
 CREATE FUNCTION @extschema@.stripe_inventory(
-    p_inventory_id pg_catalog.uuid,
+    p_inventory_id @extschema@.inventory_key,
     p_stripes pg_catalog.int4 DEFAULT 16
 ) RETURNS pg_catalog.json
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'stripe_inventory_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'stripe_item_wrapper';
 
-REVOKE ALL ON FUNCTION @extschema@.stripe_inventory(pg_catalog.uuid, pg_catalog.int4) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.stripe_inventory(@extschema@.inventory_key, pg_catalog.int4) FROM PUBLIC;
 
-COMMENT ON FUNCTION @extschema@.stripe_inventory(pg_catalog.uuid, pg_catalog.int4) IS
+COMMENT ON FUNCTION @extschema@.stripe_inventory(@extschema@.inventory_key, pg_catalog.int4) IS
 $comment$Splits the stock of a hot item into stripes, so that many sessions can sell it at once.
 
 A sale of a striped item takes one free stripe and does not wait while there is one. The row of the stock table shows
@@ -225,17 +272,18 @@ p_inventory_id: the item. p_stripes: 2 to 256, about the number of sessions that
 Returns {"success": true, "inventory_id", "quantity", "stripes"}.
 
 Errors: IV002 unknown item; IV007 something on the table changed the quantity; 22004 an argument is NULL; 22023 too few
-or too many stripes; 55000 no stock table is attached; 55006 called from code that another function runs, or in a
-statement that writes the stock table.$comment$;
+or too many stripes; 22P02 a key is no id of the table; 25001 the table was attached after the snapshot of the
+transaction; 55000 no stock table is attached; 55006 called from code that another function runs, or in a statement that
+writes the stock table.$comment$;
 
 CREATE FUNCTION @extschema@.unstripe_inventory(
-    p_inventory_id pg_catalog.uuid
+    p_inventory_id @extschema@.inventory_key
 ) RETURNS pg_catalog.json
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'unstripe_inventory_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'unstripe_item_wrapper';
 
-REVOKE ALL ON FUNCTION @extschema@.unstripe_inventory(pg_catalog.uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.unstripe_inventory(@extschema@.inventory_key) FROM PUBLIC;
 
-COMMENT ON FUNCTION @extschema@.unstripe_inventory(pg_catalog.uuid) IS
+COMMENT ON FUNCTION @extschema@.unstripe_inventory(@extschema@.inventory_key) IS
 $comment$Merges the stripes of an item back into its row of the stock table.
 
 The call waits for all running sales, and new sales wait until its transaction ends. An item that is not striped stays
@@ -245,22 +293,23 @@ p_inventory_id: the item.
 
 Returns {"success": true, "inventory_id", "quantity"}.
 
-Errors: IV002 unknown item; IV007 something on the table changed the quantity; 22004 the argument is NULL; 55000 no
-stock table is attached; 55006 called from code that another function runs, or in a statement that writes the stock
-table.$comment$;
+Errors: IV002 unknown item; IV007 something on the table changed the quantity; 22004 the argument is NULL; 22P02 a key
+is no id of the table; 55000 no stock table is attached; 55006 called from code that another function runs, or in a
+statement that writes the stock table.$comment$;
 
 CREATE FUNCTION @extschema@.available_inventory(
-    p_inventory_id pg_catalog.uuid
+    p_inventory_id @extschema@.inventory_key
 ) RETURNS pg_catalog.numeric
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'available_inventory_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'available_item_wrapper';
 
-REVOKE ALL ON FUNCTION @extschema@.available_inventory(pg_catalog.uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.available_inventory(@extschema@.inventory_key) FROM PUBLIC;
 
-COMMENT ON FUNCTION @extschema@.available_inventory(pg_catalog.uuid) IS
+COMMENT ON FUNCTION @extschema@.available_inventory(@extschema@.inventory_key) IS
 $comment$Returns the exact committed quantity of an item, striped or not.
 
 Locks no row.
 
 p_inventory_id: the item.
 
-Errors: IV002 unknown item; 22004 the argument is NULL; 55000 no stock table is attached.$comment$;
+Errors: IV002 unknown item; 22004 the argument is NULL; 22P02 a key is no id of the table;
+55000 no stock table is attached.$comment$;

@@ -13,15 +13,17 @@ BEGIN
                        p.proacl, p.proowner,
                        p.prorettype OPERATOR(pg_catalog.=) 'pg_catalog.trigger'::pg_catalog.regtype::pg_catalog.oid
                   FROM pg_catalog.pg_proc AS p
-                  JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
-                 WHERE n.nspname OPERATOR(pg_catalog.=) '@extschema@'
-                   AND p.probin OPERATOR(pg_catalog.=) 'MODULE_PATHNAME'
+                 WHERE p.pronamespace OPERATOR(pg_catalog.=)
+                       '@extschema@'::pg_catalog.regnamespace::pg_catalog.oid
+                   AND (p.probin OPERATOR(pg_catalog.=) 'MODULE_PATHNAME'
+                        OR p.proname OPERATOR(pg_catalog.=) ANY ('{inventory_key_in, inventory_key_out,
+                            inventory_key_recv, inventory_key_send}'::pg_catalog.name[]))
                 UNION ALL
                 SELECT 'TABLE ' OPERATOR(pg_catalog.||) c.oid::pg_catalog.regclass::pg_catalog.text,
                        c.relacl, c.relowner, false
                   FROM pg_catalog.pg_class AS c
-                 WHERE c.oid OPERATOR(pg_catalog.=)
-                       '@extschema@.inventory_attachment'::pg_catalog.regclass::pg_catalog.oid
+                 WHERE c.oid OPERATOR(pg_catalog.=) ANY (ARRAY['@extschema@.inventory_attachment',
+                       '@extschema@.inventory_sharing']::pg_catalog.regclass[]::pg_catalog.oid[])
                ) AS object (name, acl, owner, is_trigger)
          CROSS JOIN LATERAL pg_catalog.aclexplode(object.acl) AS acl
          WHERE acl.grantee OPERATOR(pg_catalog.<>) object.owner
@@ -35,6 +37,6 @@ BEGIN
         @extschema@.inventory_truncate_guard(), @extschema@.inventory_request_guard(),
         @extschema@.inventory_stripe_guard() TO PUBLIC;
     -- The owner of the database can then dump it. PostgreSQL 14 and later have this role.
-    GRANT SELECT ON TABLE @extschema@.inventory_attachment TO pg_database_owner;
+    GRANT SELECT ON TABLE @extschema@.inventory_attachment, @extschema@.inventory_sharing TO pg_database_owner;
 END
 $rights$;

@@ -19,7 +19,8 @@ mod server_tests;
 pgrx::pg_module_magic!(name, version);
 
 pgrx::extension_sql_file!("../sql/attachment.sql", name = "attachment");
-pgrx::extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["attachment"]);
+pgrx::extension_sql_file!("../sql/key.sql", name = "key", requires = ["attachment"]);
+pgrx::extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["key"]);
 pgrx::extension_sql_file!("../sql/triggers.sql", name = "triggers", requires = ["functions"]);
 pgrx::extension_sql_file!("../sql/rights.sql", name = "rights", requires = ["triggers"]);
 

@@ -19,6 +19,7 @@ from hypothesis import settings
 
 from databases import BAD_SIGNS, Database
 from dev.server import Server, keep_servers_in_memory
+from id_types import OTHER_TYPES, Names, choose_types, runs_for_other_types
 from versions import choose_cases
 
 # No deadline: how long an example takes says nothing about right or wrong.
@@ -33,7 +34,17 @@ def pytest_addoption(parser):
     parser.addoption("--cases", type=int, metavar="N", help=text)
 
 
+def pytest_generate_tests(metafunc):
+    """The behaviour suites run for ids of several types (id_types.py)."""
+    test = metafunc.definition
+    if "db" in metafunc.fixturenames and runs_for_other_types(test.path, test.originalname):
+        metafunc.parametrize("item_type", ["uuid", *OTHER_TYPES], indirect=True, scope="function")
+
+
 def pytest_collection_modifyitems(config, items):
+    # With --cases, another server runs the rest; the type of an id does not depend on its version.
+    items[:], others = choose_types(items, OTHER_TYPES if not config.option.cases else ())
+    config.hook.pytest_deselected(items=others)
     if config.option.cases:
         items[:], others = choose_cases(items, config.option.cases)
         config.hook.pytest_deselected(items=others)
@@ -72,13 +83,19 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture
-def db(server, template):
+def item_type(request):
+    """The type of the ids of the stock table."""
+    return getattr(request, "param", "uuid")
+
+
+@pytest.fixture
+def db(server, template, item_type):
     name = f"test_{next(_numbers)}"
     with psycopg.connect(server.dsn(), autocommit=True) as connection:
         # Copying files costs half of what the default costs, which writes every page to the WAL as well.
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
         connection.execute(f"ALTER DATABASE {name} SET lock_timeout = '20s'")
-        yield Database(server, name)
+        yield Database(server, name, Names(item_type) if item_type in OTHER_TYPES else None)
         end_sessions(connection, name)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 

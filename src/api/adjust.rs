@@ -6,30 +6,32 @@ use crate::core::movement::MovementKind;
 use crate::core::quantity::Quantity;
 use crate::ledger::attribution::Extent;
 use crate::ledger::context::{CallContext, ContextText};
-use crate::pg::args::{ItemArg, NumericArg};
+use crate::pg::args::{KeyArg, NumericArg};
 use crate::pg::encoding::from_server;
 use crate::pg::report::finish;
 use crate::stock::adjust;
 use crate::stock::amount::not_negative;
-use crate::stock::call::{Call, in_context};
+use crate::stock::call::{Call, in_context, only};
 use pgrx::pg_extern;
 use serde_json::json;
 
 /// Sets the stock of an item to a counted quantity.
 #[pg_extern(sql = false)]
-fn adjust_inventory(
-    p_inventory_id: Option<ItemArg>,
+fn adjust_item(
+    p_inventory_id: Option<KeyArg>,
     p_counted_quantity: Option<NumericArg>,
     p_expected_quantity: Option<NumericArg>,
     p_reason: Option<&[u8]>,
+    p_idempotency_key: Option<&[u8]>,
 ) -> Vec<u8> {
     let reason = ContextText::argument("p_reason", p_reason.map(from_server));
     let quantities = [p_counted_quantity.as_ref(), p_expected_quantity.as_ref()];
-    finish(in_context(reason, ContextText::nothing(), |context| count(p_inventory_id, quantities, context)))
+    let key = ContextText::argument("p_idempotency_key", p_idempotency_key.map(from_server));
+    finish(in_context(reason, key, |context| count(p_inventory_id, quantities, context)))
 }
 
-fn count(id: Option<ItemArg>, [counted, expected]: [Option<&NumericArg>; 2], context: CallContext) -> Result<String> {
-    let id = id.ok_or_else(|| Error::null_argument("p_inventory_id"))?.id();
+fn count(id: Option<KeyArg>, [counted, expected]: [Option<&NumericArg>; 2], context: CallContext) -> Result<String> {
+    let key = id.ok_or_else(|| Error::null_argument("p_inventory_id"))?.text()?;
     let counted = not_negative("p_counted_quantity", counted)?;
     let expected = expected.map(|value| not_negative("p_expected_quantity", Some(value))).transpose()?;
     let reference = context.reference.clone();
@@ -42,8 +44,9 @@ fn count(id: Option<ItemArg>, [counted, expected]: [Option<&NumericArg>; 2], con
     };
     let canonical = |quantity: Quantity| quantity.canonical().to_string();
     call.run(
-        std::slice::from_ref(&id),
-        || json!([id.to_json(), canonical(counted), expected.map(canonical), reference]).to_string(),
-        |spi, stock| adjust::set(spi, stock, &id, counted, expected).map(|result| spaced(&result)),
+        |stock| stock.item("p_inventory_id", &key),
+        only,
+        |id| json!([id.to_json(), canonical(counted), expected.map(canonical), reference]).to_string(),
+        |spi, stock, id| adjust::set(spi, stock, id, counted, expected).map(|result| spaced(&result)),
     )
 }

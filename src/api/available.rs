@@ -1,7 +1,7 @@
 //! available_inventory.
 
 use crate::core::error::{Error, Result};
-use crate::pg::args::{AnyNumeric, Arg, ItemArg};
+use crate::pg::args::{AnyNumeric, Arg, KeyArg};
 use crate::pg::transaction::has_one_snapshot;
 use crate::statements::Statement;
 use crate::stock::call::on_stock;
@@ -12,13 +12,14 @@ use pgrx::pg_extern;
 
 /// Returns the exact committed quantity of an item, striped or not.
 #[pg_extern(sql = false)]
-fn available_inventory(p_inventory_id: Option<ItemArg>) -> AnyNumeric {
+fn available_item(p_inventory_id: Option<KeyArg>) -> AnyNumeric {
     available(p_inventory_id).unwrap_or_else(|error| error.raise())
 }
 
-fn available(id: Option<ItemArg>) -> Result<AnyNumeric> {
-    let id = id.ok_or_else(|| Error::null_argument("p_inventory_id"))?.id();
+fn available(id: Option<KeyArg>) -> Result<AnyNumeric> {
+    let key = id.ok_or_else(|| Error::null_argument("p_inventory_id"))?.text()?;
     on_stock(Intent::Read, |spi, stock| {
+        let id = stock.item("p_inventory_id", &key)?;
         // The rights in force decide whether the item may be seen.
         let rows = stock.run(spi, Statement::ReadAvailable, &[Arg::item(&id)]);
         let shown = rows.get::<AnyNumeric>(0, c"quantity").ok_or_else(|| Error::unknown_item(&id))?;
@@ -29,7 +30,7 @@ fn available(id: Option<ItemArg>) -> Result<AnyNumeric> {
         }
         let sum = striped::sum(spi, stock, &id).get::<AnyNumeric>(0, c"quantity");
         if is_striped && sum.as_ref().is_some_and(|sum| *sum != shown) {
-            totals::start_worker();
+            totals::start_worker(stock.owner);
         }
         Ok(sum.unwrap_or(shown))
     })

@@ -5,6 +5,7 @@ mod adjust;
 mod attach;
 mod available;
 mod order;
+mod outdated;
 mod purge;
 mod restock;
 mod sell;

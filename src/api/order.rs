@@ -1,9 +1,8 @@
 //! decrement_inventory_batch.
 
 use crate::core::error::{Error, Result};
-use crate::core::item_id::ItemId;
 use crate::core::movement::MovementKind;
-use crate::core::order_lines;
+use crate::core::order_lines::{self, Line};
 use crate::ledger::attribution::Extent;
 use crate::ledger::context::{CallContext, ContextText};
 use crate::pg::encoding::from_server;
@@ -32,19 +31,19 @@ fn decrement_inventory_batch(
 fn deduct(items: Option<JsonbArg>, on_shortage: Option<String>, context: CallContext) -> Result<String> {
     let items = items.ok_or_else(|| Error::null_argument("p_items"))?;
     let on_shortage = OnShortage::read(on_shortage)?;
-    let lines = order_lines::read(&items, settings::max_batch_lines())?;
+    let order = order_lines::read(&items, settings::max_batch_lines())?;
     let reference = context.reference.clone();
     let call = Call {
         function: "decrement_inventory_batch",
         kind: MovementKind::Sale,
-        extent: if lines.len() == 1 { Extent::OneRow } else { Extent::ManyRows },
+        extent: if order.is_single() { Extent::OneRow } else { Extent::ManyRows },
         needs_all: on_shortage == OnShortage::Abort,
         context,
     };
-    let ids: Vec<ItemId> = lines.iter().map(|line| line.id.clone()).collect();
     call.run(
-        &ids,
-        || order::canonical(&lines, on_shortage, reference.as_deref()),
-        |spi, stock| order::deduct(spi, stock, &lines, on_shortage),
+        |stock| order.lines(stock.names.id_type),
+        |lines: &Vec<Line>| lines.iter().map(|line| line.id.clone()).collect(),
+        |lines| order::canonical(lines, on_shortage, reference.as_deref()),
+        |spi, stock, lines| order::deduct(spi, stock, lines, on_shortage),
     )
 }

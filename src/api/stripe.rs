@@ -1,5 +1,6 @@
 //! stripe_inventory and unstripe_inventory.
 
+use crate::attach::attach_table::note_striped;
 use crate::attach::triggers::guard_striped_stock;
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
@@ -7,13 +8,13 @@ use crate::core::json::{number, spaced};
 use crate::core::movement::MovementKind;
 use crate::ledger::attribution::Extent;
 use crate::ledger::context::{CallContext, ContextText};
-use crate::pg::args::ItemArg;
+use crate::pg::args::KeyArg;
 use crate::pg::invalidation;
 use crate::pg::relation::has_pending_triggers;
 use crate::pg::report::finish;
 use crate::pg::spi::Connection;
 use crate::pg::transaction::require_writable;
-use crate::stock::call::{Call, in_context, require_no_other};
+use crate::stock::call::{Call, in_context, only, require_no_other};
 use crate::stripes::layout::{MAX_STRIPES, divide, merge};
 use crate::table::attachment::Attachment;
 use crate::table::cache;
@@ -23,46 +24,47 @@ use std::ffi::CStr;
 
 /// Splits the stock of a hot item into stripes, so that many sessions can sell it at once.
 #[pg_extern(sql = false)]
-fn stripe_inventory(p_inventory_id: Option<ItemArg>, p_stripes: Option<i32>) -> Vec<u8> {
+fn stripe_item(p_inventory_id: Option<KeyArg>, p_stripes: Option<i32>) -> Vec<u8> {
     let (reference, key) = (ContextText::nothing(), ContextText::nothing());
     finish(in_context(reference, key, |context| stripe(p_inventory_id, p_stripes, context)))
 }
 
 /// Merges the stripes of an item back into its row of the stock table.
 #[pg_extern(sql = false)]
-fn unstripe_inventory(p_inventory_id: Option<ItemArg>) -> Vec<u8> {
+fn unstripe_item(p_inventory_id: Option<KeyArg>) -> Vec<u8> {
     let (reference, key) = (ContextText::nothing(), ContextText::nothing());
     finish(in_context(reference, key, |context| unstripe(p_inventory_id, context)))
 }
 
-fn stripe(id: Option<ItemArg>, stripes: Option<i32>, context: CallContext) -> Result<String> {
-    let id = id.ok_or_else(|| Error::null_argument("p_inventory_id"))?.id();
+fn stripe(id: Option<KeyArg>, stripes: Option<i32>, context: CallContext) -> Result<String> {
+    let key = id.ok_or_else(|| Error::null_argument("p_inventory_id"))?.text()?;
     let stripes = stripes.ok_or_else(|| Error::null_argument("p_stripes"))?;
     let count = i16::try_from(stripes).ok().filter(|count| (2..=MAX_STRIPES).contains(count));
     let count = count.ok_or_else(|| Error::stripe_count(stripes, MAX_STRIPES))?;
     alone(
         ("stripe_inventory", c"stripe_inventory()"),
         context,
-        &id,
-        |reference| json!([id.to_json(), count, reference]),
-        |spi, stock| {
-            let quantity = merge(spi, stock, &id)?;
+        &key,
+        |id, reference| json!([id.to_json(), count, reference]),
+        |spi, stock, id| {
+            let quantity = merge(spi, stock, id)?;
             guard_striped_stock(spi, stock)?;
-            let quantity = number(divide(spi, stock, &id, quantity, count)?);
+            note_striped(spi, stock.oid)?;
+            let quantity = number(divide(spi, stock, id, quantity, count)?);
             Ok(json!({"success": true, "inventory_id": id.to_json(), "quantity": quantity, "stripes": count}))
         },
     )
 }
 
-fn unstripe(id: Option<ItemArg>, context: CallContext) -> Result<String> {
-    let id = id.ok_or_else(|| Error::null_argument("p_inventory_id"))?.id();
+fn unstripe(id: Option<KeyArg>, context: CallContext) -> Result<String> {
+    let key = id.ok_or_else(|| Error::null_argument("p_inventory_id"))?.text()?;
     alone(
         ("unstripe_inventory", c"unstripe_inventory()"),
         context,
-        &id,
-        |reference| json!([id.to_json(), reference]),
-        |spi, stock| {
-            let quantity = number(merge(spi, stock, &id)?);
+        &key,
+        |id, reference| json!([id.to_json(), reference]),
+        |spi, stock, id| {
+            let quantity = number(merge(spi, stock, id)?);
             Ok(json!({"success": true, "inventory_id": id.to_json(), "quantity": quantity}))
         },
     )
@@ -72,9 +74,9 @@ fn unstripe(id: Option<ItemArg>, context: CallContext) -> Result<String> {
 fn alone(
     (function, command): (&'static str, &'static CStr),
     context: CallContext,
-    id: &ItemId,
-    arguments: impl FnOnce(Option<&str>) -> Value,
-    act: impl FnOnce(&Connection, &Attachment) -> Result<Value>,
+    key: &str,
+    arguments: impl FnOnce(&ItemId, Option<&str>) -> Value,
+    act: impl FnOnce(&Connection, &Attachment, &ItemId) -> Result<Value>,
 ) -> Result<String> {
     require_writable(command);
     require_no_other(function)?;
@@ -90,10 +92,11 @@ fn alone(
     let (kind, extent) = (MovementKind::Transfer, Extent::ManyRows);
     let call = Call { function, kind, extent, needs_all: true, context };
     call.run(
-        std::slice::from_ref(id),
-        || arguments(reference.as_deref()).to_string(),
-        |spi, stock| {
-            let result = act(spi, stock)?;
+        |stock| stock.item("p_inventory_id", key),
+        only,
+        |id| arguments(id, reference.as_deref()).to_string(),
+        |spi, stock, id| {
+            let result = act(spi, stock, id)?;
             invalidation::announce_change(stock.companions.stripes);
             Ok(spaced(&result))
         },

@@ -24,8 +24,8 @@ pub fn handlers() -> Handlers {
 }
 
 fn statement_begins(firing: &Firing) -> Result<()> {
-    fired::verified("inventory_movement_begin", firing)?;
-    buffer::statement_begins();
+    let (stock, _) = fired::verified("inventory_movement_begin", firing)?;
+    buffer::statement_begins(stock.oid);
     Ok(())
 }
 

@@ -1,13 +1,13 @@
 //! Makes a table the stock table.
 //!
-//! Lock order: the configuration table, then companions left by an earlier attach, then the stock table, all until the
-//! transaction ends; so attaches run one after the other and wait for running sales. Statements on the stock table run
-//! as its owner, statements on the configuration as the owner of the extension.
+//! Lock order: companions left by an earlier attach, then the stock table, both until the transaction ends; so attaches
+//! of one table run one after the other, and wait for running sales. Statements on the stock table run as its owner,
+//! statements on the configuration as the owner of the extension.
 
 use crate::attach::checks::{require_suitable, unsuitable_kind};
-use crate::attach::companions;
+use crate::attach::companions::{self, Found, Home};
 use crate::attach::constraint::{check_rows, constrain, count_items};
-use crate::attach::install;
+use crate::attach::install::{self, Installed};
 use crate::core::error::{Error, Result};
 use crate::core::json::spaced;
 use crate::pg::Oid;
@@ -16,15 +16,15 @@ use crate::pg::invalidation;
 use crate::pg::lock::{TableLock, lock_alone};
 use crate::pg::relation::{self, Facts};
 use crate::pg::report;
-use crate::pg::role::{act_as, act_as_unfiltered};
+use crate::pg::role::act_as_unfiltered;
 use crate::pg::spi::Connection;
-use crate::pg::transaction::require_writable;
+use crate::pg::transaction::{has_one_snapshot, require_writable};
 use crate::statements::attach as statements;
 use crate::stock::call::require_no_other;
 use crate::table::cache::describe_configured;
 use crate::table::catalog::{self, ColumnDescription, Columns, Description, RelationKind};
 use crate::table::configuration::{
-    CATALOG_PATH, CompanionOids, Configuration, Configured, configuration, configured, is_subscribed,
+    CATALOG_PATH, Configuration, Configured, configuration, configured, configured_with, is_subscribed, striped_tables,
 };
 use crate::table::cursors;
 use crate::table::health;
@@ -42,6 +42,8 @@ pub struct Options {
     pub ledger: bool,
     /// owner or caller.
     pub run_as: String,
+    /// The schema of the companions, where it is not that of the table.
+    pub companion_schema: Option<String>,
 }
 
 impl Options {
@@ -56,41 +58,48 @@ impl Options {
 
     fn describe(&self, spi: &Connection) -> Result<Description> {
         let columns = Columns::Named(&self.id_column, &self.quantity_column);
-        catalog::describe(spi, self.table, columns)?.ok_or_else(|| {
-            Error::unsuitable(
-                "42P01",
-                "there is no such table",
-                "no_table",
-                json!({"oid": self.table.to_u32()}),
-                "Pass the name of an existing table.",
-            )
-        })
+        catalog::describe(spi, self.table, columns)?.ok_or_else(|| Error::no_table(self.table.to_u32()))
     }
 }
 
 /// Attaches a table, and returns the result as JSON. The same table with the same options again is a NOTICE.
 pub fn attach(spi: &Connection, options: &Options) -> Result<String> {
     require_writable(c"attach_inventory()");
+    require_new_snapshots("attach_inventory")?;
     require_no_other("attach_inventory")?;
     require_ownership(&options.describe(spi)?)?;
     let configuration = configuration(spi)?;
-    lock_configuration(spi, &configuration);
-    if let Some(configured) = configured(spi, &configuration)? {
+    if let Some(configured) = configured(spi, &configuration, options.table)? {
         return already(spi, options, &configured);
     }
-    let (table, companions) = lock_table(spi, options)?;
-    cursors::leaving_none(table.owner, || attach_locked(spi, options, &configuration, (&table, &companions)))
+    let (table, home, companions) = lock_table(spi, options)?;
+    // Another session may have attached it meanwhile.
+    if let Some(configured) = configured(spi, &configuration, options.table)? {
+        return already(spi, options, &configured);
+    }
+    require_free(spi, &configuration, &table, &companions)?;
+    companions::require_own_stripes(spi, &configuration, &table, &companions)?;
+    let attachment = New { table: &table, home: &home, companions: &companions };
+    cursors::leaving_none(table.owner, || attach_locked(spi, options, &configuration, &attachment))
+}
+
+/// What is being attached, locked.
+struct New<'a> {
+    table: &'a Description,
+    home: &'a Home,
+    /// The companions that an earlier attach left.
+    companions: &'a [Found],
 }
 
 fn attach_locked(
     spi: &Connection,
     options: &Options,
     configuration: &Configuration,
-    (table, companions): (&Description, &[Oid]),
+    New { table, home, companions }: &New<'_>,
 ) -> Result<String> {
     require_suitable(table, [&options.id_column, &options.quantity_column])?;
     // Rows are written to them as the owner, even if later sales run with the rights of the caller.
-    let facts: Vec<Facts> = companions.iter().copied().filter_map(relation::facts).collect();
+    let facts: Vec<Facts> = companions.iter().filter_map(|found| relation::facts(found.oid)).collect();
     if let Some(objection) = health::objection(&facts, table.owner) {
         return Err(objection);
     }
@@ -101,18 +110,40 @@ fn attach_locked(
     if let Some(objection) = objection.clone().filter(|_| options.run_as == "owner") {
         return Err(objection);
     }
-    if companions::have_stripes(spi, table)? {
+    if companions::have_stripes(spi, table, home)? {
         health::require_writable_by_caller(objection, table.owner)?;
     }
+    let marked = companions::is_marked(spi, table)?;
     let (items, check_name) = {
         let _acting = act_as_unfiltered(table.owner, CATALOG_PATH);
         (check_rows(spi, table)?, constrain(spi, table)?)
     };
-    let companions = install::make(spi, configuration, table, options.ledger)?;
-    record(spi, configuration, (options, table), &check_name, &companions);
+    let installed = install::make(spi, configuration, (table, marked), (home, companions), options.ledger)?;
+    record(spi, configuration, (options, table), &check_name, &installed)?;
     invalidation::announce_change(configuration.oid);
     warn(table);
     Ok(result(table, options, items))
+}
+
+/// Refuses a table that is a part of another attachment, and companions that another attached table uses.
+fn require_free(
+    spi: &Connection,
+    configuration: &Configuration,
+    table: &Description,
+    companions: &[Found],
+) -> Result<()> {
+    let relatives = relation::with_ancestors(table.oid).into_iter().chain(relation::with_partitions(table.oid));
+    let is_there = |other: &&Configured| relation::schema_of(other.table).is_some();
+    if let Some(other) = configured_with(spi, configuration, relatives.collect())?.iter().find(is_there) {
+        return Err(Error::part_of_attached(&table.name, &relation::qualified_name(other.table)));
+    }
+    for companion in companions {
+        if let Some(other) = configured_with(spi, configuration, vec![companion.oid])?.iter().find(is_there) {
+            let other = relation::qualified_name(other.table);
+            return Err(Error::companion_in_use(&table.name, &companion.name, Some(&other)));
+        }
+    }
+    Ok(())
 }
 
 fn result(table: &Description, options: &Options, items: i64) -> String {
@@ -128,29 +159,26 @@ pub fn require_ownership(table: &Description) -> Result<()> {
     if table.owned { Ok(()) } else { Err(Error::not_owner(&table.name)) }
 }
 
-/// Locks the configuration until the transaction ends.
-pub fn lock_configuration(spi: &Connection, configuration: &Configuration) {
-    let _acting = act_as(configuration.owner, CATALOG_PATH);
-    spi.once(&statements::lock_configuration(&configuration.relation), &[]);
-}
-
 /// Locks the table, and the companions that an earlier attach left, as ALTER TABLE will, and describes the
 /// table as it can no longer change.
 ///
 /// The stock table comes last: a session that has read the ledger and then sells must not wait for an attach that waits
 /// for the ledger.
-fn lock_table(spi: &Connection, options: &Options) -> Result<(Description, Vec<Oid>)> {
+fn lock_table(spi: &Connection, options: &Options) -> Result<(Description, Home, Vec<Found>)> {
     let seen = options.describe(spi)?;
     require_ownership(&seen)?;
     if seen.kind == RelationKind::Other {
         return Err(unsuitable_kind(&seen));
     }
-    let companions = companions::left(spi, &seen);
-    let tables: Vec<Oid> = companions.iter().copied().chain([seen.oid]).collect();
+    let home = companions::home(spi, &seen, options.companion_schema.as_deref())?;
+    let companions = companions::left(spi, &seen, &home);
+    // The partitions, too: one of them may be being attached by itself.
+    let stock = relation::with_partitions(seen.oid);
+    let tables: Vec<Oid> = companions.iter().map(|found| found.oid).chain(stock).collect();
     lock_alone(&tables, TableLock::AccessExclusive);
     let locked = options.describe(spi)?;
     require_ownership(&locked)?;
-    Ok((locked, companions))
+    Ok((locked, home, companions))
 }
 
 /// A second attach: the same is a notice, anything else an error.
@@ -162,7 +190,8 @@ fn already(spi: &Connection, options: &Options, configured: &Configured) -> Resu
         && number(&attached.id) == number(&wanted.id)
         && number(&attached.quantity) == number(&wanted.quantity)
         && configured.companions.movements.is_some() == options.ledger
-        && configured.run_as == options.run_as;
+        && configured.run_as == options.run_as
+        && is_home(spi, &wanted, options, configured)?;
     if !same {
         return Err(Error::already_attached(&attached.name));
     }
@@ -171,14 +200,20 @@ fn already(spi: &Connection, options: &Options, configured: &Configured) -> Resu
     Ok(result(&attached, options, count_items(spi, &attached)?))
 }
 
+/// Whether the companions are in the schema that is asked for, where one is.
+fn is_home(spi: &Connection, table: &Description, options: &Options, configured: &Configured) -> Result<bool> {
+    let Some(schema) = options.companion_schema.as_deref() else { return Ok(true) };
+    let home = companions::home(spi, table, Some(schema))?;
+    Ok(relation::schema_of(configured.companions.requests) == Some(home.oid))
+}
+
 fn record(
     spi: &Connection,
     configuration: &Configuration,
     (options, table): (&Options, &Description),
     check_name: &str,
-    companions: &CompanionOids,
-) {
-    let _acting = act_as(configuration.owner, CATALOG_PATH);
+    Installed { companions, striped }: &Installed,
+) -> Result<()> {
     let args = [
         Arg::owned(table.oid),
         Arg::text(check_name),
@@ -189,8 +224,33 @@ fn record(
         Arg::owned(companions.requests),
         Arg::owned(companions.stripes),
         Arg::owned(companions.totals),
+        Arg::owned(*striped),
     ];
-    spi.once(&statements::insert_configuration(&configuration.relation), &args);
+    let (relation, sharing) = (&configuration.relation, configuration.sharing());
+    configuration.writing(|| {
+        // Of tables that are gone nothing is left to detach.
+        spi.once(&statements::delete_dropped(relation), &[]);
+        spi.once(&statements::insert_configuration(relation), &args);
+        spi.once(&statements::begin_sharing(relation, &sharing), &[Arg::owned(table.oid)]);
+    })
+}
+
+/// Refuses a transaction whose statements see one snapshot: openings are made of the rows that it shows.
+pub fn require_new_snapshots(function: &'static str) -> Result<()> {
+    if has_one_snapshot() { Err(Error::one_snapshot(function)) } else { Ok(()) }
+}
+
+/// Notes that a table has stripes: the totals worker looks at such tables alone.
+pub fn note_striped(spi: &Connection, table: Oid) -> Result<()> {
+    let configuration = configuration(spi)?;
+    let noted = configuration
+        .writing(|| spi.once(&statements::set_striped(&configuration.relation), &[Arg::owned(table)]).count() > 0)?;
+    let owner = relation::owner(table).ok_or_else(|| Error::no_table(table.to_u32()))?;
+    // A table that was attached after the snapshot of the transaction is not seen.
+    if noted || striped_tables(spi, &configuration, owner)?.contains(&table) {
+        return Ok(());
+    }
+    Err(Error::one_snapshot("stripe_inventory"))
 }
 
 fn warn(table: &Description) {

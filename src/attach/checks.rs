@@ -30,6 +30,10 @@ fn unsuitable<T>(
     Err(Error::unsuitable(sqlstate, message, reason, facts, hint))
 }
 
+const ADD_UUID: &str = "Add another id: ALTER TABLE ... ADD COLUMN ... uuid UNIQUE NOT NULL DEFAULT gen_random_uuid().";
+const ADD_UNIQUE: &str = "Create a unique index on the id column alone, not partial and not deferrable; or add another \
+    id: ALTER TABLE ... ADD COLUMN ... uuid UNIQUE NOT NULL DEFAULT gen_random_uuid().";
+
 /// Checks the table and its two columns.
 pub fn require_suitable(table: &Description, columns: [&str; 2]) -> Result<()> {
     require_suitable_relation(table)?;
@@ -65,9 +69,17 @@ fn require_suitable_columns(table: &Description, [id_column, quantity_column]: [
     let Some(quantity) = &table.quantity else { return missing(quantity_column) };
     let of_id = |words, hint| unsuitable(table, words, Some(&id.name), hint);
     let of_quantity = |words, hint| unsuitable(table, words, Some(&quantity.name), hint);
-    if SqlType::of_id(id.type_oid).is_none() {
-        let words = ["42804", "the id column must be of type uuid", "id_type"];
-        return of_id(words, "Add a uuid column and name it.");
+    if id.number == quantity.number {
+        let words = ["42804", "the id column and the quantity column are the same", "same_column"];
+        return of_id(words, "Name two columns.");
+    }
+    if SqlType::id_type(id.type_oid).is_none() {
+        let words = ["42804", "the id column must be of type uuid, bigint, integer, text or varchar", "id_type"];
+        return of_id(words, ADD_UUID);
+    }
+    if !id.deterministic {
+        let words = ["42P22", "the collation of the id column is not deterministic", "id_collation"];
+        return of_id(words, ADD_UUID);
     }
     if quantity.quantity().is_none() {
         let words = ["42804", "the quantity column must be a number of units", "quantity_type"];
@@ -83,7 +95,7 @@ fn require_suitable_columns(table: &Description, [id_column, quantity_column]: [
     }
     if !table.unique_index {
         let words = ["55000", "the id column has no plain unique index of its own", "id_not_unique"];
-        return of_id(words, "Create a unique index on the id column alone: valid, not partial, not deferrable.");
+        return of_id(words, ADD_UNIQUE);
     }
     Ok(())
 }

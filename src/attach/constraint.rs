@@ -1,6 +1,7 @@
 //! The constraint of the stock table: NOT NULL, and a CHECK that the quantity is neither negative nor NaN nor infinite.
 
 use crate::core::error::{Error, Result};
+use crate::core::item_id::{IdType, MAX_ID_BYTES};
 use crate::core::json::exact;
 use crate::core::quantity::MAX_DIGITS;
 use crate::pg::Oid;
@@ -10,18 +11,28 @@ use crate::statements::attach as statements;
 use crate::table::catalog::{ColumnDescription, Description};
 use serde_json::{Value, json};
 
-/// Counts the items, and refuses a table with rows that are no stock.
+/// Counts the items, and refuses a table with rows that are no stock, or that no key can name.
 pub fn check_rows(spi: &Connection, table: &Description) -> Result<i64> {
     let [id, quantity] = table.columns()?;
+    if table.id_type()? == IdType::Text {
+        let longest = spi.once(&statements::longest_id(&table.name, &id.quoted), &[]).get::<i32>(0, c"bytes");
+        let longest =
+            longest.map_or(Ok(0), usize::try_from).map_err(|_| Error::internal("an id of negative length"))?;
+        if longest > MAX_ID_BYTES {
+            return Err(Error::long_id(longest));
+        }
+    }
     let (quantity_type, _) = quantity.quantity().ok_or_else(|| Error::internal("the quantity has no type"))?;
     let bad =
         spi.once(&statements::bad_rows(&table.name, &id.quoted, &quantity.quoted, quantity_type, MAX_DIGITS), &[]);
     let Some(count) = bad.get::<i64>(0, c"rows") else {
         return count_items(spi, table);
     };
+    let ids_are_numbers = matches!(table.id_type()?, IdType::Integer | IdType::Bigint);
     let bad_row = |row| {
         let stored = bad.text(row, c"quantity").map_or(Value::Null, |text| exact(&text));
-        json!({"inventory_id": bad.text(row, c"id"), "quantity": stored})
+        let id = bad.text(row, c"id");
+        json!({"inventory_id": id.map(|id| if ids_are_numbers { exact(&id) } else { json!(id) }), "quantity": stored})
     };
     let first: Vec<Value> = (0..bad.count()).map(bad_row).collect();
     Err(Error::unsuitable(

@@ -8,7 +8,7 @@ use crate::pg::Oid;
 use crate::pg::relation;
 use crate::pg::spi::{Connection, connected};
 use crate::statements::catalog;
-use crate::table::configuration::{configuration, configured};
+use crate::table::configuration::{configuration, configured_with};
 
 /// A dropped table, or a dropped column of a table.
 struct Dropped {
@@ -34,16 +34,18 @@ fn check_dropped(spi: &Connection) -> Result<()> {
     let dropped = (0..rows.count()).map(read).collect::<Result<Vec<_>>>()?;
     // Where the extension itself is being created or dropped there is no configuration.
     let Ok(configuration) = configuration(spi) else { return Ok(()) };
-    let Some(configured) = configured(spi, &configuration)? else { return Ok(()) };
-    let belongs = |dropped: &&Dropped| {
-        let companion = configured.companions.companion(dropped.table);
-        companion.is_some_and(|of| dropped.column.as_ref().is_none_or(|column| of.has_column(column)))
-    };
-    // The stock table is looked up last: the lookup waits for a session that has locked it.
-    match dropped.iter().find(belongs) {
-        Some(found) if relation::facts(configured.table).is_some() => {
-            Err(Error::companion_of_attached(&found.identity))
+    let attachments = configured_with(spi, &configuration, dropped.iter().map(|dropped| dropped.table).collect())?;
+    for configured in attachments {
+        let belongs = |dropped: &&Dropped| {
+            let companion = configured.companions.companion(dropped.table);
+            companion.is_some_and(|of| dropped.column.as_ref().is_none_or(|column| of.has_column(column)))
+        };
+        // The stock table is looked up last: the lookup waits for a session that has locked it.
+        if let Some(found) = dropped.iter().find(belongs)
+            && relation::facts(configured.table).is_some()
+        {
+            return Err(Error::companion_of_attached(&found.identity));
         }
-        _ => Ok(()),
     }
+    Ok(())
 }

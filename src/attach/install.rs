@@ -2,7 +2,7 @@
 //!
 //! Statements run as the owner of the table, with the search_path pinned, while the stock table is locked.
 
-use crate::attach::companions::{self, Found};
+use crate::attach::companions::{self, Found, Home};
 use crate::attach::leftover;
 use crate::attach::opening;
 use crate::attach::triggers::{self, run_as_owner};
@@ -13,21 +13,29 @@ use crate::statements::companions::index_movements;
 use crate::table::catalog::Description;
 use crate::table::configuration::{CompanionOids, Configuration};
 
-/// Creates, or finds again, the companions of a table that is being attached.
+/// The companions of a table that was attached.
+pub struct Installed {
+    /// The tables.
+    pub companions: CompanionOids,
+    /// Stripes of an earlier attachment were kept: of items whose row is in a detached partition.
+    pub striped: bool,
+}
+
+/// Creates, or finds again, the companions of a table that is being attached, and may have been before.
 pub fn make(
     spi: &Connection,
     configuration: &Configuration,
-    table: &Description,
+    (table, marked): (&Description, bool),
+    places: (&Home, &[Found]),
     ledger: bool,
-) -> Result<CompanionOids> {
-    let requests = companions::make_table(spi, table, Companion::Requests)?;
-    let stripes = companions::make_table(spi, table, Companion::Stripes)?;
-    let totals = companions::make_table(spi, table, Companion::Totals)?;
-    let movements = if ledger { Some(companions::make_table(spi, table, Companion::Movements)?) } else { None };
+) -> Result<Installed> {
+    let make = |companion| companions::make_table(spi, table, places, companion);
+    let (requests, stripes, totals) = (make(Companion::Requests)?, make(Companion::Stripes)?, make(Companion::Totals)?);
+    let movements = if ledger { Some(make(Companion::Movements)?) } else { None };
     // Triggers that a dump or a broken attachment left look for an attachment that is not there yet.
     triggers::drop_from_stock(spi, table)?;
     triggers::drop_recording(spi, table, (stripes.oid, &stripes.name));
-    let merged = leftover::merge(spi, table, &stripes, &totals)?;
+    let merged = leftover::merge(spi, (table, marked), &stripes, &totals)?;
     let set = |companion, found: &Found| {
         triggers::set(spi, configuration, table, (Part::Companion(companion), found.oid, &found.name), ledger);
     };
@@ -42,10 +50,12 @@ pub fn make(
         opening::record_stock(table, movements, &merged)?;
         triggers::set_on_stock(spi, configuration, table)?;
     }
-    Ok(CompanionOids {
+    let striped = companions::has_rows(spi, table, &stripes);
+    let companions = CompanionOids {
         movements: movements.map(|movements| movements.oid),
         requests: requests.oid,
         stripes: stripes.oid,
         totals: totals.oid,
-    })
+    };
+    Ok(Installed { companions, striped })
 }

@@ -9,6 +9,7 @@ use crate::attach::companions::Found;
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
 use crate::core::json::exact;
+use crate::core::quantity::differ;
 use crate::ledger::attribution;
 use crate::pg::args::Arg;
 use crate::pg::role::act_as_unfiltered;
@@ -29,17 +30,24 @@ pub struct Merged {
 }
 
 /// Writes the sum of the stripes into the row of each item, and deletes the stripes. No trigger of ours may be on the
-/// stock table.
-pub fn merge(spi: &Connection, table: &Description, stripes: &Found, totals: &Found) -> Result<Merged> {
+/// stock table. Stripes of a table that has not been attached are those of another one, which had its name: they may
+/// neither change a row nor go.
+pub fn merge(
+    spi: &Connection,
+    (table, marked): (&Description, bool),
+    stripes: &Found,
+    totals: &Found,
+) -> Result<Merged> {
     let path = pinned_path(table);
     let _acting = act_as_unfiltered(table.owner, &path);
     if spi.once(&has_rows(&stripes.name), &[]).count() == 0 {
         return Ok(Merged::default());
     }
-    let [id, quantity] = table.columns()?;
+    let ([id, quantity], table_ids) = (table.columns()?, table.id_type()?);
     let names = Leftover {
         table: &table.name,
         id: &id.quoted,
+        id_type: table_ids,
         quantity: &quantity.quoted,
         stripes: &stripes.name,
         totals: &totals.name,
@@ -48,6 +56,12 @@ pub fn merge(spi: &Connection, table: &Description, stripes: &Found, totals: &Fo
     let (mut merged, mut sums) = (Merged::default(), Vec::new());
     for row in 0..found.count() {
         let item = found.item(row, c"id")?;
+        let in_row = found.text(row, c"in_row");
+        let sum = found.required_text(row, c"sum")?;
+        let agrees = in_row.is_some() && found.required(row, c"agrees")?;
+        if !marked && (in_row.is_none() || (agrees && in_row.is_some_and(|in_row| differ(&in_row, &sum)))) {
+            return Err(Error::stripes_of_another(&table.name, &stripes.name));
+        }
         if found.text(row, c"in_row").is_none() {
             // The row was deleted while nothing was attached: the item is gone, and its stripes with it. A partition
             // may come back.
@@ -56,16 +70,16 @@ pub fn merge(spi: &Connection, table: &Description, stripes: &Found, totals: &Fo
             }
             continue;
         }
-        if !found.required(row, c"agrees")? {
+        if !agrees {
             return Err(differs(table, &found, row, found.text(row, c"last_total")));
         }
-        sums.push(found.required_text(row, c"sum")?);
+        sums.push(sum);
         merged.items.push(item);
     }
     write(spi, table, names, (&merged.items, sums))?;
     for companion in [stripes, totals] {
-        let args = [Arg::items(&merged.away)];
-        let delete = || spi.once(&leftover::delete_except(&companion.name), &args).count();
+        let args = [Arg::items(&merged.away, table_ids)];
+        let delete = || spi.once(&leftover::delete_except(&companion.name, table_ids), &args).count();
         attribution::writing(companion.oid, delete);
     }
     Ok(merged)
@@ -90,7 +104,7 @@ fn write(
     names: Leftover<'_>,
     (ids, sums): (&[ItemId], Vec<String>),
 ) -> Result<()> {
-    let written = spi.once(&leftover::write(names), &[Arg::items(ids), Arg::owned(sums)]);
+    let written = spi.once(&leftover::write(names), &[Arg::items(ids, names.id_type), Arg::owned(sums)]);
     for row in 0..written.count() {
         // A trigger of the owner may have changed the sum.
         if written.get(row, c"agrees") != Some(true) {

@@ -19,10 +19,10 @@ pub fn record_stock(table: &Description, movements: &Found, merged: &Merged) -> 
     let CallContext { reference, .. } = CallContext::of_session()?;
     let actor = context::actor(current_role())?;
     let path = pinned_path(table);
-    let [id, quantity] = table.columns()?;
-    let ledger = &movements.name;
+    let ([id, quantity], table_ids) = (table.columns()?, table.id_type()?);
+    let ledger = (movements.name.as_str(), table_ids);
     let statements = [
-        opening::of_stripes(ledger),
+        opening::of_stripes(&movements.name, table_ids),
         opening::of_items(&table.name, &id.quoted, &quantity.quoted, ledger),
         opening::of_deleted_items(&table.name, &id.quoted, ledger),
     ];
@@ -30,8 +30,8 @@ pub fn record_stock(table: &Description, movements: &Found, merged: &Merged) -> 
         let args = [
             Arg::text(reference.as_deref()),
             Arg::text(actor.as_str()),
-            Arg::items(&merged.items),
-            Arg::items(&merged.away),
+            Arg::items(&merged.items, table_ids),
+            Arg::items(&merged.away, table_ids),
         ];
         writing(movements.oid, act_as_unfiltered(table.owner, &path), |spi| {
             spi.once(&sql, &args);

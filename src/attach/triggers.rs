@@ -28,15 +28,15 @@ pub fn set(
         drop_trigger(spi, table, (oid, relation), trigger.name);
     }
     for trigger in expected(part, ledger, false) {
-        create(spi, configuration, table, trigger, relation);
+        create(spi, configuration, table, trigger, (oid, relation));
     }
 }
 
 /// Creates the triggers of the stock table of an attachment with a ledger; a partition gets the guard against TRUNCATE.
 pub fn set_on_stock(spi: &Connection, configuration: &Configuration, table: &Description) -> Result<()> {
     set(spi, configuration, table, (Part::Stock, table.oid, &table.name), true);
-    for (_, name) in partitions(spi, table)? {
-        create(spi, configuration, table, &TRUNCATE_GUARD, &name);
+    for (oid, name) in partitions(spi, table)? {
+        create(spi, configuration, table, &TRUNCATE_GUARD, (oid, &name));
     }
     Ok(())
 }
@@ -48,14 +48,14 @@ pub fn guard_striped_stock(spi: &Connection, stock: &Attachment) -> Result<()> {
         return Ok(());
     }
     let table = catalog::describe(spi, stock.oid, Columns::None)?;
-    let table = table.ok_or_else(|| Error::internal("the stock table is not there"))?;
+    let table = table.ok_or_else(|| Error::stock_table_dropped(stock.oid.to_u32()))?;
     let configuration = configuration(spi)?;
     let on_stock = [&STOCK_GUARD, &TRUNCATE_GUARD].map(|trigger| (trigger, table.oid, table.name.clone()));
     let on_partitions = partitions(spi, &table)?.into_iter().map(|(oid, name)| (&TRUNCATE_GUARD, oid, name));
     for (trigger, oid, relation) in on_stock.into_iter().chain(on_partitions) {
         // One that is there stays: to drop it would lock readers out.
         if !exists(oid, trigger.name) {
-            create(spi, &configuration, &table, trigger, &relation);
+            create(spi, &configuration, &table, trigger, (oid, &relation));
         }
     }
     Ok(())
@@ -92,13 +92,13 @@ fn create(
     configuration: &Configuration,
     table: &Description,
     trigger: &TriggerDefinition,
-    relation: &str,
+    (oid, relation): (Oid, &str),
 ) {
     let function = format!("{}.{}", configuration.schema, trigger.function);
-    let clauses = [&trigger.when(), trigger.each()];
-    for sql in companions::create_trigger(trigger.name, clauses, relation, &function) {
-        run_as_owner(spi, table, &sql);
-    }
+    let when = trigger.when();
+    let create = companions::create_trigger(trigger.name, [&when, trigger.each()], relation, &function);
+    run_as_owner(spi, table, &create);
+    relation::tie_to_extension(oid, trigger.name);
 }
 
 fn drop_trigger(spi: &Connection, table: &Description, (oid, relation): (Oid, &str), name: &str) {

@@ -3,7 +3,7 @@
 //! Lines on one item are summed; items keep the order in which they are first named.
 
 use crate::core::error::{Error, Result};
-use crate::core::item_id::ItemId;
+use crate::core::item_id::{IdType, ItemId, MAX_ID_BYTES};
 use crate::core::quantity::{Quantity, Unfit};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -63,8 +63,14 @@ pub enum Member {
 /// A line needs about 100 bytes. A larger argument than this for each line allowed is rejected before it is read.
 const LINE_BYTES: usize = 512;
 
-/// Reads an order. `max_lines` counts elements, before they are summed.
-pub fn read(items: &impl Items, max_lines: usize) -> Result<Vec<Line>> {
+/// An order of a permitted size. Its lines are read when the type of the table's ids is known.
+pub struct Order<'a, I> {
+    items: &'a I,
+    count: usize,
+}
+
+/// Checks the size of an order. `max_lines` counts elements, before they are summed.
+pub fn read<I: Items>(items: &I, max_lines: usize) -> Result<Order<'_, I>> {
     let count = items.elements().map_err(|found| {
         let facts = json!({"argument": "p_items", "type": found});
         Error::malformed_items("p_items must be an array of lines", "not_an_array", facts)
@@ -80,33 +86,53 @@ pub fn read(items: &impl Items, max_lines: usize) -> Result<Vec<Line>> {
     if items.bytes() > max_bytes {
         return Err(Error::items_too_large(items.bytes(), max_bytes));
     }
-    let mut places = HashMap::with_capacity(count);
-    let mut lines: Vec<Line> = Vec::with_capacity(count);
-    for element in 0..count {
-        let line = read_line(items, element)?;
-        let place = *places.entry(line.id.clone()).or_insert(lines.len());
-        match lines.get_mut(place) {
-            None => lines.push(line),
-            Some(first) => {
-                first.quantity = first.quantity.checked_add(line.quantity).ok_or_else(|| too_long(items, element))?;
-            }
-        }
-    }
-    Ok(lines)
+    Ok(Order { items, count })
 }
 
-fn read_line(items: &impl Items, element: usize) -> Result<Line> {
+impl<I: Items> Order<'_, I> {
+    /// Whether it has one element, and so changes one row.
+    pub fn is_single(&self) -> bool {
+        self.count == 1
+    }
+
+    /// The lines, with ids of this type, those on one item summed.
+    pub fn lines(&self, id_type: IdType) -> Result<Vec<Line>> {
+        let mut places = HashMap::with_capacity(self.count);
+        let mut lines: Vec<Line> = Vec::with_capacity(self.count);
+        for element in 0..self.count {
+            let line = read_line(self.items, element, id_type)?;
+            let place = *places.entry(line.id.clone()).or_insert(lines.len());
+            match lines.get_mut(place) {
+                None => lines.push(line),
+                Some(first) => {
+                    let sum = first.quantity.checked_add(line.quantity);
+                    first.quantity = sum.ok_or_else(|| too_long(self.items, element))?;
+                }
+            }
+        }
+        Ok(lines)
+    }
+}
+
+fn read_line(items: &impl Items, element: usize, id_type: IdType) -> Result<Line> {
     let wrong = |reason: &str| Err(wrong(items, element, reason));
     let Element::Object { id, quantity, others } = items.element(element) else { return wrong("not_an_object") };
     if others {
         return wrong("unknown_key");
     }
     let id = match id {
-        Member::Text(text) => ItemId::parse_uuid(&text),
+        Member::Text(key) => parse(&key, id_type),
+        // A uuid is no number.
+        Member::Number(key) if id_type != IdType::Uuid => parse(&key, id_type),
         Member::Absent | Member::Null => return wrong("no_inventory_id"),
         Member::Number(_) | Member::Other => None,
     };
-    let Some(id) = id else { return wrong("not_a_uuid") };
+    let Some(id) = id else {
+        return match id_type {
+            IdType::Uuid => wrong("not_a_uuid"),
+            IdType::Integer | IdType::Bigint | IdType::Text => wrong("not_an_id"),
+        };
+    };
     let quantity = match quantity {
         Member::Number(number) => number,
         Member::Text(text) => text,
@@ -120,6 +146,10 @@ fn read_line(items: &impl Items, element: usize) -> Result<Line> {
         Err(Unfit::TooManyDigits) => Err(too_long(items, element)),
         Err(Unfit::Malformed) => wrong("not_a_number"),
     }
+}
+
+fn parse(key: &str, id_type: IdType) -> Option<ItemId> {
+    if key.len() > MAX_ID_BYTES { None } else { ItemId::parse(key, id_type) }
 }
 
 fn wrong(items: &impl Items, element: usize, reason: &str) -> Box<Error> {
@@ -186,7 +216,9 @@ mod tests {
             B.to_uppercase().replace('-', "")
         );
         let parsed = Parsed(serde_json::from_str(&text).unwrap_or_default());
-        let lines = super::read(&parsed, 10).unwrap_or_default();
+        let order = read(&parsed, 10).map_err(|error| error.message);
+        let lines =
+            order.and_then(|order| order.lines(IdType::Uuid).map_err(|error| error.message)).unwrap_or_default();
         let read: Vec<_> = lines.iter().map(|l| (l.id.to_string(), l.quantity.to_string(), l.element)).collect();
         assert_eq!(read, [(B.to_owned(), "1.75".to_owned(), 0), (A.to_owned(), "2".to_owned(), 1)]);
     }

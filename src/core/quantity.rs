@@ -59,23 +59,66 @@ pub enum Misfit {
 impl FromStr for Quantity {
     type Err = Unfit;
 
-    /// Reads plain decimal notation, as PostgreSQL prints `numeric`.
+    /// Reads decimal notation, with or without an exponent, as PostgreSQL reads `numeric`, but for spaces, underscores
+    /// and other bases.
     fn from_str(text: &str) -> Result<Self, Unfit> {
-        if matches!(text, "NaN" | "Infinity" | "-Infinity") {
+        let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
+        if ["nan", "infinity", "inf"].iter().any(|word| unsigned.eq_ignore_ascii_case(word)) {
             return Err(Unfit::NotFinite);
         }
-        let unsigned = text.strip_prefix('-').unwrap_or(text);
+        let negative = text.starts_with('-');
+        match unsigned.split_once(['e', 'E']) {
+            None => Self::plain(unsigned, negative),
+            Some((mantissa, exponent)) => Self::plain(&shifted(mantissa, exponent)?, negative),
+        }
+    }
+}
+
+/// The most zeros that an exponent stands for. A number with more has too many digits, but for zero.
+const MAX_SHIFT: usize = 2 * MAX_DIGITS;
+
+/// Plain notation of a mantissa with an exponent.
+fn shifted(mantissa: &str, exponent: &str) -> Result<String, Unfit> {
+    let down = exponent.starts_with('-');
+    let digits = exponent.strip_prefix(['-', '+']).unwrap_or(exponent);
+    let (whole, decimals) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let all = format!("{whole}{decimals}");
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number(&all) || !is_number(digits) {
+        return Err(Unfit::Malformed);
+    }
+    if all.bytes().all(|digit| digit == b'0') {
+        return Ok("0".to_owned());
+    }
+    let significant = digits.trim_start_matches('0');
+    let shift: usize =
+        if significant.is_empty() { 0 } else { significant.parse().map_err(|_| Unfit::TooManyDigits)? };
+    if shift > MAX_SHIFT + all.len() {
+        return Err(Unfit::TooManyDigits);
+    }
+    let (digits, point) = if down {
+        (format!("{}{all}", "0".repeat(shift)), whole.len())
+    } else {
+        (format!("{all}{}", "0".repeat(shift.saturating_sub(decimals.len()))), whole.len() + shift)
+    };
+    let (whole, decimals) = digits.split_at(point);
+    Ok(if decimals.is_empty() { whole.to_owned() } else { format!("{whole}.{decimals}") })
+}
+
+impl Quantity {
+    fn plain(unsigned: &str, negative: bool) -> Result<Self, Unfit> {
         if unsigned.is_empty() || !unsigned.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
             return Err(Unfit::Malformed);
         }
         let (whole, decimals) = unsigned.split_once('.').unwrap_or((unsigned, ""));
-        let whole_digits = whole.trim_start_matches('0').len();
-        if whole_digits + decimals.trim_end_matches('0').len() > MAX_DIGITS {
+        let whole = whole.trim_start_matches('0');
+        if whole.len() + decimals.trim_end_matches('0').len() > MAX_DIGITS {
             return Err(Unfit::TooManyDigits);
         }
         // Zeros at the end are no digits: those that do not fit are dropped.
-        let surplus = (whole_digits + decimals.len()).saturating_sub(MAX_DIGITS);
-        Decimal::from_str_exact(&text[..text.len() - surplus]).map(Self).map_err(|_| Unfit::Malformed)
+        let surplus = (whole.len() + decimals.len()).saturating_sub(MAX_DIGITS);
+        let read = Decimal::from_str_exact(&unsigned[..unsigned.len() - surplus]).map_err(|_| Unfit::Malformed)?;
+        Ok(Self(if negative { -read } else { read }))
     }
 }
 

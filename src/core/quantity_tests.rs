@@ -27,11 +27,36 @@ fn prints_the_digits_it_was_read_with() {
 
 #[test]
 fn refuses_what_is_no_finite_number() {
-    for text in ["NaN", "Infinity", "-Infinity"] {
+    for text in ["NaN", "nan", "Infinity", "-Infinity", "+inf", "-INF"] {
         assert_eq!(text.parse::<Quantity>(), Err(Unfit::NotFinite));
     }
-    for text in ["", "-", "1e3", "+1", " 1", "1,5", "1.2.3", "--1"] {
+    for text in ["", "-", "+", " 1", "1,5", "1.2.3", "--1", "+-1", "e1", "1e", "1e+", "1e1.5", "1e--1", "1e1e1", ".e1"]
+    {
         assert_eq!(text.parse::<Quantity>(), Err(Unfit::Malformed), "{text:?}");
+    }
+}
+
+#[test]
+fn an_exponent_moves_the_point() {
+    for (text, plain) in [
+        ("1e3", "1000"),
+        ("1E+2", "100"),
+        ("1e-7", "0.0000001"),
+        ("+1.50", "1.50"),
+        ("-2.5E-3", "-0.0025"),
+        ("0.1e1", "01"),
+        ("1.000000001e5", "100000.0001"),
+        ("1.e1", "10"),
+        (".5e1", "5"),
+        ("12e0", "12"),
+        ("12e-000", "12"),
+        ("0e999999999999999999999999", "0"),
+        ("1e27", "1000000000000000000000000000"),
+    ] {
+        assert_eq!(text.parse::<Quantity>(), plain.parse(), "{text}");
+    }
+    for text in ["1e28", "1e-29", "1e99999999999999999999", "-1e-4000000000", "1.5e28"] {
+        assert_eq!(text.parse::<Quantity>(), Err(Unfit::TooManyDigits), "{text}");
     }
 }
 

@@ -1,10 +1,11 @@
 //! Attribution: one stack of the calls that run and of our own writes within them.
 //!
-//! A trigger of ours asks it two questions. Which act does a change belong to: a change at the trigger depth of the
-//! innermost act is one of ours, any other is a direct write. May a statement write a protected table: only under a
-//! permit, which is for one table, for so many statements, at one trigger depth, and which the guard of the table uses
-//! up. Statements that a user's trigger or expression runs meanwhile are at another depth and find no permit. A total
-//! is permitted item by item, with the quantity that is written.
+//! A trigger of ours asks it two questions. Which act does a change belong to: a change of the table of the innermost
+//! act, at its trigger depth, is one of ours, any other is a direct write. May a statement write a protected table:
+//! only under a permit, which is for one table, for so many statements, at one trigger depth, and which the guard of
+//! the table uses up. Statements that a user's trigger or expression runs meanwhile are at another depth and find no
+//! permit. A total is permitted item by item, with the quantity that is written. Items of two stock tables may have the
+//! same id, so acts and totals name their table.
 
 use crate::core::item_id::ItemId;
 use crate::core::movement::MovementKind;
@@ -16,6 +17,8 @@ use std::rc::Rc;
 
 /// The common facts of the movements of one act.
 pub struct Act {
+    /// The stock table.
+    pub stock: Oid,
     /// The kind of the movements.
     pub kind: MovementKind,
     /// The role that acts.
@@ -50,8 +53,8 @@ enum Scope {
     Act(Rc<Act>, Extent),
     /// Statements of ours write a protected table.
     Statements { table: Oid, remaining: u32 },
-    /// A statement of ours writes these totals into the rows of their items.
-    Totals(Vec<(ItemId, String)>),
+    /// A statement of ours writes these totals into the rows of their items in the stock table.
+    Totals { stock: Oid, totals: Vec<(ItemId, String)> },
 }
 
 thread_local! {
@@ -101,8 +104,9 @@ pub fn acting_as<T>(kind: MovementKind, run: impl FnOnce() -> T) -> T {
         })
     });
     let Some((outer, depth)) = innermost else { return run() };
-    let Act { role, reference, key, actor, .. } = outer.as_ref();
-    let act = Act { kind, role: *role, reference: reference.clone(), key: key.clone(), actor: actor.clone() };
+    let Act { stock, role, reference, key, actor, .. } = outer.as_ref();
+    let (reference, key, actor) = (reference.clone(), key.clone(), actor.clone());
+    let act = Act { stock: *stock, kind, role: *role, reference, key, actor };
     let frame = Frame { depth, scope: Scope::Act(Rc::new(act), Extent::ManyRows) };
     let _until = STACK.with_borrow_mut(|stack| {
         stack.push(frame);
@@ -111,22 +115,22 @@ pub fn acting_as<T>(kind: MovementKind, run: impl FnOnce() -> T) -> T {
     run()
 }
 
-/// The innermost act.
-pub fn act() -> Option<Rc<Act>> {
-    innermost_act(|_| true).map(|(act, _)| act)
+/// The innermost act on a stock table.
+pub fn act(stock: Oid) -> Option<Rc<Act>> {
+    innermost_act(stock, |_| true).map(|(act, _)| act)
 }
 
-/// The innermost act, where the change that fires a trigger is one of its own.
-pub fn act_of_change() -> Option<(Rc<Act>, Extent)> {
+/// The innermost act, where the change of this stock table that fires a trigger is one of its own.
+pub fn act_of_change(stock: Oid) -> Option<(Rc<Act>, Extent)> {
     let depth = depth();
-    innermost_act(|frame| frame.depth == depth)
+    innermost_act(stock, |frame| frame.depth == depth)
 }
 
-fn innermost_act(is_ours: impl FnOnce(&Frame) -> bool) -> Option<(Rc<Act>, Extent)> {
+fn innermost_act(stock: Oid, is_ours: impl FnOnce(&Frame) -> bool) -> Option<(Rc<Act>, Extent)> {
     STACK.with_borrow(|stack| {
         let frame = stack.iter().rfind(|frame| matches!(frame.scope, Scope::Act(..)))?;
         match &frame.scope {
-            Scope::Act(act, extent) if is_ours(frame) => Some((Rc::clone(act), *extent)),
+            Scope::Act(act, extent) if act.stock == stock && is_ours(frame) => Some((Rc::clone(act), *extent)),
             _ => None,
         }
     })
@@ -143,8 +147,8 @@ pub fn upserting<T>(table: Oid, write: impl FnOnce() -> T) -> T {
 }
 
 /// Runs a statement of ours that writes the totals of striped items into their rows. It is no movement of stock.
-pub fn writing_totals<T>(totals: Vec<(ItemId, String)>, write: impl FnOnce() -> T) -> T {
-    within(Scope::Totals(totals), write)
+pub fn writing_totals<T>(stock: Oid, totals: Vec<(ItemId, String)>, write: impl FnOnce() -> T) -> T {
+    within(Scope::Totals { stock, totals }, write)
 }
 
 /// Whether the statement that fires a guard on a table is one of ours. Uses the permit up.
@@ -166,15 +170,15 @@ pub fn use_permit(of_table: Oid) -> bool {
 
 /// Whether a statement of ours that writes totals runs.
 pub fn is_writing_totals() -> bool {
-    STACK.with_borrow(|stack| stack.iter().any(|frame| matches!(frame.scope, Scope::Totals(_))))
+    STACK.with_borrow(|stack| stack.iter().any(|frame| matches!(frame.scope, Scope::Totals { .. })))
 }
 
-/// Whether this very total is being written by a statement of ours. Uses it up.
-pub fn use_total(id: &ItemId, quantity: &str) -> bool {
+/// Whether this very total is being written into a stock table by a statement of ours. Uses it up.
+pub fn use_total(of_stock: Oid, id: &ItemId, quantity: &str) -> bool {
     let at_depth = depth();
     STACK.with_borrow_mut(|stack| {
         stack.iter_mut().any(|frame| match &mut frame.scope {
-            Scope::Totals(totals) if frame.depth == at_depth => {
+            Scope::Totals { stock, totals } if frame.depth == at_depth && *stock == of_stock => {
                 let found = totals.iter().position(|(item, total)| item == id && !differ(total, quantity));
                 found.map(|place| totals.swap_remove(place)).is_some()
             }

@@ -105,7 +105,7 @@ fn hidden_items(spi: &Connection, stock: &Attachment, items: &[ItemId], permitte
     if !stock.run_as_caller && !stock.forced_rls {
         return Ok(Vec::new());
     }
-    let rows = stock.run(spi, permitted, &[Arg::items(items)]);
+    let rows = stock.run(spi, permitted, &[stock.bind_items(items)]);
     let visible = (0..rows.count()).map(|row| rows.item(row, c"id")).collect::<Result<HashSet<_>>>()?;
     Ok(items.iter().filter(|id| !visible.contains(id)).cloned().collect())
 }

@@ -45,25 +45,25 @@ pub fn write_one(
 
 /// Writes all notes, and those that come meanwhile.
 pub fn flush(stock: &Attachment) {
-    buffer::drain(|notes| write(stock, notes));
+    buffer::drain(stock.oid, |notes| write(stock, notes));
 }
 
 /// Writes the notes of changes that this command or an older one has made.
 pub fn flush_until(stock: &Attachment, command: u32) {
-    buffer::drain_until(command, |notes| write(stock, notes));
+    buffer::drain_until(stock.oid, command, |notes| write(stock, notes));
 }
 
 /// Records a change of an item itself, apart from its stripes, as part of the act that runs: no row of the stock table
 /// shows it.
 pub fn record_item(stock: &Attachment, id: &ItemId, [old_quantity, new_quantity]: [Quantity; 2]) {
-    let Some(act) = attribution::act() else { return };
+    let Some(act) = attribution::act(stock.oid) else { return };
     if !stock.has_ledger() || old_quantity == new_quantity {
         return;
     }
     let quantities = [old_quantity.to_string(), new_quantity.to_string()];
     let command = transaction::command();
-    buffer::note(Note { command, id: id.clone(), stripe: None, kind: act.kind, quantities, act });
-    if buffer::open_statements() == 0 {
+    buffer::note(stock.oid, Note { command, id: id.clone(), stripe: None, kind: act.kind, quantities, act });
+    if buffer::open_statements(stock.oid) == 0 {
         flush(stock);
     }
 }
@@ -77,7 +77,7 @@ fn write(stock: &Attachment, mut notes: Vec<Note>) {
         writing(ledger, stock.act_on_companions(), |spi| {
             let column = |read: fn(&Note) -> &str| Arg::owned(notes.iter().map(read).collect::<Vec<_>>());
             let args = [
-                Arg::items(notes.iter().map(|note| &note.id)),
+                stock.bind_items(notes.iter().map(|note| &note.id)),
                 Arg::owned(notes.iter().map(|note| note.stripe).collect::<Vec<_>>()),
                 column(|note| note.kind.name()),
                 column(|note| &note.quantities[0]),

@@ -1,7 +1,7 @@
 //! Arguments: of the SQL functions, as PostgreSQL passes them, and of statements, as SPI binds them.
 
-use crate::core::error::Error;
-use crate::core::item_id::ItemId;
+use crate::core::error::{Error, Result};
+use crate::core::item_id::{IdType, ItemId};
 use crate::core::quantity::{Quantity, Unfit};
 use crate::pg::encoding;
 use crate::pg::jsonb::JsonbArg;
@@ -35,14 +35,42 @@ impl Arg<'_> {
 
     /// Binds the id of an item.
     pub fn item(id: &ItemId) -> Self {
-        let ItemId::Uuid(bytes) = id;
-        Self::owned(Uuid::from_bytes(*bytes))
+        match id {
+            ItemId::Uuid(bytes) => Self::owned(Uuid::from_bytes(*bytes)),
+            ItemId::Integer(number) => Self::owned(*number),
+            ItemId::Bigint(number) => Self::owned(*number),
+            ItemId::Text(text) => Self::owned(encoding::to_server(text)),
+        }
     }
 
-    /// Binds an array of ids.
-    pub fn items<'i>(ids: impl IntoIterator<Item = &'i ItemId>) -> Self {
-        let uuid = |ItemId::Uuid(bytes): &ItemId| Uuid::from_bytes(*bytes);
-        Self::owned(ids.into_iter().map(uuid).collect::<Vec<_>>())
+    /// Binds an array of ids, which are all of this type.
+    pub fn items<'i>(ids: impl IntoIterator<Item = &'i ItemId>, id_type: IdType) -> Self {
+        let ids = ids.into_iter();
+        match id_type {
+            IdType::Uuid => Self::array(ids.map(|id| match id {
+                ItemId::Uuid(bytes) => Some(Uuid::from_bytes(*bytes)),
+                _ => None,
+            })),
+            IdType::Integer => Self::array(ids.map(|id| match id {
+                ItemId::Integer(number) => Some(*number),
+                _ => None,
+            })),
+            IdType::Bigint => Self::array(ids.map(|id| match id {
+                ItemId::Bigint(number) => Some(*number),
+                _ => None,
+            })),
+            IdType::Text => Self::array(ids.map(|id| match id {
+                ItemId::Text(text) => Some(ServerText(encoding::to_server(text))),
+                _ => None,
+            })),
+        }
+    }
+
+    fn array<T: IntoDatum>(values: impl Iterator<Item = Option<T>>) -> Self {
+        match values.collect::<Option<Vec<T>>>() {
+            Some(values) => Self::owned(values),
+            None => Error::internal("an id is not of the type of the table's ids").raise(),
+        }
     }
 
     /// Binds NULL.
@@ -85,21 +113,72 @@ pub unsafe fn printed(datum: Datum, sql_type: SqlType) -> String {
     }
 }
 
-/// The id of an item as a SQL function receives it.
-pub struct ItemArg(ItemId);
+/// Reads the id of an item.
+///
+/// # Safety
+/// `datum` must be a non-null value of a column with ids of this type, and alive.
+pub unsafe fn read_id(datum: Datum, id_type: IdType) -> Result<ItemId> {
+    // SAFETY: as the caller promises; the value is copied.
+    let id = unsafe {
+        match id_type {
+            IdType::Uuid => Uuid::from_datum(datum, false).map(|uuid| ItemId::Uuid(*uuid.as_bytes())),
+            IdType::Integer => i32::from_datum(datum, false).map(ItemId::Integer),
+            IdType::Bigint => i64::from_datum(datum, false).map(ItemId::Bigint),
+            IdType::Text => match Vec::<u8>::from_datum(datum, false).map(|text| encoding::exact_from_server(&text)) {
+                Some(Ok(text)) => Some(ItemId::Text(text)),
+                Some(Err(text)) => return Err(Error::unreadable_id(&text)),
+                None => None,
+            },
+        }
+    };
+    id.ok_or_else(|| Error::internal("an item has no id"))
+}
 
-impl ItemArg {
+/// A text in the encoding of the database, as the element of an array.
+struct ServerText(Vec<u8>);
+
+impl IntoDatum for ServerText {
+    fn into_datum(self) -> Option<Datum> {
+        self.0.into_datum()
+    }
+
+    fn type_oid() -> Oid {
+        pg_sys::TEXTOID
+    }
+}
+
+/// The id of an item as decrement_inventory receives it.
+pub struct UuidArg(ItemId);
+
+impl UuidArg {
     /// The id.
     pub fn id(self) -> ItemId {
         self.0
     }
 }
 
-impl FromDatum for ItemArg {
+impl FromDatum for UuidArg {
     unsafe fn from_polymorphic_datum(datum: Datum, is_null: bool, type_oid: Oid) -> Option<Self> {
         // SAFETY: as the caller promises; the value is copied.
         unsafe { Uuid::from_polymorphic_datum(datum, is_null, type_oid) }
             .map(|uuid| Self(ItemId::Uuid(*uuid.as_bytes())))
+    }
+}
+
+/// An inventory_key as the other functions receive it: the text of an id, whatever the id's type is.
+pub struct KeyArg(Vec<u8>);
+
+impl KeyArg {
+    /// The text; an error where it is no text in the encoding of the database.
+    pub fn text(self) -> Result<String> {
+        encoding::exact_from_server(&self.0).map_err(|text| Error::unreadable_id(&text))
+    }
+}
+
+impl FromDatum for KeyArg {
+    unsafe fn from_polymorphic_datum(datum: Datum, is_null: bool, type_oid: Oid) -> Option<Self> {
+        // SAFETY: as the caller promises; the type is stored as text is; the value is copied.
+        unsafe { Vec::<u8>::from_polymorphic_datum(datum, is_null, type_oid) }.map(Self)
     }
 }
 
@@ -168,6 +247,7 @@ macro_rules! argument {
     };
 }
 
-argument!(ItemArg, Uuid);
+argument!(UuidArg, Uuid);
+argument!(KeyArg, String);
 argument!(NumericArg, pgrx::AnyNumeric);
 argument!(JsonbArg, pgrx::JsonB);

@@ -40,6 +40,12 @@ pub fn from_server(bytes: &[u8]) -> String {
     from_server_with(bytes, "\\x")
 }
 
+/// The same where no character had to become an escape; else that text as the error.
+pub fn exact_from_server(bytes: &[u8]) -> Result<String, String> {
+    let text = from_server(bytes);
+    if bytes.is_ascii() || to_server(&text) == bytes { Ok(text) } else { Err(text) }
+}
+
 /// JSON text from the encoding of the database: the escape is one that JSON reads as such.
 pub fn json_from_c(text: &CStr) -> String {
     from_server_with(text.to_bytes(), "\\\\x")

@@ -138,7 +138,7 @@ unsafe fn scalar(value: *mut JsonbValue) -> Member {
             jbvType::jbvString => {
                 let text = (*value).val.string;
                 let bytes = std::slice::from_raw_parts(text.val.cast::<u8>(), text.len as usize);
-                Member::Text(encoding::from_server(bytes))
+                encoding::exact_from_server(bytes).map_or(Member::Other, Member::Text)
             }
             jbvType::jbvNumeric => {
                 let datum = Datum::from((*value).val.numeric);

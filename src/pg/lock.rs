@@ -132,25 +132,25 @@ pub enum Mode {
 }
 
 impl Lock {
-    /// Of one stripe of an item, or of its gate. Two items share a lock where their 64 bits agree; they only wait for
-    /// each other.
-    pub fn of_stripe(id: &ItemId, stripe: i16) -> Self {
-        Self::new(id.lock_words(), FIRST_SPACE + stripe.unsigned_abs())
+    /// Of one stripe of an item of a stock table, or of its gate. Two items of the table share a lock where their 32
+    /// bits agree; they only wait for each other.
+    pub fn of_stripe(stock: Oid, id: &ItemId, stripe: i16) -> Self {
+        Self::new([stock.to_u32(), id.lock_word()], FIRST_SPACE + stripe.unsigned_abs())
     }
 
     /// Of a striped item as a whole.
-    pub fn of_item(id: &ItemId) -> Self {
-        Self::of_stripe(id, ITEM)
+    pub fn of_item(stock: Oid, id: &ItemId) -> Self {
+        Self::of_stripe(stock, id, ITEM)
     }
 
-    /// Of the totals worker of this database.
-    pub fn of_worker() -> Self {
-        Self::new([0, 0], WORKER_SPACE)
+    /// Of the totals worker for the tables of an owner.
+    pub fn of_worker(owner: Oid) -> Self {
+        Self::new([owner.to_u32(), 0], WORKER_SPACE)
     }
 
-    /// Of the session that starts the totals worker.
-    pub fn of_launch() -> Self {
-        Self::new([0, 0], LAUNCH_SPACE)
+    /// Of the session that starts that totals worker.
+    pub fn of_launch(owner: Oid) -> Self {
+        Self::new([owner.to_u32(), 0], LAUNCH_SPACE)
     }
 
     fn new([locktag_field2, locktag_field3]: [u32; 2], locktag_field4: u16) -> Self {
@@ -180,7 +180,7 @@ impl Lock {
         self.acquire(Mode::Exclusive, true, true)
     }
 
-    /// Whether this transaction has the lock alone.
+    /// Whether this process has the lock alone.
     pub fn is_held_alone(&self) -> bool {
         let mode = number(Mode::Exclusive);
         // SAFETY: looks up the locks of this process.
@@ -199,10 +199,9 @@ impl Lock {
         unsafe { pg_sys::LockRelease(&raw const self.0, number(mode), false) };
     }
 
-    /// Releases all that `take` and `take_for_session` took; for the totals worker.
-    pub fn release_wholly(&self) {
-        self.release(Mode::Exclusive);
-        // SAFETY: releases the advisory locks of this session: the totals worker has no others.
+    /// Releases what `take_for_session` took; for the totals worker, which has no other advisory lock.
+    pub fn release_for_session(&self) {
+        // SAFETY: releases the advisory locks of this session.
         unsafe { pg_sys::LockReleaseSession(USER_LOCKS) };
     }
 

@@ -4,11 +4,13 @@
 #![allow(unsafe_code)]
 
 pub mod args;
+pub mod detail;
 pub mod encoding;
 pub mod failpoint;
 pub mod invalidation;
 pub mod jsonb;
 pub mod lock;
+pub mod namespace;
 pub mod portal;
 pub mod relation;
 pub mod report;

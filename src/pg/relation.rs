@@ -175,6 +175,54 @@ pub fn function_owner(function: Oid) -> Option<Oid> {
     }
 }
 
+/// The owner of a relation; None where there is no such relation.
+pub fn owner(relation: Oid) -> Option<Oid> {
+    let cache = pg_sys::SysCacheIdentifier::RELOID as i32;
+    // SAFETY: looks a relation up, reads its row and releases it.
+    unsafe {
+        let row = pg_sys::SearchSysCache1(cache, relation.into());
+        if row.is_null() {
+            return None;
+        }
+        let owner = (*pg_sys::heap_tuple_get_struct::<pg_sys::FormData_pg_class>(row)).relowner;
+        pg_sys::ReleaseSysCache(row);
+        Some(owner)
+    }
+}
+
+/// The schema of a relation; None where there is no such relation.
+pub fn schema_of(relation: Oid) -> Option<Oid> {
+    // SAFETY: looks an oid up; a missing one is in no schema.
+    let schema = unsafe { pg_sys::get_rel_namespace(relation) };
+    (schema != pg_sys::InvalidOid).then_some(schema)
+}
+
+/// Schema and name of a relation, quoted; its number where there is no such relation.
+pub fn qualified_name(relation: Oid) -> String {
+    // SAFETY: looks names up, which are copied into the current memory context, or null; quotes them.
+    unsafe {
+        let (schema, name) =
+            (pg_sys::get_namespace_name(pg_sys::get_rel_namespace(relation)), pg_sys::get_rel_name(relation));
+        if schema.is_null() || name.is_null() {
+            return relation.to_u32().to_string();
+        }
+        encoding::from_c(CStr::from_ptr(pg_sys::quote_qualified_identifier(schema, name)))
+    }
+}
+
+/// A table and the tables that it is a partition of, on all levels.
+pub fn with_ancestors(table: Oid) -> Vec<Oid> {
+    // SAFETY: looks a relation up; the ancestors are a list of oids in the current memory context.
+    unsafe {
+        if !pg_sys::get_rel_relispartition(table) {
+            return vec![table];
+        }
+        let list = pg_sys::get_partition_ancestors(table);
+        let count = if list.is_null() { 0 } else { (*list).length };
+        [table].into_iter().chain((0..count).map(|place| pg_sys::list_nth_oid(list, place))).collect()
+    }
+}
+
 /// The table that has this name in this schema now, where it is a table.
 pub fn table_named(schema: &str, name: &str) -> Option<Oid> {
     let [schema, name] = [schema, name].map(encoding::c_text);
@@ -192,26 +240,23 @@ pub fn table_named(schema: &str, name: &str) -> Option<Oid> {
     }
 }
 
-/// The hash under which PostgreSQL announces that a table of this name in this schema came, went or changed; None where
-/// there is no such schema.
-pub fn hash_of_name(schema: &str, name: &str) -> Option<u32> {
-    let [schema, name] = [schema, name].map(encoding::c_text);
-    // SAFETY: looks a schema up and hashes a name that is padded to the length of a name.
+/// Makes a trigger depend on the extension: DROP EXTENSION takes the trigger along, and needs no CASCADE, which might
+/// take more. ALTER TRIGGER ... DEPENDS ON EXTENSION would lock the extension until the transaction ends, and so hold
+/// up the attach of every other table.
+pub fn tie_to_extension(table: Oid, trigger: &str) {
+    let trigger = encoding::c_text(trigger);
+    let object = |class_id: Oid, object_id: Oid| pg_sys::ObjectAddress {
+        classId: class_id,
+        objectId: object_id,
+        objectSubId: 0,
+    };
+    // SAFETY: looks two names up, which must exist, and records a dependency between what they name.
     unsafe {
-        let namespace = pg_sys::get_namespace_oid(schema.as_ptr(), true);
-        let mut padded: pg_sys::NameData = std::mem::zeroed();
-        pg_sys::namestrcpy(&raw mut padded, name.as_ptr());
-        let cache = pg_sys::SysCacheIdentifier::RELNAMENSP as i32;
-        let key = pg_sys::Datum::from(&raw mut padded);
-        (namespace != pg_sys::InvalidOid).then(|| {
-            pg_sys::GetSysCacheHashValue(cache, key, namespace.into(), pg_sys::Datum::null(), pg_sys::Datum::null())
-        })
+        let trigger = object(pg_sys::TriggerRelationId, pg_sys::get_trigger_oid(table, trigger.as_ptr(), false));
+        let extension = pg_sys::get_extension_oid(c"inventory_ext".as_ptr(), false);
+        let extension = object(pg_sys::ExtensionRelationId, extension);
+        let kind = pg_sys::DependencyType::DEPENDENCY_AUTO_EXTENSION;
+        pg_sys::recordDependencyOn(&raw const trigger, &raw const extension, kind);
+        pg_sys::CommandCounterIncrement();
     }
-}
-
-/// The hash under which PostgreSQL announces a change of a function.
-pub fn hash_of_function(function: Oid) -> u32 {
-    let (cache, none) = (pg_sys::SysCacheIdentifier::PROCOID as i32, pg_sys::Datum::null());
-    // SAFETY: hashes an oid.
-    unsafe { pg_sys::GetSysCacheHashValue(cache, function.into(), none, none, none) }
 }

@@ -7,6 +7,7 @@
 //! the caller. The search_path is always pinned, and every setting is restored at the end, even if that code changed
 //! it.
 
+use crate::pg::detail::{Withheld, withhold};
 use crate::pg::encoding;
 use pgrx::pg_sys;
 use std::cell::Cell;
@@ -26,6 +27,7 @@ pub struct Acting {
     caller: pg_sys::Oid,
     context: i32,
     guc_level: Option<i32>,
+    _withheld: Option<Withheld>,
 }
 
 /// Whether code of a user runs within a switch that restricts it.
@@ -59,7 +61,8 @@ fn switch(role: pg_sys::Oid, search_path: &CStr, more: i32) -> Acting {
     let flags = kept | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32 | restricted | more;
     // SAFETY: the role is the owner of a catalog object that was read under a lock.
     unsafe { pg_sys::SetUserIdAndSecContext(role, flags) };
-    let mut acting = Acting { caller, context, guc_level: None };
+    let withheld = (role != caller && !is_superuser(caller)).then(withhold);
+    let mut acting = Acting { caller, context, guc_level: None, _withheld: withheld };
     if PINNED.get() == 0 || !is_in_force(search_path) {
         acting.pin(search_path);
     }
@@ -136,6 +139,12 @@ pub fn current_role() -> pg_sys::Oid {
 pub fn is_superuser(role: pg_sys::Oid) -> bool {
     // SAFETY: looks a role up; one that does not exist is no superuser.
     unsafe { pg_sys::superuser_arg(role) }
+}
+
+/// Whether a role is a member of another one, and so may do what that one may.
+pub fn is_member(role: pg_sys::Oid, of: pg_sys::Oid) -> bool {
+    // SAFETY: looks memberships up; a role that does not exist has none.
+    unsafe { pg_sys::is_member_of_role(role, of) }
 }
 
 /// The name of a role, or its number where it was dropped meanwhile.

@@ -46,6 +46,9 @@ static REFERENCE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::n
 // Unset: the sub of the claims, or the role, is the actor.
 static ACTOR: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
+// Unset: the search_path chooses, or there is one table only.
+static STOCK_TABLE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
 // off: a header is the client's word, and a proxy that repeats one would make two sales into one.
 static REQUEST_HEADERS: GucSetting<bool> = GucSetting::<bool>::new(false);
 
@@ -80,6 +83,11 @@ pub fn reference() -> Option<String> {
 /// Who acts, where it is set.
 pub fn actor() -> Option<String> {
     text(&ACTOR)
+}
+
+/// The stock table that calls mean, where it is set.
+pub fn stock_table() -> Option<String> {
+    text(&STOCK_TABLE)
 }
 
 /// Whether the `Idempotency-Key` header counts.
@@ -163,6 +171,12 @@ fn define_call_context() {
             c"Who changes the stock, as the ledger names him.",
             c"Unset: the sub of request.jwt.claims, else the calling role.",
             &ACTOR,
+        ),
+        (
+            c"inventory_ext.stock_table",
+            c"The stock table that calls mean, where several are attached.",
+            c"Unset: the attached table whose schema comes first in search_path, else the only one.",
+            &STOCK_TABLE,
         ),
     ];
     for (name, short, long, setting) in texts {

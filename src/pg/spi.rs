@@ -7,11 +7,11 @@
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
 use crate::core::quantity::Quantity;
-use crate::pg::args::{Arg, read_numeric};
+use crate::pg::args::{Arg, read_id, read_numeric};
 use crate::pg::encoding;
 use crate::pg::types::SqlType;
 use pgrx::pg_sys::{self, Datum, Oid};
-use pgrx::{FromDatum, IntoDatum, Uuid};
+use pgrx::{FromDatum, IntoDatum};
 use std::ffi::CStr;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
@@ -184,9 +184,18 @@ impl Rows<'_> {
         self.text(row, column).ok_or_else(missing_value)
     }
 
-    /// The id of an item.
+    /// The id of an item, of the type of the column.
     pub fn item(&self, row: usize, column: &CStr) -> Result<ItemId> {
-        self.required::<Uuid>(row, column).map(|uuid| ItemId::Uuid(*uuid.as_bytes()))
+        let mut id_type = None;
+        let found = self.datum(row, column, |type_oid| {
+            id_type = SqlType::id_type(type_oid);
+            id_type.is_some()
+        });
+        match (found, id_type) {
+            // SAFETY: the value is not null, of this type, and alive; it is copied.
+            (Some((datum, false)), Some(id_type)) => unsafe { read_id(datum, id_type) },
+            _ => Err(missing_value()),
+        }
     }
 
     /// Whether a value is NULL, or there is no such row.

@@ -4,11 +4,11 @@
 
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
-use crate::pg::args::{Arg, printed};
+use crate::pg::args::{Arg, printed, read_id};
 use crate::pg::encoding;
 use crate::pg::types::SqlType;
+use pgrx::pg_extern;
 use pgrx::pg_sys::{self, Datum, Oid};
-use pgrx::{FromDatum, Uuid, pg_extern};
 use std::ffi::CStr;
 use std::marker::PhantomData;
 use std::sync::OnceLock;
@@ -236,12 +236,16 @@ impl<'f> Row<'f> {
         unsafe { pg_sys::HeapTupleHeaderGetCmax((*self.tuple).t_data) }
     }
 
-    /// The item's id.
+    /// The item's id, of the type of the column.
     pub fn item(&self, column: &str) -> Result<ItemId> {
-        let value = self.value(column, SqlType::Uuid)?;
-        // SAFETY: the value is a uuid, as was checked; it is copied.
-        let uuid = unsafe { Uuid::from_datum(value.datum, false) };
-        uuid.map(|uuid| ItemId::Uuid(*uuid.as_bytes())).ok_or_else(|| Error::internal("an item has no id"))
+        let mut id_type = None;
+        let datum = self.datum(column, |type_oid| {
+            id_type = SqlType::id_type(type_oid);
+            id_type.is_some()
+        })?;
+        let id_type = id_type.ok_or_else(|| Error::internal("an id has no type"))?;
+        // SAFETY: the value is not null, of this type, and lives as long as the firing; it is copied.
+        unsafe { read_id(datum, id_type) }
     }
 
     /// The number of a stripe.
@@ -251,21 +255,23 @@ impl<'f> Row<'f> {
 
     /// A value of the row. A column of another type is an error, never read as if it were of this one.
     pub fn value(&self, column: &str, sql_type: SqlType) -> Result<Value<'f>> {
+        let datum = self.datum(column, |type_oid| type_oid == sql_type.oid())?;
+        Ok(Value { datum, sql_type, life: PhantomData })
+    }
+
+    fn datum(&self, column: &str, fits: impl FnOnce(Oid) -> bool) -> Result<Datum> {
         let name = encoding::c_text(column);
         // SAFETY: the tuple is of the relation whose descriptor is used; row triggers have one. A column that is not
         // there has a number below one.
         unsafe {
             let descriptor = (*(*self.firing.data).tg_relation).rd_att;
             let number = pg_sys::SPI_fnumber(descriptor, name.as_ptr());
-            if self.tuple.is_null() || number < 1 || pg_sys::SPI_gettypeid(descriptor, number) != sql_type.oid() {
+            if self.tuple.is_null() || number < 1 || !fits(pg_sys::SPI_gettypeid(descriptor, number)) {
                 return Err(Error::internal("a trigger was given a row of another type"));
             }
             let mut is_null = true;
             let datum = pg_sys::SPI_getbinval(self.tuple, descriptor, number, &raw mut is_null);
-            if is_null {
-                return Err(Error::null_in_stock(&self.firing.table_name(), column));
-            }
-            Ok(Value { datum, sql_type, life: PhantomData })
+            if is_null { Err(Error::null_in_stock(&self.firing.table_name(), column)) } else { Ok(datum) }
         }
     }
 }

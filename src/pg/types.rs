@@ -1,5 +1,6 @@
 //! The SQL types of the columns and parameters that the extension uses.
 
+use crate::core::item_id::IdType;
 use pgrx::pg_sys::{self, Oid};
 
 /// A type of PostgreSQL's own.
@@ -13,14 +14,20 @@ pub enum SqlType {
     Text,
     /// `text[]`
     TextArray,
+    /// `varchar`
+    Varchar,
     /// `smallint`
     Int2,
     /// `smallint[]`
     Int2Array,
     /// `integer`
     Int4,
+    /// `integer[]`
+    Int4Array,
     /// `bigint`
     Int8,
+    /// `bigint[]`
+    Int8Array,
     /// `numeric`
     Numeric,
     /// `bytea`
@@ -41,6 +48,8 @@ pub enum SqlType {
     OidArray,
     /// `regclass`
     Regclass,
+    /// `boolean`
+    Bool,
 }
 
 impl SqlType {
@@ -54,7 +63,10 @@ impl SqlType {
             Self::Int2 => pg_sys::INT2OID,
             Self::Int2Array => pg_sys::INT2ARRAYOID,
             Self::Int4 => pg_sys::INT4OID,
+            Self::Int4Array => pg_sys::INT4ARRAYOID,
             Self::Int8 => pg_sys::INT8OID,
+            Self::Int8Array => pg_sys::INT8ARRAYOID,
+            Self::Varchar => pg_sys::VARCHAROID,
             Self::Numeric => pg_sys::NUMERICOID,
             Self::Bytea => pg_sys::BYTEAOID,
             Self::Json => pg_sys::JSONOID,
@@ -65,6 +77,7 @@ impl SqlType {
             Self::Oid => pg_sys::OIDOID,
             Self::OidArray => pg_sys::OIDARRAYOID,
             Self::Regclass => pg_sys::REGCLASSOID,
+            Self::Bool => pg_sys::BOOLOID,
         }
     }
 
@@ -73,9 +86,36 @@ impl SqlType {
         [Self::Numeric, Self::Int2, Self::Int4, Self::Int8].into_iter().find(|sql_type| sql_type.oid() == oid)
     }
 
-    /// The types that an id column can have.
-    pub fn of_id(oid: Oid) -> Option<Self> {
-        (oid == Self::Uuid.oid()).then_some(Self::Uuid)
+    /// The type of ids in a column of this type.
+    pub fn id_type(column: Oid) -> Option<IdType> {
+        let columns = [
+            (Self::Uuid, IdType::Uuid),
+            (Self::Int4, IdType::Integer),
+            (Self::Int8, IdType::Bigint),
+            (Self::Text, IdType::Text),
+            (Self::Varchar, IdType::Text),
+        ];
+        columns.into_iter().find(|(sql_type, _)| sql_type.oid() == column).map(|(_, id_type)| id_type)
+    }
+
+    /// The type of parameters, and of columns of companions, that hold ids.
+    pub fn of_id(id_type: IdType) -> Self {
+        match id_type {
+            IdType::Uuid => Self::Uuid,
+            IdType::Integer => Self::Int4,
+            IdType::Bigint => Self::Int8,
+            IdType::Text => Self::Text,
+        }
+    }
+
+    /// The type of parameters that hold many ids.
+    pub fn of_ids(id_type: IdType) -> Self {
+        match id_type {
+            IdType::Uuid => Self::UuidArray,
+            IdType::Integer => Self::Int4Array,
+            IdType::Bigint => Self::Int8Array,
+            IdType::Text => Self::TextArray,
+        }
     }
 
     /// smallint, integer or bigint.

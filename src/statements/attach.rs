@@ -31,6 +31,20 @@ pub fn bad_rows(table: &str, id: &str, quantity: &str, quantity_type: SqlType, m
     Sql::new(text, &[])
 }
 
+/// Finds the longest text id, in bytes of UTF-8 as a key has them.
+pub fn longest_id(table: &str, id: &str) -> Sql {
+    let text = format!(
+        "SELECT pg_catalog.max(
+           CASE WHEN pg_catalog.getdatabaseencoding()::pg_catalog.text
+                     OPERATOR(pg_catalog.=) ANY (ARRAY['UTF8', 'SQL_ASCII'])
+                  OR pg_catalog.octet_length({id}::pg_catalog.text) OPERATOR(pg_catalog.<=) 85
+                THEN pg_catalog.octet_length({id}::pg_catalog.text)
+                ELSE pg_catalog.octet_length(pg_catalog.convert_to({id}::pg_catalog.text, 'UTF8')) END) AS bytes
+  FROM {table}"
+    );
+    Sql::new(text, &[])
+}
+
 /// Counts the items.
 pub fn count_items(table: &str) -> Sql {
     Sql::new(format!("SELECT pg_catalog.count(*) AS items FROM {table}"), &[])
@@ -82,29 +96,62 @@ pub fn add_check(table: &str, constraint: &str, id: &str, quantity: &str, quanti
     [add, validate].map(|text| Sql::new(text, &[]))
 }
 
-/// Locks the configuration: attaches and detaches run one after the other.
-pub fn lock_configuration(configuration: &str) -> Sql {
-    Sql::new(format!("LOCK TABLE {configuration} IN SHARE ROW EXCLUSIVE MODE"), &[])
-}
-
 /// Writes the configuration row.
 pub fn insert_configuration(configuration: &str) -> Sql {
     let text = format!(
         "INSERT INTO {configuration}
         (stock_table, stock_schema, stock_name, check_name, id_column, quantity_column, run_as,
-         movement_table, request_table, stripe_table, total_table)
+         movement_table, request_table, stripe_table, total_table, striped)
  SELECT c.oid::pg_catalog.regclass, n.nspname, c.relname, $2::pg_catalog.name, $3::pg_catalog.name,
         $4::pg_catalog.name, $5, $6::pg_catalog.regclass, $7::pg_catalog.regclass, $8::pg_catalog.regclass,
-        $9::pg_catalog.regclass
+        $9::pg_catalog.regclass, $10
    FROM pg_catalog.pg_class AS c
    JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
   WHERE c.oid OPERATOR(pg_catalog.=) $1"
     );
     let (oid, text_type) = (SqlType::Oid, SqlType::Text);
-    Sql::new(text, &[oid, text_type, text_type, text_type, text_type, oid, oid, oid, oid])
+    Sql::new(text, &[oid, text_type, text_type, text_type, text_type, oid, oid, oid, oid, SqlType::Bool])
 }
 
-/// Deletes the configuration row.
+/// Deletes the configuration row of a table.
 pub fn delete_configuration(configuration: &str) -> Sql {
-    Sql::new(format!("DELETE FROM {configuration}"), &[])
+    let text = format!("DELETE FROM {configuration} AS a WHERE a.stock_table OPERATOR(pg_catalog.=) $1");
+    Sql::new(text, &[SqlType::Oid])
+}
+
+/// Deletes the rows of tables that were dropped, as far as no other session does.
+pub fn delete_dropped(configuration: &str) -> Sql {
+    let text = format!(
+        "DELETE FROM {configuration} AS a
+ WHERE a.stock_table OPERATOR(pg_catalog.=) ANY (ARRAY(
+    SELECT gone.stock_table::pg_catalog.oid FROM {configuration} AS gone
+     WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) gone.stock_table)
+       FOR UPDATE SKIP LOCKED))"
+    );
+    Sql::new(text, &[])
+}
+
+/// Notes that several tables are attached, where there is another one.
+pub fn begin_sharing(configuration: &str, sharing: &str) -> Sql {
+    let text = format!(
+        "INSERT INTO {sharing} (stock_table)
+ SELECT $1 WHERE EXISTS (
+    SELECT FROM {configuration} AS a WHERE a.stock_table OPERATOR(pg_catalog.<>) $1)
+     ON CONFLICT DO NOTHING"
+    );
+    Sql::new(text, &[SqlType::Regclass])
+}
+
+/// Forgets that several tables were attached, where none is.
+pub fn end_sharing(configuration: &str, sharing: &str) -> Sql {
+    Sql::new(format!("DELETE FROM {sharing} WHERE NOT EXISTS (SELECT FROM {configuration})"), &[])
+}
+
+/// Notes that a table has stripes.
+pub fn set_striped(configuration: &str) -> Sql {
+    let text = format!(
+        "UPDATE {configuration} AS a SET striped = true
+ WHERE a.stock_table OPERATOR(pg_catalog.=) $1 AND NOT a.striped"
+    );
+    Sql::new(text, &[SqlType::Oid])
 }

@@ -105,14 +105,14 @@ SELECT ARRAY(SELECT f.oid FROM functions AS f WHERE f.oid OPERATOR(pg_catalog.>=
     Sql::new(text, &[SqlType::Oid, SqlType::Oid])
 }
 
-/// Those of some tables on which a role may create triggers that is neither their owner nor a superuser.
-pub fn open_to_triggers() -> Sql {
-    let text = "SELECT DISTINCT c.oid
+/// The grants of TRIGGER on some tables to roles that are not their owners.
+pub fn grants_of_trigger() -> Sql {
+    let text = "SELECT c.oid, a.grantee, COALESCE(r.rolsuper, false) AS to_superuser
   FROM pg_catalog.pg_class AS c
  CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) AS a
   LEFT JOIN pg_catalog.pg_roles AS r ON r.oid OPERATOR(pg_catalog.=) a.grantee
  WHERE c.oid OPERATOR(pg_catalog.=) ANY ($1) AND a.privilege_type OPERATOR(pg_catalog.=) 'TRIGGER'
-   AND a.grantee OPERATOR(pg_catalog.<>) c.relowner AND NOT COALESCE(r.rolsuper, false)
+   AND a.grantee OPERATOR(pg_catalog.<>) c.relowner
  ORDER BY c.oid";
     Sql::new(text, &[SqlType::OidArray])
 }
@@ -129,10 +129,10 @@ pub fn subscribed() -> Sql {
     Sql::new(format!("{SUBSCRIBED}\n   AND r.srrelid OPERATOR(pg_catalog.=) ANY ($1) LIMIT 1"), &[SqlType::OidArray])
 }
 
-/// Finds the configuration table of the installed extension.
+/// Finds the configuration table of the installed extension, and its version.
 pub fn configuration() -> Sql {
     let text = "SELECT c.oid, c.relowner AS owner, pg_catalog.format('%I.%I', n.nspname, c.relname) AS relation,
-       pg_catalog.quote_ident(n.nspname) AS schema
+       pg_catalog.quote_ident(n.nspname) AS schema, e.extversion AS version
   FROM pg_catalog.pg_extension AS e
   JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
   JOIN pg_catalog.pg_class AS c
@@ -141,8 +141,66 @@ pub fn configuration() -> Sql {
     Sql::new(text, &[])
 }
 
-/// Reads the configuration row.
-pub fn configured(configuration: &str) -> Sql {
+/// The attached tables, in one row; and whether several have been attached at once.
+pub fn attached(configuration: &str, sharing: &str) -> Sql {
+    let text = format!(
+        "SELECT ARRAY(SELECT a.stock_table::pg_catalog.oid FROM {configuration} AS a) AS stock_tables,
+       EXISTS (SELECT FROM {sharing}) AS several"
+    );
+    Sql::new(text, &[])
+}
+
+/// The relations in a schema. PostgreSQL has an index on dependencies by schema, and none on relations.
+pub fn relations_in() -> Sql {
+    let text = "SELECT ARRAY(
+    SELECT d.objid FROM pg_catalog.pg_depend AS d
+     WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass::pg_catalog.oid
+       AND d.refobjid OPERATOR(pg_catalog.=) $1
+       AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid) AS relations";
+    Sql::new(text, &[SqlType::Oid])
+}
+
+/// The attached tables of an owner that have had stripes.
+pub fn striped_tables(configuration: &str) -> Sql {
+    let text = format!(
+        "SELECT a.stock_table::pg_catalog.oid AS stock_table
+  FROM {configuration} AS a
+  JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) a.stock_table
+ WHERE a.striped AND c.relowner OPERATOR(pg_catalog.=) $1"
+    );
+    Sql::new(text, &[SqlType::Oid])
+}
+
+/// The tables of stripes of all attached tables of an owner.
+pub fn stripe_tables(configuration: &str) -> Sql {
+    let text = format!(
+        "SELECT a.stripe_table::pg_catalog.oid AS stripe_table
+  FROM {configuration} AS a
+  JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) a.stripe_table
+ WHERE c.relowner OPERATOR(pg_catalog.=) $1"
+    );
+    Sql::new(text, &[SqlType::Oid])
+}
+
+/// The configuration rows that are read.
+#[derive(Clone, Copy)]
+pub enum ConfiguredBy {
+    /// That of a stock table.
+    Stock,
+    /// Those in which one of some tables is the stock table or a companion.
+    Tables,
+}
+
+/// Reads configuration rows.
+pub fn configured(configuration: &str, by: ConfiguredBy) -> Sql {
+    let (condition, parameter) = match by {
+        ConfiguredBy::Stock => ("a.stock_table OPERATOR(pg_catalog.=) $1", SqlType::Oid),
+        ConfiguredBy::Tables => (
+            "ARRAY[a.stock_table, a.movement_table, a.request_table, a.stripe_table, a.total_table]::pg_catalog.oid[]
+       OPERATOR(pg_catalog.&&) $1",
+            SqlType::OidArray,
+        ),
+    };
     let text = format!(
         "SELECT a.stock_table::pg_catalog.oid AS stock_table, a.stock_schema::pg_catalog.text AS stock_schema,
        a.stock_name::pg_catalog.text AS stock_name, a.run_as, a.check_name::pg_catalog.text AS check_name,
@@ -155,9 +213,10 @@ pub fn configured(configuration: &str) -> Sql {
            OR r.srrelid OPERATOR(pg_catalog.=) ANY (
                SELECT tree.relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree(a.stock_table) AS tree)))
            AS subscribed
-  FROM {configuration} AS a"
+  FROM {configuration} AS a
+ WHERE {condition}"
     );
-    Sql::new(text, &[])
+    Sql::new(text, &[parameter])
 }
 
 /// The striped items, each with the number of its stripes, and whether its row is in the table. Only the row of a

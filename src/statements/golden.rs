@@ -1,6 +1,6 @@
 //! Compares every statement with the files in golden, which show the texts for two tables: an ordinary one with a
-//! numeric quantity, and a partitioned one with a whole-number quantity. The statements that are kept are in kept.sql,
-//! the others in a file for each module.
+//! numeric quantity, and a partitioned one with text ids and a whole-number quantity. The statements that are kept are
+//! in kept.sql, the others in a file for each module.
 //!
 //! `UPDATE_GOLDEN=1 cargo test --lib golden` writes the files anew; read the difference before it is committed.
 
@@ -17,7 +17,7 @@ fn ordinary() -> Names {
         relation: "shop.stock".to_owned(),
         partitioned: false,
         id: "id".to_owned(),
-        id_type: SqlType::Uuid,
+        id_type: IdType::Uuid,
         quantity: "quantity".to_owned(),
         quantity_type: SqlType::Numeric,
         by_ctid: true,
@@ -30,17 +30,19 @@ fn ordinary() -> Names {
 
 fn partitioned() -> Names {
     let (quantity, quantity_type) = ("\"On hand\"".to_owned(), SqlType::Int4);
-    Names { partitioned: true, quantity, quantity_type, by_ctid: false, ..ordinary() }
+    let id_type = IdType::Text;
+    Names { partitioned: true, id_type, quantity, quantity_type, by_ctid: false, ..ordinary() }
 }
 
 /// The statements that are not kept, each under the name of its function.
 fn others(names: &Names) -> Vec<(String, Sql)> {
-    let Names { relation: table, id, quantity, quantity_type, stripes, totals, .. } = names;
-    let left = Leftover { table, id, quantity, stripes, totals };
-    let ledger = "shop.stock_movement";
+    let Names { relation: table, id, id_type, quantity, quantity_type, stripes, totals, .. } = names;
+    let left = Leftover { table, id, id_type: *id_type, quantity, stripes, totals };
+    let (ledger, configuration) = ("shop.stock_movement", "public.inventory_attachment");
+    let sharing = "public.inventory_sharing";
     let [add, validate] = attach::add_check(table, "quantity_non_negative", id, quantity, *quantity_type);
     let clauses = ["BEFORE INSERT OR UPDATE OR DELETE", "FOR EACH STATEMENT"];
-    let [create, depend] = companions::create_trigger("0_inventory", clauses, table, "public.inventory_guard");
+    let create = companions::create_trigger("0_inventory", clauses, table, "public.inventory_guard");
     let away = names.partitioned.then_some((table.as_str(), id.as_str()));
     let mut statements = vec![
         ("requests::is_not_negative", requests::is_not_negative()),
@@ -52,40 +54,54 @@ fn others(names: &Names) -> Vec<(String, Sql)> {
         ("layout::insert_total", layout::insert_total(names)),
         ("leftover::items", leftover::items(left)),
         ("leftover::write", leftover::write(left)),
-        ("leftover::delete_except", leftover::delete_except(stripes)),
-        ("opening::of_stripes", opening::of_stripes(ledger)),
-        ("opening::of_items", opening::of_items(table, id, quantity, ledger)),
-        ("opening::of_deleted_items", opening::of_deleted_items(table, id, ledger)),
+        ("leftover::delete_except", leftover::delete_except(stripes, *id_type)),
+        ("opening::of_stripes", opening::of_stripes(ledger, *id_type)),
+        ("opening::of_items", opening::of_items(table, id, quantity, (ledger, *id_type))),
+        ("opening::of_deleted_items", opening::of_deleted_items(table, id, (ledger, *id_type))),
         ("attach::bad_rows", attach::bad_rows(table, id, quantity, *quantity_type, 28)),
+        ("attach::longest_id", attach::longest_id(table, id)),
         ("attach::count_items", attach::count_items(table)),
         ("attach::check_name", attach::check_name()),
         ("attach::set_not_null", attach::set_not_null(table, quantity)),
         ("attach::drop_constraint", attach::drop_constraint(table, "quantity_non_negative")),
         ("attach::add_check, 1", add),
         ("attach::add_check, 2", validate),
-        ("attach::lock_configuration", attach::lock_configuration("public.inventory_attachment")),
-        ("attach::insert_configuration", attach::insert_configuration("public.inventory_attachment")),
-        ("attach::delete_configuration", attach::delete_configuration("public.inventory_attachment")),
+        ("attach::insert_configuration", attach::insert_configuration(configuration)),
+        ("attach::delete_configuration", attach::delete_configuration(configuration)),
+        ("attach::delete_dropped", attach::delete_dropped(configuration)),
+        ("attach::begin_sharing", attach::begin_sharing(configuration, sharing)),
+        ("attach::end_sharing", attach::end_sharing(configuration, sharing)),
+        ("attach::set_striped", attach::set_striped(configuration)),
         ("catalog::striped_items", catalog::striped_items(stripes, away)),
         ("catalog::condition", catalog::condition()),
-        ("catalog::open_to_triggers", catalog::open_to_triggers()),
+        ("catalog::grants_of_trigger", catalog::grants_of_trigger()),
         ("catalog::subscribed", catalog::subscribed()),
         ("catalog::configuration", catalog::configuration()),
-        ("catalog::configured", catalog::configured("public.inventory_attachment")),
+        ("catalog::configured, of a stock table", catalog::configured(configuration, catalog::ConfiguredBy::Stock)),
+        ("catalog::configured, of tables", catalog::configured(configuration, catalog::ConfiguredBy::Tables)),
+        ("catalog::attached", catalog::attached(configuration, sharing)),
+        ("catalog::relations_in", catalog::relations_in()),
+        ("catalog::striped_tables", catalog::striped_tables(configuration)),
+        ("catalog::stripe_tables", catalog::stripe_tables(configuration)),
         ("catalog::open_cursors", catalog::open_cursors()),
         ("catalog::dropped_objects", catalog::dropped_objects()),
         ("companions::index_movements", companions::index_movements(ledger)),
         ("companions::find", companions::find()),
+        ("companions::schema", companions::schema()),
+        ("companions::find_stripes", companions::find_stripes()),
+        ("companions::is_marked", companions::is_marked()),
+        ("companions::count_shared", companions::count_shared(stripes, table, id)),
         ("companions::partitions", companions::partitions()),
         ("companions::default_grants", companions::default_grants()),
         ("companions::quote", companions::quote()),
-        ("companions::create_trigger, 1", create),
-        ("companions::create_trigger, 2", depend),
+        ("companions::create_trigger", create),
         ("companions::drop_trigger", companions::drop_trigger("0_inventory", table)),
         ("companions::has_rows", companions::has_rows(stripes)),
     ];
     for companion in Companion::ALL {
-        statements.push(("companions::create_table", companions::create_table("shop.companion", companion)));
+        let comments = companions::comments("shop.companion", companion, "shop.stock").into_iter().take(2);
+        statements.extend(comments.map(|sql| ("companions::comments, of a table and of a column", sql)));
+        statements.push(("companions::create_table", companions::create_table("shop.companion", companion, *id_type)));
     }
     statements.into_iter().map(|(name, sql)| (name.to_owned(), sql)).collect()
 }
@@ -103,7 +119,8 @@ fn shown() -> BTreeMap<String, String> {
     let mut files = BTreeMap::<String, String>::new();
     let mut show = |heading: &str, name: &str, sql: &Sql| {
         let types = sql.parameters.iter().enumerate().map(|(place, sql_type)| format!("${} {sql_type:?}", place + 1));
-        let types = types.collect::<Vec<_>>().join(", ");
+        let types =
+            types.collect::<Vec<_>>().chunks(5).map(|some| some.join(", ")).collect::<Vec<_>>().join(",\n--   ");
         let file = name.split_once("::").map_or("kept", |(module, _)| module);
         let text =
             files.entry(format!("{file}.sql")).or_insert_with(|| "-- Written and compared by golden.rs.\n".into());
@@ -115,8 +132,8 @@ fn shown() -> BTreeMap<String, String> {
         if sql == other {
             show("", name, sql);
         } else {
-            show(" (ordinary, numeric)", name, sql);
-            show(" (partitioned, integer)", name, other);
+            show(" (ordinary, uuids, numeric)", name, sql);
+            show(" (partitioned, text ids, integer)", name, other);
         }
     }
     files

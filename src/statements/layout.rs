@@ -10,13 +10,13 @@ pub fn delete_stripes(names: &Names) -> Sql {
         "DELETE FROM {} AS s WHERE s.inventory_id OPERATOR(pg_catalog.=) $1 RETURNING s.quantity",
         names.stripes
     );
-    Sql::new(text, &[names.id_type])
+    Sql::new(text, &[names.id_parameter()])
 }
 
 /// Deletes the total of an item.
 pub fn delete_total(names: &Names) -> Sql {
     let text = format!("DELETE FROM {} AS s WHERE s.inventory_id OPERATOR(pg_catalog.=) $1", names.totals);
-    Sql::new(text, &[names.id_type])
+    Sql::new(text, &[names.id_parameter()])
 }
 
 /// Writes the total of an item into its row.
@@ -24,7 +24,7 @@ pub fn show_total(names: &Names) -> Sql {
     let (source, quantity, amount, item) = (names.source(), &names.quantity, names.amount(), names.is_item());
     let text =
         format!("UPDATE {source} SET {quantity} = $2::{amount}\n WHERE {item}\nRETURNING stock.{quantity} AS quantity");
-    Sql::new(text, &[names.id_type, SqlType::Text])
+    Sql::new(text, &[names.id_parameter(), SqlType::Text])
 }
 
 /// Inserts the stripes of an item.
@@ -35,11 +35,11 @@ pub fn insert_stripes(names: &Names) -> Sql {
    FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3::pg_catalog.numeric[])) AS share (stripe, quantity)",
         names.stripes
     );
-    Sql::new(text, &[names.id_type, SqlType::Int2Array, SqlType::TextArray])
+    Sql::new(text, &[names.id_parameter(), SqlType::Int2Array, SqlType::TextArray])
 }
 
 /// Inserts the total of an item.
 pub fn insert_total(names: &Names) -> Sql {
     let text = format!("INSERT INTO {} (inventory_id, quantity) VALUES ($1, $2::pg_catalog.numeric)", names.totals);
-    Sql::new(text, &[names.id_type, SqlType::Text])
+    Sql::new(text, &[names.id_parameter(), SqlType::Text])
 }

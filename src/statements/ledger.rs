@@ -10,7 +10,7 @@ const COLUMNS: &str = "inventory_id, stripe, kind, old_quantity, new_quantity, r
 pub fn record(names: &Names, quantity: SqlType) -> Result<Sql> {
     let text = format!("INSERT INTO {}\n       ({COLUMNS})\nVALUES ($1, $2, $3, $4, $5, $6, $7, $8)", names.ledger()?);
     let word = SqlType::Text;
-    Ok(Sql::new(text, &[names.id_type, SqlType::Int2, word, quantity, quantity, word, word, word]))
+    Ok(Sql::new(text, &[names.id_parameter(), SqlType::Int2, word, quantity, quantity, word, word, word]))
 }
 
 pub fn record_many(names: &Names) -> Result<Sql> {
@@ -24,5 +24,5 @@ SELECT change.id, change.stripe, change.kind, change.old_quantity, change.new_qu
         names.ledger()?
     );
     let (words, word) = (SqlType::TextArray, SqlType::Text);
-    Ok(Sql::new(text, &[names.id_array(), SqlType::Int2Array, words, words, words, word, word, word]))
+    Ok(Sql::new(text, &[names.ids_parameter(), SqlType::Int2Array, words, words, words, word, word, word]))
 }

@@ -1,5 +1,6 @@
 //! The statements on stripes that no attachment manages.
 
+use crate::core::item_id::IdType;
 use crate::pg::spi::Sql;
 use crate::pg::types::SqlType;
 
@@ -10,6 +11,8 @@ pub struct Leftover<'a> {
     pub table: &'a str,
     /// Its id column.
     pub id: &'a str,
+    /// The type of ids.
+    pub id_type: IdType,
     /// Its quantity column.
     pub quantity: &'a str,
     /// The stripes.
@@ -20,7 +23,7 @@ pub struct Leftover<'a> {
 
 /// The items that have stripes: the sum of the stripes, the quantity in the row, the total that was written there last,
 /// and whether the sum may be written to the row.
-pub fn items(Leftover { table, id, quantity, stripes, totals }: Leftover<'_>) -> Sql {
+pub fn items(Leftover { table, id, quantity, stripes, totals, .. }: Leftover<'_>) -> Sql {
     let text = format!(
         "SELECT left_over.id, left_over.sum::pg_catalog.text AS sum, item.quantity::pg_catalog.text AS in_row,
        last.quantity::pg_catalog.text AS last_total,
@@ -37,7 +40,7 @@ pub fn items(Leftover { table, id, quantity, stripes, totals }: Leftover<'_>) ->
 }
 
 /// Writes sums into the rows.
-pub fn write(Leftover { table, id, quantity, .. }: Leftover<'_>) -> Sql {
+pub fn write(Leftover { table, id, id_type, quantity, .. }: Leftover<'_>) -> Sql {
     let text = format!(
         "UPDATE {table} AS stock SET {quantity} = given.sum
    FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, sum)
@@ -45,11 +48,11 @@ pub fn write(Leftover { table, id, quantity, .. }: Leftover<'_>) -> Sql {
  RETURNING stock.{id} AS id, stock.{quantity}::pg_catalog.text AS in_row, given.sum::pg_catalog.text AS sum,
            stock.{quantity} OPERATOR(pg_catalog.=) given.sum AS agrees"
     );
-    Sql::new(text, &[SqlType::UuidArray, SqlType::TextArray])
+    Sql::new(text, &[SqlType::of_ids(id_type), SqlType::TextArray])
 }
 
 /// Deletes the stripes or totals of all items but some.
-pub fn delete_except(companion: &str) -> Sql {
+pub fn delete_except(companion: &str, id_type: IdType) -> Sql {
     let text = format!("DELETE FROM {companion} AS s WHERE s.inventory_id OPERATOR(pg_catalog.<>) ALL ($1)");
-    Sql::new(text, &[SqlType::UuidArray])
+    Sql::new(text, &[SqlType::of_ids(id_type)])
 }

@@ -21,6 +21,7 @@ mod totals;
 mod golden;
 
 use crate::core::error::{Error, Result};
+use crate::core::item_id::IdType;
 use crate::pg::spi::Sql;
 use crate::pg::types::SqlType;
 
@@ -33,8 +34,8 @@ pub struct Names {
     pub partitioned: bool,
     /// The id column.
     pub id: String,
-    /// Its type.
-    pub id_type: SqlType,
+    /// The type of ids.
+    pub id_type: IdType,
     /// The quantity column.
     pub quantity: String,
     /// Its type.
@@ -75,11 +76,18 @@ impl Names {
         if self.quantity_type.is_integer() { "pg_catalog.int8" } else { "pg_catalog.numeric" }
     }
 
-    fn id_array(&self) -> SqlType {
-        match self.id_type {
-            SqlType::Uuid => SqlType::UuidArray,
-            other => other,
-        }
+    fn id_parameter(&self) -> SqlType {
+        SqlType::of_id(self.id_type)
+    }
+
+    fn ids_parameter(&self) -> SqlType {
+        SqlType::of_ids(self.id_type)
+    }
+
+    /// The order in which items are locked: texts are sorted by bytes, in any collation of the column.
+    fn id_order(&self) -> String {
+        let collation = if self.id_type == IdType::Text { " COLLATE pg_catalog.\"C\"" } else { "" };
+        format!("stock.{}{collation}", self.id)
     }
 
     fn ledger(&self) -> Result<&str> {

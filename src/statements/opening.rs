@@ -3,10 +3,14 @@
 //! Each has four parameters: reference, actor, the items whose stripes were merged into their rows, and the items whose
 //! row is in a detached partition.
 
+use crate::core::item_id::IdType;
 use crate::pg::spi::Sql;
 use crate::pg::types::SqlType;
 
-const PARAMETERS: [SqlType; 4] = [SqlType::Text, SqlType::Text, SqlType::UuidArray, SqlType::UuidArray];
+fn parameters(id_type: IdType) -> [SqlType; 4] {
+    [SqlType::Text, SqlType::Text, SqlType::of_ids(id_type), SqlType::of_ids(id_type)]
+}
+
 const KIND: &str = "\n        CASE WHEN item.id OPERATOR(pg_catalog.=) ANY ($3) THEN 'transfer' ELSE 'external' END";
 
 fn last_movement(ledger: &str) -> String {
@@ -18,7 +22,7 @@ fn last_movement(ledger: &str) -> String {
 }
 
 /// Stripes that were left hold nothing any more; the movement of the item itself, which follows, has the quantity.
-pub fn of_stripes(ledger: &str) -> Sql {
+pub fn of_stripes(ledger: &str, id_type: IdType) -> Sql {
     let text = format!(
         "INSERT INTO {ledger} (inventory_id, stripe, kind, old_quantity, new_quantity, reference, actor)
  SELECT item.id, item.stripe,{KIND},
@@ -32,14 +36,14 @@ pub fn of_stripes(ledger: &str) -> Sql {
   WHERE last.new_quantity OPERATOR(pg_catalog.<>) 0 AND item.id OPERATOR(pg_catalog.<>) ALL ($4)
   ORDER BY item.id, item.stripe"
     );
-    Sql::new(text, &PARAMETERS)
+    Sql::new(text, &parameters(id_type))
 }
 
 /// An opening movement for every new item, and an external one where the stock has changed.
 ///
 /// Movements that were recorded in another order than they were made end elsewhere, and yet add up: none is missing
 /// then.
-pub fn of_items(table: &str, id: &str, quantity: &str, ledger: &str) -> Sql {
+pub fn of_items(table: &str, id: &str, quantity: &str, (ledger, id_type): (&str, IdType)) -> Sql {
     let last = last_movement(ledger);
     let text = format!(
         "INSERT INTO {ledger} (inventory_id, kind, old_quantity, new_quantity, reference, actor)
@@ -56,11 +60,11 @@ pub fn of_items(table: &str, id: &str, quantity: &str, ledger: &str) -> Sql {
         AND moved.quantity IS DISTINCT FROM item.quantity)
   ORDER BY item.id"
     );
-    Sql::new(text, &PARAMETERS)
+    Sql::new(text, &parameters(id_type))
 }
 
 /// A closing movement for every item whose row is gone.
-pub fn of_deleted_items(table: &str, id: &str, ledger: &str) -> Sql {
+pub fn of_deleted_items(table: &str, id: &str, (ledger, id_type): (&str, IdType)) -> Sql {
     let last = last_movement(ledger);
     let text = format!(
         "INSERT INTO {ledger} (inventory_id, kind, old_quantity, new_quantity, reference, actor)
@@ -72,5 +76,5 @@ pub fn of_deleted_items(table: &str, id: &str, ledger: &str) -> Sql {
     AND NOT EXISTS (SELECT FROM {table} AS stock WHERE stock.{id} OPERATOR(pg_catalog.=) item.id)
   ORDER BY item.id"
     );
-    Sql::new(text, &PARAMETERS)
+    Sql::new(text, &parameters(id_type))
 }

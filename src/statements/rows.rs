@@ -12,10 +12,11 @@ pub fn lock_items(names: &Names, lock: LockClause) -> Result<Sql> {
         "SELECT stock.{id} AS id, stock.{quantity} AS quantity
   FROM {source}
  WHERE stock.{id} OPERATOR(pg_catalog.=) ANY ($1)
- ORDER BY stock.{id}{}",
+ ORDER BY {}{}",
+        names.id_order(),
         lock.clause()
     );
-    Ok(Sql::new(text, &[names.id_array()]))
+    Ok(Sql::new(text, &[names.ids_parameter()]))
 }
 
 pub fn change_items(names: &Names) -> Result<Sql> {
@@ -26,7 +27,7 @@ pub fn change_items(names: &Names) -> Result<Sql> {
  WHERE stock.{id} OPERATOR(pg_catalog.=) change.id
 RETURNING stock.{id} AS id, stock.{quantity} AS quantity"
     );
-    Ok(Sql::new(text, &[names.id_array(), SqlType::TextArray]))
+    Ok(Sql::new(text, &[names.ids_parameter(), SqlType::TextArray]))
 }
 
 pub fn permitted_items(names: &Names, lock: LockClause) -> Result<Sql> {
@@ -37,7 +38,7 @@ pub fn permitted_items(names: &Names, lock: LockClause) -> Result<Sql> {
  WHERE stock.{id} OPERATOR(pg_catalog.=) ANY ($1){}",
         lock.clause()
     );
-    Ok(Sql::new(text, &[names.id_array()]))
+    Ok(Sql::new(text, &[names.ids_parameter()]))
 }
 
 /// PostgreSQL computes the difference, which may be no quantity.
@@ -49,5 +50,5 @@ pub fn repair_item(names: &Names) -> Result<Sql> {
 RETURNING stock.{quantity} AS quantity,
           (stock.{quantity} OPERATOR(pg_catalog.-) $3::pg_catalog.numeric)::pg_catalog.text AS adjusted"
     );
-    Ok(Sql::new(text, &[names.id_type, SqlType::Text, SqlType::Text]))
+    Ok(Sql::new(text, &[names.id_parameter(), SqlType::Text, SqlType::Text]))
 }

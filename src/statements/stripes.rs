@@ -14,7 +14,7 @@ pub fn lock_stripe(names: &Names) -> Result<Sql> {
         names.stripes,
         LockClause::Update.clause()
     );
-    Ok(Sql::new(text, &[names.id_type, SqlType::Int2, SqlType::Text]))
+    Ok(Sql::new(text, &[names.id_parameter(), SqlType::Int2, SqlType::Text]))
 }
 
 pub fn read_all(names: &Names, lock: LockClause) -> Result<Sql> {
@@ -26,7 +26,7 @@ pub fn read_all(names: &Names, lock: LockClause) -> Result<Sql> {
         names.stripes,
         lock.clause()
     );
-    Ok(Sql::new(text, &[names.id_type]))
+    Ok(Sql::new(text, &[names.id_parameter()]))
 }
 
 /// One row, NULL where the item has no stripes.
@@ -37,7 +37,7 @@ pub fn sum_of_item(names: &Names) -> Result<Sql> {
  WHERE s.inventory_id OPERATOR(pg_catalog.=) $1",
         names.stripes
     );
-    Ok(Sql::new(text, &[names.id_type]))
+    Ok(Sql::new(text, &[names.id_parameter()]))
 }
 
 pub fn change_stripe(names: &Names) -> Result<Sql> {
@@ -59,5 +59,5 @@ pub fn change_stripes(names: &Names) -> Result<Sql> {
 RETURNING s.inventory_id AS id, s.stripe, s.quantity",
         names.stripes
     );
-    Ok(Sql::new(text, &[names.id_array(), SqlType::Int2Array, SqlType::TextArray]))
+    Ok(Sql::new(text, &[names.ids_parameter(), SqlType::Int2Array, SqlType::TextArray]))
 }

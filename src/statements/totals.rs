@@ -9,7 +9,7 @@ const GIVEN: &str =
     "ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)";
 
 fn parameters(names: &Names) -> [SqlType; 2] {
-    [names.id_array(), SqlType::TextArray]
+    [names.ids_parameter(), SqlType::TextArray]
 }
 
 pub fn sums(names: &Names) -> Result<Sql> {
@@ -27,7 +27,7 @@ pub fn lagging(names: &Names, lock: LockClause) -> Result<Sql> {
     let (source, id, quantity) = (names.source(), &names.id, &names.quantity);
     let lock = match lock {
         LockClause::Unlocked => String::new(),
-        lock => format!("\n ORDER BY stock.{id}{} OF stock SKIP LOCKED", lock.clause()),
+        lock => format!("\n ORDER BY {}{} OF stock SKIP LOCKED", names.id_order(), lock.clause()),
     };
     let text = format!(
         "SELECT stock.{id} AS id, given.total::pg_catalog.text AS total

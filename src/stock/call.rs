@@ -60,27 +60,37 @@ pub fn on_stock<T>(intent: Intent, act: impl FnOnce(&Connection, &Attachment) ->
 }
 
 impl Call {
-    /// Runs `act` on the attached table.
+    /// Runs a call on the attached table.
     ///
-    /// `items` are those that the call names. `arguments` returns all arguments that decide on the change, in one
-    /// canonical text; it is called where there is a key.
-    pub fn run(
+    /// `resolve` reads the items that the call names, whose type is that of the table's ids. `items` and `arguments`
+    /// are called where there is a key: the items, and all arguments that decide on the change in one canonical text.
+    pub fn run<T>(
         &self,
-        items: &[ItemId],
-        arguments: impl FnOnce() -> String,
-        act: impl FnOnce(&Connection, &Attachment) -> Result<String>,
+        resolve: impl FnOnce(&Attachment) -> Result<T>,
+        items: impl FnOnce(&T) -> Vec<ItemId>,
+        arguments: impl FnOnce(&T) -> String,
+        act: impl FnOnce(&Connection, &Attachment, &T) -> Result<String>,
     ) -> Result<String> {
         let role = current_role();
         on_stock(Intent::Change, |spi, stock| {
-            let recorded = || recording(stock, (self.kind, self.extent), &self.context, role, || act(spi, stock));
+            let named = resolve(stock)?;
+            let recorded = || {
+                let extent = (self.kind, self.extent);
+                recording(stock, extent, &self.context, role, || act(spi, stock, &named))
+            };
             match &self.context.key {
                 None => recorded(),
                 Some(key) => {
-                    let (function, needs_all) = (self.function, self.needs_all);
-                    let request = Request { key, function, arguments: arguments(), items, needs_all };
+                    let (function, needs_all, items) = (self.function, self.needs_all, items(&named));
+                    let request = Request { key, function, arguments: arguments(&named), items: &items, needs_all };
                     requests::once(spi, stock, &request, recorded)
                 }
             }
         })
     }
+}
+
+/// The items of a call that names one.
+pub fn only(id: &ItemId) -> Vec<ItemId> {
+    vec![id.clone()]
 }

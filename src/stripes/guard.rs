@@ -47,7 +47,7 @@ pub fn passage(firing: &Firing, stock: &Attachment) -> Result<Passage> {
         let old_quantity = first.value(&stock.quantity_name, quantity_type)?.printed();
         let new_quantity = updated.value(&stock.quantity_name, quantity_type)?.printed();
         if updated.item(&stock.id_name)? == id {
-            if attribution::use_total(&id, &new_quantity) {
+            if attribution::use_total(stock.oid, &id, &new_quantity) {
                 return Ok(Passage::Total);
             }
             if !differ(&old_quantity, &new_quantity) {

@@ -79,7 +79,7 @@ fn show(spi: &Connection, stock: &Attachment, id: &ItemId, total: Quantity) -> R
     let integer = stock.names.quantity_type.is_integer();
     let printed = if integer { total.canonical().to_string() } else { total.to_string() };
     let args = [Arg::item(id), Arg::text(printed.as_str())];
-    let written = attribution::writing_totals(vec![(id.clone(), printed.clone())], || {
+    let written = attribution::writing_totals(stock.oid, vec![(id.clone(), printed.clone())], || {
         spi.once(&layout::show_total(&stock.names), &args)
     });
     let shown = written.quantity(0, c"quantity", stock.names.quantity_type).ok();

@@ -97,7 +97,7 @@ impl<'a> Striped<'a> {
         }
         // Before the worker is looked for: it ends only while no transaction has this lock.
         stock.lock_stripes();
-        totals::start_worker();
+        totals::start_worker(stock.owner);
         // Process numbers follow each other, so sessions spread over the stripes.
         let sessions = u32::from(count.unsigned_abs());
         let own = i16::try_from(std::process::id().checked_rem(sessions).map_or(0, |place| place + 1));
@@ -224,7 +224,7 @@ impl<'a> Striped<'a> {
     }
 
     pub(super) fn lock(&self, stripe: i16) -> Lock {
-        Lock::of_stripe(&self.id, stripe)
+        Lock::of_stripe(self.stock.oid, &self.id, stripe)
     }
 
     fn release(&self, stripe: i16) {
@@ -232,7 +232,7 @@ impl<'a> Striped<'a> {
     }
 
     pub(super) fn item(&self) -> Lock {
-        Lock::of_item(&self.id)
+        Lock::of_item(self.stock.oid, &self.id)
     }
 
     /// All stripes, one's own first.
@@ -334,7 +334,7 @@ fn quantity(rows: &Rows<'_>, row: usize, id: &ItemId) -> Result<Quantity> {
 pub fn write(spi: &Connection, stock: &Attachment, steps: &[Step]) -> Result<HashMap<(ItemId, i16), Quantity>> {
     let _acting = stock.act_on_companions();
     let args = [
-        Arg::items(steps.iter().map(|step| &step.id)),
+        stock.bind_items(steps.iter().map(|step| &step.id)),
         Arg::owned(steps.iter().map(|step| step.stripe).collect::<Vec<_>>()),
         Arg::owned(steps.iter().map(|step| step.delta.to_string()).collect::<Vec<_>>()),
     ];

@@ -1,14 +1,16 @@
 //! The totals in the rows of striped items, and the background worker that brings them up to date.
 //!
 //! Sales of a striped item leave its row alone, so the total is written after they have committed. The first sale
-//! starts a worker for the database; it looks five times a second and ends when nothing has changed for a while. It
-//! ends only while no transaction that wrote stripes is open: such a transaction locks the table of stripes first, and
-//! then looks for a worker. A worker that was killed is started again by the next call that finds a total that lags. It
-//! works as the owner of the table in a security-restricted operation.
+//! starts a worker for the tables of their owner in the database; it looks at them five times a second and ends when
+//! nothing has changed for a while. It ends only while no transaction that wrote stripes is open: such a transaction
+//! locks the table of stripes first, and then looks for a worker. A worker that was killed is started again by the next
+//! call that finds a total that lags. It works as the owner in a security-restricted operation, for a limited time for
+//! each table. Each owner has a worker of its own, so code of one owner cannot end or hold up the work for others.
 
 use crate::core::error::Result;
 use crate::core::item_id::ItemId;
 use crate::ledger::attribution;
+use crate::pg::Oid;
 use crate::pg::args::Arg;
 use crate::pg::failpoint::{self, Point};
 use crate::pg::lock::{Lock, Mode, TableLock, try_lock_table};
@@ -19,6 +21,7 @@ use crate::pg::worker::{self, Look, Start, Work};
 use crate::statements::Statement;
 use crate::table::attachment::Attachment;
 use crate::table::cache;
+use crate::table::configuration::{configuration, stripe_tables, striped_tables};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -35,8 +38,6 @@ const REVIVAL: Duration = Duration::from_secs(1);
 thread_local! {
     /// The log has the reason why there is no worker: one line a session, so it outlives the call.
     static LOGGED: Cell<bool> = const { Cell::new(false) };
-    /// When this session looked last: a rate limit outlives the call.
-    static LOOKED: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 /// Starts a worker where totals lag and there is none: it was killed, or the server was stopped.
@@ -44,23 +45,24 @@ pub fn revive_worker(stock: &Attachment) -> Result<()> {
     if stock.striped.is_empty() || worker::is_this_process() || is_standby() {
         return Ok(());
     }
-    if LOOKED.get().is_some_and(|last| last.elapsed() < REVIVAL) {
+    if stock.looked.get().is_some_and(|last| last.elapsed() < REVIVAL) {
         return Ok(());
     }
-    LOOKED.set(Some(Instant::now()));
-    if !has_worker() && stock.require_trusted_code().is_ok() && connected(|spi| is_lagging(spi, stock))? {
-        start_worker();
+    stock.looked.set(Some(Instant::now()));
+    if !has_worker(stock.owner) && stock.require_trusted_code().is_ok() && connected(|spi| is_lagging(spi, stock))? {
+        start_worker(stock.owner);
     }
     Ok(())
 }
 
-/// Starts a worker where there is none. A standby has none: its primary's does the work.
-pub fn start_worker() {
-    let launch = Lock::of_launch();
-    if worker::is_this_process() || is_standby() || has_worker() || !launch.take(Mode::Exclusive) {
+/// Starts a worker for the tables of an owner where there is none. A standby has none: its primary's does the work.
+pub fn start_worker(owner: Oid) {
+    let launch = Lock::of_launch(owner);
+    if worker::is_this_process() || is_standby() || has_worker(owner) || !launch.take(Mode::Exclusive) {
         return;
     }
-    if matches!(worker::start(START_PATIENCE_MS, has_worker), Start::NoneFree) && !LOGGED.replace(true) {
+    if matches!(worker::start(owner, START_PATIENCE_MS, || has_worker(owner)), Start::NoneFree) && !LOGGED.replace(true)
+    {
         report::log(
             "no background worker is free to keep the totals of striped items",
             "Raise max_worker_processes; until then the stock rows of striped items lag, available_inventory does not.",
@@ -70,8 +72,8 @@ pub fn start_worker() {
 }
 
 /// A worker holds its lock alone, as long as it lives.
-fn has_worker() -> bool {
-    let lock = Lock::of_worker();
+fn has_worker(owner: Oid) -> bool {
+    let lock = Lock::of_worker(owner);
     let free = lock.take(Mode::Share);
     if free {
         failpoint::reached(Point::WorkerSought);
@@ -83,17 +85,18 @@ fn has_worker() -> bool {
 fn is_lagging(spi: &Connection, stock: &Attachment) -> Result<bool> {
     let (ids, totals) = sums(spi, stock)?;
     let _acting = stock.act_on_companions();
-    Ok(stock.run(spi, Statement::FindLagging, &[Arg::items(&ids), Arg::owned(totals)]).count() > 0)
+    Ok(stock.run(spi, Statement::FindLagging, &[stock.bind_items(&ids), Arg::owned(totals)]).count() > 0)
 }
 
 /// The work of the worker.
 pub fn work() -> Work {
-    Work { begin, look }
+    Work { claim, tables, look, end }
 }
 
-/// The beginning of the worker: at most one runs in a database.
-fn begin() -> Look {
-    if claimed(|| Lock::of_worker().take_for_session()) { Look::Changed } else { Look::Over }
+/// Claims to be the worker of an owner, of which there is one at most; or finds that it still is.
+fn claim(owner: Oid) -> bool {
+    let lock = Lock::of_worker(owner);
+    lock.is_held_alone() || claimed(|| lock.take_for_session())
 }
 
 /// Tries for a while to become the worker: a session that looks for one has the lock for a moment, another worker has
@@ -109,43 +112,69 @@ fn claimed(mut take: impl FnMut() -> bool) -> bool {
     true
 }
 
-/// A look of the worker at the totals.
-fn look(may_end: bool) -> Look {
+fn tables(owner: Oid) -> Vec<Oid> {
+    // Without a configuration there is no attached table.
+    connected(|spi| striped_tables(spi, &configuration(spi)?, owner)).unwrap_or_else(|_| Vec::new())
+}
+
+/// Looks at the totals of one table.
+fn look(owner: Oid, table: Oid) -> Look {
     // Code of the owner can release the locks of a session, not those of a transaction.
-    if !claimed(|| Lock::of_worker().take(Mode::Exclusive)) {
-        return Look::Over;
+    if !claimed(|| Lock::of_worker(owner).take(Mode::Exclusive)) {
+        return Look::Unchanged;
     }
-    let Some(stock) = striped_stock() else {
-        failpoint::reached(Point::TotalsOver);
-        // A session that stripes an item before this is released finds a worker that is about to end: so it looks once
-        // more.
-        Lock::of_worker().release_wholly();
-        return if striped_stock().is_some() { begin() } else { Look::Over };
-    };
-    // Held until the commit.
-    let alone = may_end && try_lock_table(stock.companions.stripes, TableLock::Share);
+    let Some(stock) = striped_stock(table).filter(|stock| stock.owner == owner) else { return Look::Unchanged };
     let look = connected(|spi| update(spi, &stock)).unwrap_or_else(|error| error.raise());
-    if alone && look == Look::Unchanged {
-        // A transaction that writes stripes from here on waits for this one, and then finds no worker.
-        Lock::of_worker().release_wholly();
-        return Look::Over;
-    }
-    if look == Look::Changed {
-        Lock::of_worker().take_for_session();
-    }
+    // Once more, while the transaction still has the lock.
+    Lock::of_worker(owner).take_for_session();
     look
 }
 
-fn striped_stock() -> Option<Rc<Attachment>> {
-    let stock = cache::current().ok().filter(|stock| !stock.striped.is_empty())?;
+fn striped_stock(table: Oid) -> Option<Rc<Attachment>> {
+    let stock = cache::attached(table).ok().filter(|stock| !stock.striped.is_empty())?;
     // Code that must not run as the owner would run here.
     (stock.require_healthy().is_ok() && stock.require_trusted_code().is_ok()).then_some(stock)
+}
+
+/// Gives the claim away where no total lags, and no transaction that wrote stripes is open: the tables of stripes are
+/// locked until the commit. A transaction that writes stripes from here on waits for this one, and then finds no
+/// worker.
+fn end(owner: Oid) -> bool {
+    let lock = Lock::of_worker(owner);
+    let mut locked = Vec::new();
+    let ended: Result<bool> = connected(|spi| {
+        let configuration = configuration(spi)?;
+        // Stock tables are locked before stripes, as everywhere.
+        let stocks: Vec<_> =
+            striped_tables(spi, &configuration, owner)?.into_iter().filter_map(striped_stock).collect();
+        locked = stripe_tables(spi, &configuration, owner)?;
+        let mut stripes = locked.iter();
+        if !claimed(|| lock.take(Mode::Exclusive)) || !stripes.all(|table| try_lock_table(*table, TableLock::Share)) {
+            return Ok(false);
+        }
+        for stock in stocks {
+            if is_lagging(spi, &stock)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    });
+    // Without a configuration nothing is left to do.
+    if !ended.unwrap_or(true) {
+        return false;
+    }
+    failpoint::reached(Point::TotalsOver);
+    lock.release(Mode::Exclusive);
+    lock.release_for_session();
+    // A table that was attached meanwhile is not locked: its sales found a worker that was about to end.
+    let attached = connected(|spi| stripe_tables(spi, &configuration(spi)?, owner)).unwrap_or_else(|_| Vec::new());
+    attached.iter().all(|table| locked.contains(table)) || !claim(owner)
 }
 
 fn update(spi: &Connection, stock: &Attachment) -> Result<Look> {
     let (ids, totals) = sums(spi, stock)?;
     let _acting = stock.act_on_companions();
-    let args = [Arg::items(&ids), Arg::owned(totals)];
+    let args = [stock.bind_items(&ids), Arg::owned(totals)];
     if stock.run(spi, Statement::FindLagging, &args).count() == 0 {
         return Ok(Look::Unchanged);
     }
@@ -153,12 +182,12 @@ fn update(spi: &Connection, stock: &Attachment) -> Result<Look> {
     let total = |row| Ok((lagging.item(row, c"id")?, lagging.required_text(row, c"total")?));
     let rows = (0..lagging.count()).map(total).collect::<Result<Vec<(ItemId, String)>>>()?;
     let totals: Vec<String> = rows.iter().map(|(_, total)| total.clone()).collect();
-    let args = [Arg::items(rows.iter().map(|(id, _)| id)), Arg::owned(totals)];
-    let written = attribution::writing_totals(rows, || stock.run(spi, Statement::WriteTotals, &args));
+    let args = [stock.bind_items(rows.iter().map(|(id, _)| id)), Arg::owned(totals)];
+    let written = attribution::writing_totals(stock.oid, rows, || stock.run(spi, Statement::WriteTotals, &args));
     let shown = |row| Ok((written.item(row, c"id")?, written.required_text(row, c"total")?));
     let (ids, totals) = (0..written.count()).map(shown).collect::<Result<(Vec<_>, Vec<_>)>>()?;
     attribution::upserting(stock.companions.totals, || {
-        stock.run(spi, Statement::KeepTotals, &[Arg::items(&ids), Arg::owned(totals)]);
+        stock.run(spi, Statement::KeepTotals, &[stock.bind_items(&ids), Arg::owned(totals)]);
     });
     Ok(Look::Changed)
 }

@@ -1,9 +1,10 @@
 //! The attached table as calls use it: names, rights, striped items, kept plans.
 //!
-//! A value is immutable but for its plans; `table::cache` makes a new one after each change.
+//! A value is immutable but for its plans and what this session saw last; `table::cache` makes a new one after each
+//! change.
 
 use crate::core::error::{Error, Result};
-use crate::core::item_id::ItemId;
+use crate::core::item_id::{IdType, ItemId, MAX_ID_BYTES};
 use crate::core::part::Part;
 use crate::core::quantity::{Capacity, Quantity};
 use crate::pg::Oid;
@@ -19,9 +20,10 @@ use crate::pg::trigger::{Firing, Operation};
 use crate::statements::{Names, Statement};
 use crate::table::catalog::Description;
 use crate::table::configuration::CompanionOids;
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
+use std::time::Instant;
 
 const PLANS: usize = Statement::ALL.len();
 
@@ -59,6 +61,8 @@ pub struct Attachment {
     pub away: HashSet<ItemId>,
     /// The item that a sale of this session found short last.
     pub seen_short: RefCell<Option<ItemId>>,
+    /// When this session looked last whether its totals lag.
+    pub looked: Cell<Option<Instant>>,
     /// Why no function may change or read its stock, where one may not.
     pub refusal: Option<Box<Error>>,
     /// The objection to a trigger that would run with the owner's rights.
@@ -67,7 +71,7 @@ pub struct Attachment {
     /// partitions on which others may create triggers, so that no trigger is created while the call runs.
     pub locked: Vec<Oid>,
     /// The number of the invalidation message that it was read after.
-    pub generation: u32,
+    pub generation: u64,
     /// Kept plans.
     pub plans: Plans,
 }
@@ -122,6 +126,28 @@ impl Attachment {
             RowLock::NoKeyUpdate => no_key,
             RowLock::Auto if self.referenced => no_key,
             RowLock::Auto => full,
+        }
+    }
+
+    /// Binds an array of ids.
+    pub fn bind_items<'i>(&self, ids: impl IntoIterator<Item = &'i ItemId>) -> Arg<'static> {
+        Arg::items(ids, self.names.id_type)
+    }
+
+    /// Reads a key as the id of an item.
+    pub fn item(&self, argument: &str, key: &str) -> Result<ItemId> {
+        if key.len() > MAX_ID_BYTES {
+            return Err(Error::text_length(argument, key.len(), MAX_ID_BYTES));
+        }
+        let id_type = self.names.id_type;
+        ItemId::parse_argument(key, id_type).ok_or_else(|| Error::not_an_id(argument, key, id_type))
+    }
+
+    /// Refuses an id that is a uuid where the ids of the table are of another type.
+    pub fn require_uuids(&self) -> Result<()> {
+        match self.names.id_type {
+            IdType::Uuid => Ok(()),
+            other => Err(Error::no_uuids(&self.names.relation, other)),
         }
     }
 

@@ -1,16 +1,16 @@
-//! The attached table, looked up once a session and cached until something about it changes.
+//! The attached tables, each looked up once a session and cached until something about it changes.
 //!
 //! `pg::invalidation` counts the changes, from messages that are read when a lock is taken; so the order is: lock the
 //! stock table, then compare the counter. Attach and detach hold a stronger lock until they commit, so no sale runs on
 //! a table that is no longer attached. A lookup also reads the changes of its own transaction. It starts no worker.
 
 use crate::core::error::{Error, Result};
-use crate::core::item_id::ItemId;
+use crate::core::item_id::{IdType, ItemId};
 use crate::core::part::{Companion, Part};
 use crate::core::quantity::Capacity;
 use crate::pg::Oid;
 use crate::pg::encoding;
-use crate::pg::invalidation;
+use crate::pg::invalidation::{self, Watch};
 use crate::pg::lock::{TableLock, lock_alone, lock_for_writing, unlock_table};
 use crate::pg::relation::{self, Facts};
 use crate::pg::role::act_as_unfiltered;
@@ -20,35 +20,104 @@ use crate::pg::types::SqlType;
 use crate::statements::{Names, catalog as statements};
 use crate::table::attachment::{Attachment, Plans, StripeCounts, USER_SCHEMA, part_of, pinned_path};
 use crate::table::catalog::{self, Catalog, ColumnDescription, Columns, Description, RelationKind};
-use crate::table::configuration::{Configured, configuration, configured};
+use crate::table::choice;
+use crate::table::configuration::{Configured, configuration, configured, configured_with};
 use crate::table::health;
 use serde_json::json;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 use std::rc::Rc;
 
-thread_local! {
-    /// Outlives a call: the cost of a lookup must not be that of each call.
-    static CACHE: RefCell<Option<Rc<Attachment>>> = const { RefCell::new(None) };
+#[derive(Default)]
+struct Cache {
+    attachments: HashMap<Oid, Rc<Attachment>>,
+    /// The stock table of each table whose triggers may fire: of companions, partitions and of itself.
+    stock_of: HashMap<Oid, Oid>,
 }
 
-/// The attached stock table, locked against attach and detach until the transaction ends.
+thread_local! {
+    /// Outlives a call: the cost of a lookup must not be that of each call.
+    static CACHE: RefCell<Cache> = RefCell::new(Cache::default());
+}
+
+fn cached(table: Oid) -> Option<Rc<Attachment>> {
+    CACHE.with_borrow(|cache| cache.attachments.get(&table).cloned())
+}
+
+fn is_fresh(stock: &Attachment) -> bool {
+    stock.generation == invalidation::generation(Watch::Table(stock.oid))
+}
+
+/// The attached table that the caller means, locked against attach and detach until the transaction ends.
 pub fn current() -> Result<Rc<Attachment>> {
-    if let Some(cached) = CACHE.with_borrow(Clone::clone) {
-        lock_for_writing(&[cached.oid]);
-        if cached.generation == invalidation::generation() {
+    loop {
+        let choice = choice::choose()?;
+        let stock = match attached(choice.table) {
+            Ok(stock) => stock,
+            Err(_) if !choice.is_current() => continue,
+            Err(error) => return Err(error),
+        };
+        if choice.is_current() {
+            choice.require_unshadowed(&stock)?;
+            return Ok(stock);
+        }
+        release(&stock);
+    }
+}
+
+/// An attached table, locked likewise.
+pub fn attached(table: Oid) -> Result<Rc<Attachment>> {
+    if let Some(cached) = cached(table) {
+        lock_for_writing(&[table]);
+        if is_fresh(&cached) {
             lock_for_writing(&cached.locked);
-            if cached.generation == invalidation::generation() {
+            if is_fresh(&cached) {
                 return Ok(cached);
             }
             unlock_all(&cached.locked);
         }
-        unlock_table(cached.oid, TableLock::RowExclusive);
+        unlock_table(table, TableLock::RowExclusive);
     }
-    let loaded = Rc::new(connected(load)?);
-    CACHE.set(Some(Rc::clone(&loaded)));
-    Ok(loaded)
+    forget_others()?;
+    match connected(|spi| load(spi, table)) {
+        Ok(loaded) => Ok(keep(loaded)),
+        Err(error) => {
+            CACHE.with_borrow_mut(|cache| cache.attachments.remove(&table));
+            Err(error)
+        }
+    }
+}
+
+/// Frees what is kept of tables that are no longer attached: a session may outlive many of them.
+fn forget_others() -> Result<()> {
+    let kept: Vec<Oid> = CACHE.with_borrow(|cache| cache.attachments.keys().copied().collect());
+    for table in kept {
+        if !choice::is_attached(table)? || relation::schema_of(table).is_none() {
+            let forgotten = CACHE.with_borrow_mut(|cache| {
+                cache.stock_of.retain(|_, stock| *stock != table);
+                cache.attachments.remove(&table)
+            });
+            invalidation::end(Watch::Table(table));
+            drop(forgotten);
+        }
+    }
+    Ok(())
+}
+
+fn keep(loaded: Attachment) -> Rc<Attachment> {
+    let loaded = Rc::new(loaded);
+    let partitions = relation::with_partitions(loaded.oid);
+    CACHE.with_borrow_mut(|cache| {
+        cache.stock_of.retain(|_, stock| *stock != loaded.oid);
+        let tables = loaded.companions.oids().into_iter().chain(partitions);
+        for table in tables.filter(|table| !cache.attachments.contains_key(table)) {
+            cache.stock_of.insert(table, loaded.oid);
+        }
+        cache.stock_of.insert(loaded.oid, loaded.oid);
+        cache.attachments.insert(loaded.oid, Rc::clone(&loaded));
+    });
+    loaded
 }
 
 /// Raises 42501 where the rights of the caller decide and do not suffice: before a lock is requested that others would
@@ -63,18 +132,17 @@ pub fn require_rights_of_caller() -> Result<()> {
     Ok(())
 }
 
-/// Releases the locks that [`current`] took.
+/// Releases the locks that [`attached`] took.
 fn release(stock: &Attachment) {
     unlock_all(&stock.locked);
     unlock_all(&[stock.oid]);
 }
 
-/// The attached stock table while no session sells: waits for every sale that runs, and the next ones wait until the
-/// transaction ends.
+/// The attached table that the caller means while no session sells: waits for every sale that runs, and the next ones
+/// wait until the transaction ends.
 pub fn current_alone() -> Result<Rc<Attachment>> {
     loop {
-        let found = connected(|spi| configured(spi, &configuration(spi)?))?;
-        let table = found.ok_or_else(Error::not_attached)?.table;
+        let table = choice::choose()?.table;
         lock_alone(&[table], TableLock::ShareRowExclusive);
         let stock = current()?;
         if stock.oid == table {
@@ -86,14 +154,25 @@ pub fn current_alone() -> Result<Rc<Attachment>> {
     }
 }
 
-/// The part of the attachment that a trigger fires on, as far as it is known without a lock on the stock table.
-pub fn part_without_lock(firing: &Firing) -> Result<Option<Part>> {
-    let fresh = |cached: &Rc<Attachment>| cached.generation == invalidation::generation();
-    if let Some(cached) = CACHE.with_borrow(Clone::clone).filter(fresh) {
-        return Ok(cached.part_of(firing));
+/// The stock table of the table that a trigger fires on, and the part of its attachment that the table is, as far as
+/// they are known without a lock on the stock table.
+pub fn part_without_lock(firing: &Firing) -> Result<Option<(Oid, Part)>> {
+    let table = firing.table();
+    let known = CACHE.with_borrow(|cache| {
+        let stock = cache.stock_of.get(&table)?;
+        cache.attachments.get(stock).cloned()
+    });
+    if let Some(stock) = known.filter(|stock| is_fresh(stock))
+        && let Some(part) = stock.part_of(firing)
+    {
+        return Ok(Some((stock.oid, part)));
     }
-    let found = connected(|spi| configured(spi, &configuration(spi)?))?;
-    Ok(found.and_then(|found| part_of(firing, found.table, &found.companions)))
+    let tables = relation::with_ancestors(table);
+    let found = connected(|spi| configured_with(spi, &configuration(spi)?, tables))?;
+    let part = |found: &Configured| part_of(firing, found.table, &found.companions).map(|part| (found.table, part));
+    // A partition that is attached itself, and not yet refused, is a stock table of its own.
+    let (own, others): (Vec<_>, Vec<_>) = found.iter().partition(|found| found.table == table);
+    Ok(own.into_iter().chain(others).find_map(part))
 }
 
 /// Releases locks before the stock table is locked again: a session that keeps one, and waits for the stock table,
@@ -102,24 +181,31 @@ fn unlock_all(tables: &[Oid]) {
     tables.iter().for_each(|table| unlock_table(*table, TableLock::RowExclusive));
 }
 
-fn load(spi: &Connection) -> Result<Attachment> {
+fn load(spi: &Connection, table: Oid) -> Result<Attachment> {
+    let watch = Watch::Table(table);
     loop {
         let configuration = configuration(spi)?;
-        let configured = self::configured(spi, &configuration)?.ok_or_else(Error::not_attached)?;
-        let (table, companions) = (configured.table, configured.companions.oids());
+        let configured = self::configured(spi, &configuration, table)?.ok_or_else(Error::not_attached)?;
+        let companions = configured.companions.oids();
         let [schema, name] = &configured.attached_as;
-        let watched: Vec<Oid> = companions.iter().copied().chain([configuration.oid, table]).collect();
-        invalidation::start(&watched, relation::hash_of_name(schema, name));
-        let generation = invalidation::generation();
+        let watched: Vec<Oid> = companions.iter().copied().chain([table]).collect();
+        let _lookup = invalidation::start(watch, &watched);
+        invalidation::add_name(schema, name);
+        watched.iter().copied().for_each(invalidation::add_schema_of);
+        let generation = invalidation::generation(watch);
         lock_for_writing(&[table]);
-        if self::configured(spi, &configuration)?.as_ref() == Some(&configured)
-            && generation == invalidation::generation()
+        if self::configured(spi, &configuration, table)?.as_ref() == Some(&configured)
+            && generation == invalidation::generation(watch)
         {
             let partitions = relation::with_partitions(table).into_iter().filter(|part| *part != table);
-            let mut locked = catalog::open_to_triggers(spi, companions.into_iter().chain(partitions).collect())?;
+            let grants = catalog::grants_of_trigger(spi, companions.into_iter().chain(partitions).collect())?;
+            grants.iter().for_each(|grant| invalidation::add_role(grant.grantee));
+            let mut locked: Vec<Oid> =
+                grants.iter().filter(|grant| !grant.to_superuser).map(|grant| grant.table).collect();
+            locked.dedup();
             locked.extend(configured.companions.movements);
             lock_for_writing(&locked);
-            if generation == invalidation::generation() {
+            if generation == invalidation::generation(watch) {
                 return build(spi, configured, (generation, locked));
             }
             unlock_all(&locked);
@@ -128,11 +214,11 @@ fn load(spi: &Connection) -> Result<Attachment> {
     }
 }
 
-fn build(spi: &Connection, configured: Configured, (generation, locked): (u32, Vec<Oid>)) -> Result<Attachment> {
+fn build(spi: &Connection, configured: Configured, (generation, locked): (u64, Vec<Oid>)) -> Result<Attachment> {
     let catalog = Catalog::of(spi);
     let table = describe_attached(&catalog, &configured)?;
     let columns = resolve(&configured, &table)?;
-    let companions = Companions::read(&catalog, &configured, &table)?;
+    let companions = Companions::read(&catalog, &configured, &table, columns.id_type)?;
     if table.schema == USER_SCHEMA {
         return Err(Error::broken_attachment(
             "schema_name",
@@ -144,8 +230,11 @@ fn build(spi: &Connection, configured: Configured, (generation, locked): (u32, V
     let search_path = pinned_path(&table);
     let (striped, away) = striped_items(spi, &companions.stripes, &table, (&columns.id.quoted, &search_path))?;
     let facts = health::stock_facts(table.oid);
-    let refusal = refusal(&configured, &table, &facts, !striped.is_empty()).and(companions.in_force).err();
-    let stock = facts.first().ok_or_else(|| Error::internal("the stock table is not there"))?;
+    let refusal = require_unrelated(spi, &table)
+        .and_then(|()| refusal(&configured, &table, &facts, !striped.is_empty()))
+        .and(companions.in_force)
+        .err();
+    let stock = facts.first().ok_or_else(|| Error::stock_table_dropped(table.oid.to_u32()))?;
     let run_as_caller = configured.run_as == "caller";
     let Resolved { id, quantity, id_type, quantity_type, capacity } = columns;
     let names = Names {
@@ -178,6 +267,7 @@ fn build(spi: &Connection, configured: Configured, (generation, locked): (u32, V
         striped,
         away,
         seen_short: RefCell::new(None),
+        looked: Cell::new(None),
         refusal,
         objection: health::objection(&facts, table.owner),
         locked,
@@ -196,11 +286,11 @@ struct Companions {
 }
 
 impl Companions {
-    fn read(catalog: &Catalog<'_>, configured: &Configured, table: &Description) -> Result<Self> {
+    fn read(catalog: &Catalog<'_>, configured: &Configured, table: &Description, id_type: IdType) -> Result<Self> {
         let oids = &configured.companions;
         let mut in_force = Ok(());
         let mut name = |oid: Oid, companion: Companion| -> Result<String> {
-            let facts = health::companion(oid, companion, table.owner)?;
+            let facts = health::companion(oid, companion, table.owner, id_type)?;
             let ours = health::ours_in_force(&facts, Part::Companion(companion), (oids.movements.is_some(), false));
             in_force = std::mem::replace(&mut in_force, Ok(())).and(ours);
             let found = catalog.describe(oid, Columns::None)?;
@@ -214,9 +304,27 @@ impl Companions {
     }
 }
 
+/// Refuses a table of which a partition or a parent is attached, too: the same rows would be sold twice.
+fn require_unrelated(spi: &Connection, table: &Description) -> Result<()> {
+    let relatives: Vec<Oid> = relation::with_ancestors(table.oid)
+        .into_iter()
+        .chain(relation::with_partitions(table.oid))
+        .filter(|relative| *relative != table.oid)
+        .collect();
+    if relatives.is_empty() {
+        return Ok(());
+    }
+    invalidation::add_relations(&relatives);
+    let others = configured_with(spi, &configuration(spi)?, relatives.clone())?;
+    match others.iter().find(|other| relatives.contains(&other.table)) {
+        Some(other) => Err(Error::related_attached(&table.name, &relation::qualified_name(other.table))),
+        None => Ok(()),
+    }
+}
+
 /// Refuses a copy, a table that another one has replaced, and one whose triggers are not in force.
 fn refusal(configured: &Configured, table: &Description, facts: &[Facts], striped: bool) -> Result<()> {
-    let (stock, heirs) = facts.split_first().ok_or_else(|| Error::internal("the stock table is not there"))?;
+    let (stock, heirs) = facts.split_first().ok_or_else(|| Error::stock_table_dropped(configured.table.to_u32()))?;
     // Tables that inherit from an ordinary one hold nothing of the stock.
     let partitions = if table.kind == RelationKind::Partitioned { heirs } else { &[] };
     let kinds = (configured.companions.movements.is_some(), striped);
@@ -251,7 +359,7 @@ fn striped_items(
 struct Resolved<'a> {
     id: &'a ColumnDescription,
     quantity: &'a ColumnDescription,
-    id_type: SqlType,
+    id_type: IdType,
     quantity_type: SqlType,
     capacity: Capacity,
 }
@@ -270,9 +378,12 @@ fn resolve<'a>(configured: &Configured, table: &'a Description) -> Result<Resolv
             "the CHECK of the stock table is gone: it was dropped or renamed, or a column that it names was dropped";
         return Err(broken("check_dropped", message));
     };
-    let (Some(id_type), Some((quantity_type, capacity))) = (SqlType::of_id(id.type_oid), quantity.quantity()) else {
+    let (Some(id_type), Some((quantity_type, capacity))) = (SqlType::id_type(id.type_oid), quantity.quantity()) else {
         return Err(broken("column_type_changed", "a column of the stock table has changed its type"));
     };
+    if !id.deterministic {
+        return Err(broken("id_collation_changed", "the collation of the id column is no longer deterministic"));
+    }
     if !table.unique_index {
         return Err(broken("unique_index_missing", "the stock table has no unique index on its id column any more"));
     }
@@ -285,12 +396,7 @@ pub fn describe_configured(spi: &Connection, configured: &Configured) -> Result<
 }
 
 fn describe_attached(catalog: &Catalog<'_>, configured: &Configured) -> Result<Description> {
-    catalog.describe(configured.table, Columns::Marked(&configured.check_name))?.ok_or_else(|| {
-        Error::broken_attachment(
-            "stock_table_dropped",
-            "the stock table was dropped",
-            json!({"oid": configured.table.to_u32()}),
-            "Call detach_inventory, then attach_inventory with the new table.",
-        )
-    })
+    catalog
+        .describe(configured.table, Columns::Marked(&configured.check_name))?
+        .ok_or_else(|| Error::stock_table_dropped(configured.table.to_u32()))
 }

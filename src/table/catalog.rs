@@ -3,6 +3,7 @@
 //! Everything is read with the latest snapshot, at any isolation level of the caller.
 
 use crate::core::error::{Error, Result};
+use crate::core::item_id::IdType;
 use crate::core::quantity::Capacity;
 use crate::pg::Oid;
 use crate::pg::args::Arg;
@@ -80,6 +81,8 @@ pub struct ColumnDescription {
     pub quoted: String,
     /// Its type.
     pub type_oid: Oid,
+    /// Equal values have equal bytes: not so in some collations.
+    pub deterministic: bool,
     /// Declared NOT NULL.
     pub not_null: bool,
     /// GENERATED, so that no statement can write it.
@@ -129,10 +132,24 @@ pub fn condition(trigger: Oid, owner: Oid) -> Result<Condition> {
     })
 }
 
-/// Those of these tables on which a role may create triggers that is neither their owner nor a superuser.
-pub fn open_to_triggers(spi: &Connection, tables: Vec<Oid>) -> Result<Vec<Oid>> {
-    let rows = spi.once_latest(&statements::open_to_triggers(), &[Arg::owned(tables)]);
-    (0..rows.count()).map(|row| rows.required(row, c"oid")).collect()
+/// A grant of TRIGGER on a table to a role that is not its owner.
+pub struct GrantOfTrigger {
+    /// The table.
+    pub table: Oid,
+    /// The role; invalid for PUBLIC.
+    pub grantee: Oid,
+    /// The role is a superuser, who needs no grant.
+    pub to_superuser: bool,
+}
+
+/// The grants of TRIGGER on these tables, by table.
+pub fn grants_of_trigger(spi: &Connection, tables: Vec<Oid>) -> Result<Vec<GrantOfTrigger>> {
+    let rows = spi.once_latest(&statements::grants_of_trigger(), &[Arg::owned(tables)]);
+    let read = |row| {
+        let (table, grantee) = (rows.required(row, c"oid")?, rows.required(row, c"grantee")?);
+        Ok(GrantOfTrigger { table, grantee, to_superuser: rows.required(row, c"to_superuser")? })
+    };
+    (0..rows.count()).map(read).collect()
 }
 
 /// The statement that describes tables, planned once for several: planning it costs some milliseconds, which the first
@@ -193,6 +210,7 @@ struct ColumnNames {
     name: &'static CStr,
     quoted: &'static CStr,
     type_oid: &'static CStr,
+    deterministic: &'static CStr,
     not_null: &'static CStr,
     generated: &'static CStr,
     modifier: &'static CStr,
@@ -203,6 +221,7 @@ const ID_COLUMN: ColumnNames = ColumnNames {
     name: c"id_name",
     quoted: c"id_quoted",
     type_oid: c"id_type",
+    deterministic: c"id_deterministic",
     not_null: c"id_not_null",
     generated: c"id_generated",
     modifier: c"id_modifier",
@@ -213,6 +232,7 @@ const QUANTITY_COLUMN: ColumnNames = ColumnNames {
     name: c"quantity_name",
     quoted: c"quantity_quoted",
     type_oid: c"quantity_type",
+    deterministic: c"quantity_deterministic",
     not_null: c"quantity_not_null",
     generated: c"quantity_generated",
     modifier: c"quantity_modifier",
@@ -225,6 +245,7 @@ fn column(rows: &Rows<'_>, names: &ColumnNames) -> Result<Option<ColumnDescripti
         name: rows.required_text(0, names.name)?,
         quoted: rows.required_text(0, names.quoted)?,
         type_oid: rows.required(0, names.type_oid)?,
+        deterministic: rows.required(0, names.deterministic)?,
         not_null: rows.required(0, names.not_null)?,
         generated: rows.required(0, names.generated)?,
         modifier: rows.required(0, names.modifier)?,
@@ -232,6 +253,12 @@ fn column(rows: &Rows<'_>, names: &ColumnNames) -> Result<Option<ColumnDescripti
 }
 
 impl Description {
+    /// The type of ids.
+    pub fn id_type(&self) -> Result<IdType> {
+        let [id, _] = self.columns()?;
+        SqlType::id_type(id.type_oid).ok_or_else(|| Error::internal("the id column has no type of ids"))
+    }
+
     /// Both columns, which an attached table has.
     pub fn columns(&self) -> Result<[&ColumnDescription; 2]> {
         match (&self.id, &self.quantity) {

@@ -3,6 +3,7 @@
 //! Checked when a table left by an earlier attach is reused, when the attachment is cached, and after each change. A
 //! user may add columns.
 
+use crate::core::item_id::IdType;
 use crate::core::part::Companion;
 use crate::pg::Oid;
 use crate::pg::relation::{Facts, Source};
@@ -11,22 +12,36 @@ use crate::pg::types::SqlType;
 /// A column of a companion, as it was created.
 struct Column {
     name: &'static str,
-    sql_type: SqlType,
+    /// Its type; None for the id of an item, which has the type of the stock table's ids.
+    sql_type: Option<SqlType>,
     not_null: bool,
     source: Source,
 }
 
+impl Column {
+    fn has_type(&self, type_oid: Oid, id_type: Option<IdType>) -> bool {
+        match (self.sql_type, id_type) {
+            (Some(sql_type), _) => type_oid == sql_type.oid(),
+            (None, Some(id_type)) => type_oid == SqlType::of_id(id_type).oid(),
+            (None, None) => SqlType::id_type(type_oid).is_some(),
+        }
+    }
+}
+
 const fn column(name: &'static str, sql_type: SqlType) -> Column {
-    Column { name, sql_type, not_null: true, source: Source::Writer }
+    Column { name, sql_type: Some(sql_type), not_null: true, source: Source::Writer }
 }
 
 const fn nullable(name: &'static str, sql_type: SqlType) -> Column {
-    Column { name, sql_type, not_null: false, source: Source::Writer }
+    Column { name, sql_type: Some(sql_type), not_null: false, source: Source::Writer }
 }
+
+/// The id of an item.
+const ITEM: Column = Column { name: "inventory_id", sql_type: None, not_null: true, source: Source::Writer };
 
 const MOVEMENTS: &[Column] = &[
     Column { source: Source::Identity, ..column("movement_id", SqlType::Int8) },
-    column("inventory_id", SqlType::Uuid),
+    ITEM,
     nullable("stripe", SqlType::Int2),
     column("kind", SqlType::Text),
     column("old_quantity", SqlType::Numeric),
@@ -47,10 +62,9 @@ const REQUESTS: &[Column] = &[
     column("created_at", SqlType::Timestamptz),
 ];
 
-const STRIPES: &[Column] =
-    &[column("inventory_id", SqlType::Uuid), column("stripe", SqlType::Int2), column("quantity", SqlType::Numeric)];
+const STRIPES: &[Column] = &[ITEM, column("stripe", SqlType::Int2), column("quantity", SqlType::Numeric)];
 
-const TOTALS: &[Column] = &[column("inventory_id", SqlType::Uuid), column("quantity", SqlType::Numeric)];
+const TOTALS: &[Column] = &[ITEM, column("quantity", SqlType::Numeric)];
 
 impl Companion {
     /// Follows the name of the stock table in the name of the companion.
@@ -82,8 +96,9 @@ impl Companion {
         }
     }
 
-    /// The reason why a table cannot be this companion: it must have our columns, and the owner of the stock table.
-    pub fn problem(self, facts: &Facts, owner: Oid) -> Option<String> {
+    /// The reason why a table cannot be this companion: it must have our columns, with ids of this type, where it is
+    /// known, and the owner of the stock table.
+    pub fn problem(self, facts: &Facts, owner: Oid, id_type: Option<IdType>) -> Option<String> {
         if !facts.ordinary {
             return Some("it is no ordinary table".to_owned());
         }
@@ -96,7 +111,7 @@ impl Companion {
         let wrong = self.columns().iter().find(|ours| {
             let found = facts.columns.iter().find(|column| column.name == ours.name);
             !found.is_some_and(|column| {
-                column.type_oid == ours.sql_type.oid()
+                ours.has_type(column.type_oid, id_type)
                     && column.modifier == -1
                     && (column.not_null || !ours.not_null)
                     && column.source == ours.source

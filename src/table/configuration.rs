@@ -1,15 +1,18 @@
-//! The configuration row: which table is the stock table, and which tables belong to it.
+//! The configuration: a row for each attached table, with the tables that belong to it.
 //!
-//! Read with the latest snapshot, as the owner of the configuration table. The row is the one that attach wrote, or one
-//! that a restored dump or a subscription brought along; `table::health` decides whether it still is an attachment.
+//! Read with the latest snapshot, as the owner of the configuration table. A row is one that attach wrote, or one that
+//! a restored dump or a subscription brought along; `table::health` decides whether it still is an attachment.
 
 use crate::core::error::{Error, Result};
 use crate::core::part::Companion;
 use crate::pg::Oid;
 use crate::pg::args::Arg;
+use crate::pg::lock::lock_for_writing;
+use crate::pg::namespace;
+use crate::pg::relation;
 use crate::pg::role::act_as;
 use crate::pg::spi::Connection;
-use crate::statements::catalog;
+use crate::statements::catalog::{self, ConfiguredBy};
 use std::ffi::CStr;
 
 /// The search_path of statements on the extension's own tables.
@@ -28,7 +31,38 @@ pub struct Configuration {
     pub schema: String,
 }
 
-/// The configuration row.
+impl Configuration {
+    /// The table that says whether several tables have been attached at once.
+    pub fn sharing(&self) -> String {
+        format!("{}.inventory_sharing", self.schema)
+    }
+
+    /// Runs statements that write these two tables, as their owner, who is a superuser: no trigger of anybody may fire,
+    /// whatever was granted on the tables. One that is being created is waited for, and then seen.
+    pub fn writing<T>(&self, write: impl FnOnce() -> T) -> Result<T> {
+        let schema = relation::schema_of(self.oid);
+        let sharing = schema.and_then(|schema| namespace::relation_in(schema, c"inventory_sharing"));
+        let tables = [self.oid, sharing.ok_or_else(|| Error::internal("a table of the extension is missing"))?];
+        lock_for_writing(&tables);
+        for facts in tables.into_iter().filter_map(relation::facts) {
+            if let Some(trigger) = facts.triggers.first() {
+                return Err(Error::configuration_trigger(&facts.name, &trigger.name));
+            }
+        }
+        let _acting = act_as(self.owner, CATALOG_PATH);
+        Ok(write())
+    }
+}
+
+/// The attached tables.
+pub struct AttachedTables {
+    /// The tables, also those that were dropped.
+    pub tables: Vec<Oid>,
+    /// Several have been attached at once.
+    pub several: bool,
+}
+
+/// The configuration row of an attached table.
 #[derive(Clone, PartialEq)]
 pub struct Configured {
     /// The oid the row names; the table may be gone.
@@ -91,11 +125,15 @@ pub fn is_subscribed(spi: &Connection, configuration: &Configuration, tables: Ve
     spi.once(&catalog::subscribed(), &[Arg::owned(tables)]).count() > 0
 }
 
-/// Finds the configuration table of the installed extension.
+/// Finds the configuration table of the installed extension, which must be of the version of the library.
 pub fn configuration(spi: &Connection) -> Result<Configuration> {
     let rows = spi.once_latest(&catalog::configuration(), &[]);
     if rows.count() == 0 {
         return Err(Error::not_attached());
+    }
+    let (installed, library) = (rows.required_text(0, c"version")?, env!("CARGO_PKG_VERSION"));
+    if installed != library {
+        return Err(Error::outdated(&installed, library));
     }
     Ok(Configuration {
         oid: rows.required(0, c"oid")?,
@@ -105,26 +143,61 @@ pub fn configuration(spi: &Connection) -> Result<Configuration> {
     })
 }
 
-/// Reads the configuration row as the owner of its table.
-pub fn configured(spi: &Connection, configuration: &Configuration) -> Result<Option<Configured>> {
+/// The attached tables.
+pub fn attached(spi: &Connection, configuration: &Configuration) -> Result<AttachedTables> {
     let _acting = act_as(configuration.owner, CATALOG_PATH);
-    let rows = spi.once_latest(&catalog::configured(&configuration.relation), &[]);
-    if rows.count() == 0 {
-        return Ok(None);
-    }
-    Ok(Some(Configured {
-        table: rows.required(0, c"stock_table")?,
-        attached_as: [rows.required_text(0, c"stock_schema")?, rows.required_text(0, c"stock_name")?],
-        run_as: rows.required_text(0, c"run_as")?,
-        check_name: rows.required_text(0, c"check_name")?,
-        id_column: rows.required_text(0, c"id_column")?,
-        quantity_column: rows.required_text(0, c"quantity_column")?,
-        companions: CompanionOids {
-            movements: rows.get(0, c"movement_table"),
-            requests: rows.required(0, c"request_table")?,
-            stripes: rows.required(0, c"stripe_table")?,
-            totals: rows.required(0, c"total_table")?,
-        },
-        subscribed: rows.required(0, c"subscribed")?,
-    }))
+    let rows = spi.once_latest(&catalog::attached(&configuration.relation, &configuration.sharing()), &[]);
+    Ok(AttachedTables { tables: rows.required(0, c"stock_tables")?, several: rows.required(0, c"several")? })
+}
+
+/// The attached tables of an owner that have had stripes.
+pub fn striped_tables(spi: &Connection, configuration: &Configuration, owner: Oid) -> Result<Vec<Oid>> {
+    let _acting = act_as(configuration.owner, CATALOG_PATH);
+    let rows = spi.once_latest(&catalog::striped_tables(&configuration.relation), &[Arg::owned(owner)]);
+    (0..rows.count()).map(|row| rows.required(row, c"stock_table")).collect()
+}
+
+/// The tables of stripes of all attached tables of an owner.
+pub fn stripe_tables(spi: &Connection, configuration: &Configuration, owner: Oid) -> Result<Vec<Oid>> {
+    let _acting = act_as(configuration.owner, CATALOG_PATH);
+    let rows = spi.once_latest(&catalog::stripe_tables(&configuration.relation), &[Arg::owned(owner)]);
+    (0..rows.count()).map(|row| rows.required(row, c"stripe_table")).collect()
+}
+
+/// Reads the configuration row of a stock table.
+pub fn configured(spi: &Connection, configuration: &Configuration, stock: Oid) -> Result<Option<Configured>> {
+    Ok(read(spi, configuration, ConfiguredBy::Stock, Arg::owned(stock))?.pop())
+}
+
+/// Reads the configuration rows in which one of these tables is the stock table or a companion.
+pub fn configured_with(spi: &Connection, configuration: &Configuration, tables: Vec<Oid>) -> Result<Vec<Configured>> {
+    read(spi, configuration, ConfiguredBy::Tables, Arg::owned(tables))
+}
+
+fn read(
+    spi: &Connection,
+    configuration: &Configuration,
+    by: ConfiguredBy,
+    argument: Arg<'_>,
+) -> Result<Vec<Configured>> {
+    let _acting = act_as(configuration.owner, CATALOG_PATH);
+    let rows = spi.once_latest(&catalog::configured(&configuration.relation, by), &[argument]);
+    let read = |row| {
+        Ok(Configured {
+            table: rows.required(row, c"stock_table")?,
+            attached_as: [rows.required_text(row, c"stock_schema")?, rows.required_text(row, c"stock_name")?],
+            run_as: rows.required_text(row, c"run_as")?,
+            check_name: rows.required_text(row, c"check_name")?,
+            id_column: rows.required_text(row, c"id_column")?,
+            quantity_column: rows.required_text(row, c"quantity_column")?,
+            companions: CompanionOids {
+                movements: rows.get(row, c"movement_table"),
+                requests: rows.required(row, c"request_table")?,
+                stripes: rows.required(row, c"stripe_table")?,
+                totals: rows.required(row, c"total_table")?,
+            },
+            subscribed: rows.required(row, c"subscribed")?,
+        })
+    };
+    (0..rows.count()).map(read).collect()
 }

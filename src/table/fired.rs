@@ -5,6 +5,7 @@
 
 use crate::core::error::{Error, Result};
 use crate::core::part::Part;
+use crate::pg::Oid;
 use crate::pg::relation;
 use crate::pg::trigger::Firing;
 use crate::table::attachment::Attachment;
@@ -16,20 +17,21 @@ use std::rc::Rc;
 /// make.
 pub fn verified(function: &str, firing: &Firing) -> Result<(Rc<Attachment>, Part)> {
     let stray = || Error::stray_trigger(&firing.table_name());
-    let part = part_fired(function, firing)?.ok_or_else(stray)?;
-    let stock = cache::current()?;
+    let (stock, part) = part_fired(function, firing)?.ok_or_else(stray)?;
+    let stock = cache::attached(stock)?;
     // Read again under the lock: another table may have been attached meanwhile.
     if stock.part_of(firing) == Some(part) { Ok((stock, part)) } else { Err(stray()) }
 }
 
-/// The same without a lock on the stock table, for guards that stay on the companions of a detached table.
-pub fn part_fired(function: &str, firing: &Firing) -> Result<Option<Part>> {
+/// The stock table and the part, without a lock on the stock table, for guards that stay on the companions of a
+/// detached table.
+pub fn part_fired(function: &str, firing: &Firing) -> Result<Option<(Oid, Part)>> {
     let fired = || TRIGGERS.iter().chain([&STOCK_GUARD]).filter(|trigger| trigger.is_fired(function, firing));
     if fired().next().is_none() {
         return Ok(None);
     }
     let part = cache::part_without_lock(firing)?;
-    Ok(part.filter(|part| fired().any(|trigger| trigger.part == *part)))
+    Ok(part.filter(|(_, part)| fired().any(|trigger| trigger.part == *part)))
 }
 
 /// Whether a guard fires in a trigger that attach created: on a companion of the attached table, or on one that a
@@ -41,7 +43,7 @@ pub fn guards(function: &str, firing: &Firing) -> Result<bool> {
     let Some(facts) = relation::facts(firing.table()) else { return Ok(false) };
     let mut fired = TRIGGERS.iter().filter(|trigger| trigger.is_fired(function, firing));
     Ok(fired.any(|trigger| match trigger.part {
-        Part::Companion(companion) => companion.problem(&facts, facts.owner).is_none(),
+        Part::Companion(companion) => companion.problem(&facts, facts.owner, None).is_none(),
         Part::Stock => false,
     }))
 }

@@ -6,12 +6,15 @@
 //! commit, with the owner's rights.
 
 use crate::core::error::{Error, Result};
+use crate::core::item_id::IdType;
 use crate::core::part::{Companion, Part};
 use crate::pg::Oid;
 use crate::pg::invalidation;
+use crate::pg::namespace;
 use crate::pg::relation::{self, Facts, TriggerFacts};
-use crate::pg::role::{current_role, is_superuser, role_name};
+use crate::pg::role::{current_role, is_member, is_superuser, role_name};
 use crate::table::catalog;
+use crate::table::choice;
 use crate::table::configuration::Configured;
 use crate::table::triggers;
 use serde_json::json;
@@ -23,16 +26,40 @@ pub fn is_the_attached_table(configured: &Configured, name: &str) -> Result<()> 
     }
     let [schema, table] = &configured.attached_as;
     match relation::table_named(schema, table) {
-        Some(found) if found != configured.table => Err(Error::stock_table_swapped(name, &format!("{schema}.{table}"))),
+        Some(found) if found != configured.table => {
+            invalidation::add_relations(&[found]);
+            // One that is attached itself is sold from under that name; and anybody may call a table of their own so.
+            if choice::is_attached(found)? || !is_at_home(found, configured.table) {
+                return Ok(());
+            }
+            Err(Error::stock_table_swapped(name, &format!("{schema}.{table}")))
+        }
         _ => Ok(()),
     }
 }
 
+/// Whether a table that has the name of an attached one is of the same owner or a member of it, of a superuser, or of
+/// the owner of the schema in which both are. Any other role may take the name of a schema that was renamed.
+fn is_at_home(found: Oid, stock: Oid) -> bool {
+    let [schema, own_schema] = [found, stock].map(relation::schema_of);
+    relation::owner(found).is_some_and(|owner| {
+        invalidation::add_role(owner);
+        relation::owner(stock).is_some_and(|of_stock| is_member(owner, of_stock))
+            || is_superuser(owner)
+            || (schema == own_schema && schema.and_then(namespace::owner) == Some(owner))
+    })
+}
+
+/// Whether another table, which is not attached, has the name that the table had when it was attached.
+pub fn is_replaced(configured: &Configured, name: &str) -> bool {
+    is_the_attached_table(configured, name).is_err_and(|error| error.reason() == Some("stock_table_swapped"))
+}
+
 /// A companion, with its columns and its owner as they must be, and no trigger that must not run with the owner's
 /// rights.
-pub fn companion(table: Oid, companion: Companion, owner: Oid) -> Result<Facts> {
+pub fn companion(table: Oid, companion: Companion, owner: Oid, id_type: IdType) -> Result<Facts> {
     let facts = relation::facts(table).ok_or_else(|| dropped(companion.reason_dropped(), table))?;
-    if let Some(problem) = companion.problem(&facts, owner) {
+    if let Some(problem) = companion.problem(&facts, owner, Some(id_type)) {
         return Err(changed(&facts.name, &problem));
     }
     match objection(std::slice::from_ref(&facts), owner) {
@@ -86,11 +113,12 @@ pub fn ours_in_force(facts: &Facts, part: Part, (ledger, striped): (bool, bool))
 /// The first of these tables that has another owner, or a trigger that must not run with the rights of this one.
 pub fn objection(tables: &[Facts], owner: Oid) -> Option<Box<Error>> {
     tables.iter().find_map(|facts| {
+        invalidation::add_role(facts.owner);
         if facts.owner != owner && !is_superuser(facts.owner) {
             return Some(Error::foreign_partition(&facts.name, &role_name(facts.owner)));
         }
         let of_users = facts.triggers.iter().filter(|trigger| !trigger.internal);
-        of_users.clone().for_each(|trigger| invalidation::add_function(relation::hash_of_function(trigger.function)));
+        of_users.clone().for_each(|trigger| invalidation::add_function(trigger.function));
         of_users.into_iter().find_map(|trigger| object_to(&facts.name, trigger, owner))
     })
 }
@@ -104,16 +132,15 @@ fn object_to(table: &str, trigger: &TriggerFacts, owner: Oid) -> Option<Box<Erro
             Ok(condition) => condition,
             Err(error) => return Some(error),
         };
-        condition
-            .functions
-            .iter()
-            .for_each(|function| invalidation::add_function(relation::hash_of_function(*function)));
+        condition.functions.iter().copied().for_each(invalidation::add_function);
         if !condition.plain {
             return Some(Error::foreign_condition(table, &trigger.name));
         }
     }
     // The function has not been dropped: the trigger would have gone with it.
-    let foreign = relation::function_owner(trigger.function).filter(|of| *of != owner && !is_superuser(*of));
+    let owner_of_function = relation::function_owner(trigger.function);
+    owner_of_function.into_iter().for_each(invalidation::add_role);
+    let foreign = owner_of_function.filter(|of| *of != owner && !is_superuser(*of));
     foreign.map(|of| Error::foreign_trigger(table, &trigger.name, &role_name(of)))
 }
 

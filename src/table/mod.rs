@@ -3,6 +3,7 @@
 pub mod attachment;
 pub mod cache;
 pub mod catalog;
+pub mod choice;
 pub mod companion;
 pub mod configuration;
 pub mod cursors;

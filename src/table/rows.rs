@@ -24,7 +24,7 @@ pub fn readable(id: &ItemId, stored: Stored) -> Result<Quantity> {
 pub fn lock(spi: &Connection, stock: &Attachment, ids: &[ItemId]) -> Result<HashMap<ItemId, Stored>> {
     stock.require_sale_rights();
     let statement = stock.by_strength(Statement::LockItems, Statement::LockItemsNoKey);
-    let rows = stock.run(spi, statement, &[Arg::items(ids)]);
+    let rows = stock.run(spi, statement, &[stock.bind_items(ids)]);
     failpoint::reached(Point::Locked);
     let stored = |row| Ok((rows.item(row, c"id")?, rows.quantity(row, c"quantity", stock.names.quantity_type)));
     (0..rows.count()).map(stored).collect()
@@ -43,7 +43,7 @@ pub fn change(
     deltas: &[(&ItemId, Quantity)],
 ) -> Result<HashMap<ItemId, Quantity>> {
     let printed: Vec<String> = deltas.iter().map(|(_, delta)| printed(*delta, stock.capacity)).collect();
-    let args = [Arg::items(deltas.iter().map(|(id, _)| *id)), Arg::owned(printed)];
+    let args = [stock.bind_items(deltas.iter().map(|(id, _)| *id)), Arg::owned(printed)];
     let rows = stock.run(spi, Statement::ChangeItems, &args);
     failpoint::reached(Point::Written);
     let changed = |row| {

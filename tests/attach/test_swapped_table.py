@@ -10,9 +10,10 @@ import pytest
 from books import audit, call, keys_kept, refused_call, stripes_of
 from selling_calls import SELLING, arguments, available, detach, refused_available, refused_make, stripe
 from shop import (
-    ONE, TWO, Aside, attach, item, left, refused, refused_attach, refused_sale, sell, shop, stock_of, stock_table,
-    until, until_waiting,
+    ONE, TWO, Aside, attach, create_role, item, left, refused, refused_attach, refused_sale, sell, shop, stock_of,
+    stock_table, until, until_waiting,
 )  # fmt: skip
+from tenants import tenant
 
 THREE = item(3)
 COPY = "CREATE TABLE {new} (LIKE {old} INCLUDING ALL); INSERT INTO {new} SELECT * FROM {old};"
@@ -174,7 +175,7 @@ def test_a_schema_that_is_renamed_without_a_successor_is_followed(db):
     stripe(conn, THREE)
     assert_sells(conn, warm)
     conn.execute("ALTER SCHEMA store RENAME TO shop")
-    conn.execute("CREATE TABLE decoy.inventory (id uuid PRIMARY KEY, quantity integer)")
+    conn.execute("CREATE TABLE decoy.inventory (id uuid PRIMARY KEY, amount integer)")
     warm.execute("SET search_path = decoy, public; CREATE TEMP TABLE inventory (id uuid PRIMARY KEY, quantity integer)")
     assert_sells(conn, warm, db.connect())
     conn.execute("CREATE SCHEMA store; CREATE TABLE store.other (id uuid)")
@@ -222,8 +223,12 @@ def test_detach_and_attach_of_the_new_table_loses_nothing(conn, sessions):
     copy(conn)
     conn.execute(AWAY + HERE)
     assert_swapped(*sessions)
-    assert refused_attach(conn).sqlstate == "55000"
-    detach(conn)
+    refusal = refused_attach(conn)
+    assert (refusal.sqlstate, refusal.reason) == ("42P07", "companion_in_use")
+    assert refusal.hint.startswith(
+        "If the table takes the place of that one, call detach_inventory with that one first"
+    )
+    conn.execute("SELECT detach_inventory(%s::text::regclass)", (refusal.facts["attached"],))
     attach(conn)
     audit(conn)
     assert sum(stripes_of(conn, THREE).values()) in (0, 299)
@@ -260,6 +265,13 @@ def test_detach_and_attach_of_the_old_table_under_its_new_name_goes_on(conn, ses
     conn.execute(AWAY)
     conn.execute("CREATE TABLE inventory (id uuid PRIMARY KEY, quantity integer)")
     assert_swapped(*sessions)
+    detach(conn)
+    # Its stripes have the former name, and the new table has not been attached: whose are they?
+    refusal = refused_attach(conn, "inventory_old")
+    assert (refusal.sqlstate, refusal.reason) == ("55000", "stripes_of_unknown")
+    conn.execute(BACK)
+    attach(conn)
+    conn.execute(AWAY + HERE)
     detach(conn)
     attach(conn, "inventory_old")
     stripe(conn, THREE)
@@ -320,3 +332,33 @@ def test_a_retry_is_not_answered_from_the_keys_of_a_swapped_table(conn, sessions
     for session in sessions:
         answer = refused_call(session, "restock_inventory", p_inventory_id=ONE, p_quantity=5, p_idempotency_key="k")
         assert answer.reason == "stock_table_swapped"
+
+
+def test_a_guest_that_takes_the_name_of_a_renamed_schema_holds_up_no_sale(db):
+    """Anybody who may create a schema could give it the former name of one, with a table of the same name."""
+    admin = db.connect()
+    anna = tenant(db, admin, "anna", {ONE: 10})
+    guest = create_role(admin, db, "guest")
+    admin.execute(f'ALTER SCHEMA anna RENAME TO shop; GRANT CREATE ON DATABASE "{db.name}" TO "{guest}"')
+    warm = anna.session(path="shop")
+    sell(warm, ONE, 1)
+    db.connect(user=guest).execute("CREATE SCHEMA anna; CREATE TABLE anna.inventory (id uuid, quantity numeric)")
+    for session in (warm, anna.session(path="shop"), anna.session(path="anna,shop")):
+        sell(session, ONE, 1)
+    admin.execute(f'DROP SCHEMA anna CASCADE; CREATE SCHEMA anna AUTHORIZATION "{anna.owner}"')
+    db.connect(user=anna.owner).execute("CREATE TABLE anna.inventory (id uuid, quantity numeric)")
+    assert refused_sale(warm, ONE, 1).reason == "stock_table_swapped"
+
+
+def test_a_swap_by_a_member_of_the_owner_is_seen(db):
+    """The new table belonged to the role that migrates, not to the owner, and the old one was sold from."""
+    admin = db.connect()
+    anna = tenant(db, admin, "anna", {ONE: 10})
+    migrator = create_role(admin, db, "migrator")
+    admin.execute(f'GRANT "{anna.owner}" TO "{migrator}"; ALTER SCHEMA anna OWNER TO postgres')
+    admin.execute(f'GRANT ALL ON SCHEMA anna TO "{migrator}", "{anna.owner}"')
+    session = db.connect(user=migrator)
+    session.execute(
+        "ALTER TABLE anna.inventory RENAME TO former; CREATE TABLE anna.inventory (id uuid, quantity numeric)"
+    )
+    assert refused_sale(anna.session(), ONE, 1).reason == "stock_table_swapped"

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 )
 
 from api_model import COLUMNS, GREATEST, Model, Refused
-from books import TYPES, keys_kept, movements
+from books import cast, keys_kept, movements
 from shop import attach, exact_json, item, literal, refusal_of, stock_of, stock_table
 
 STYLES = {
@@ -119,7 +119,7 @@ class Api(RuleBasedStateMachine):
             sent["p_items"] = "[" + ", ".join(element(*line) for line in arguments["p_items"]) + "]"
         setting = sent.pop("p_idempotency_key", None) if function in BY_SETTING else None
         sent = {name: literal(value) for name, value in sent.items()}
-        named = ", ".join(f"{name} => %({name})s::{TYPES.get(name, 'text')}" for name in sent)
+        named = ", ".join(f"{name} => %({name})s{cast(name)}" for name in sent)
         sql = (
             f"SELECT {function}({named})::text FROM (SELECT set_config('inventory_ext.idempotency_key', %(setting)s, "
             "true)"

@@ -67,7 +67,7 @@ END $$
 """
 DECOYS = """
 CREATE SCHEMA decoys;
-CREATE TABLE decoys.inventory (id uuid PRIMARY KEY, quantity numeric);
+CREATE TABLE decoys.inventory (id uuid PRIMARY KEY, amount numeric);
 CREATE TABLE decoys.inventory_stripe (inventory_id uuid, stripe smallint, quantity numeric);
 CREATE TABLE decoys.inventory_stripe_total (inventory_id uuid PRIMARY KEY, quantity numeric);
 CREATE TABLE decoys.inventory_movement (inventory_id uuid, stripe smallint, kind text, old_quantity numeric);

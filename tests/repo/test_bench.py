@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from bench import orders, refusals, report, run, shops, triggers
+from bench import orders, refusals, report, run, shops, tables, triggers
 from bench.workloads import ASYNC, FULL, WORKLOADS, scripts
 
 PG = os.environ.get("PG", "18")
@@ -172,6 +172,20 @@ def test_the_twin_keeps_the_same_ledger(server, opened):
 def test_both_triggers_of_the_twin_and_the_extension_write_every_line(pgbench):
     found = triggers.measured(pgbench, 1, 2)  # balances the books of each
     assert found["1"].keys() == found["1000"].keys() == triggers.SHOPS.keys()
+
+
+def test_the_last_of_many_tables_is_measured_against_the_only_one(server, pgbench):
+    found = tables.measured(pgbench, 1, SECONDS + 1, calls=1, many=7)
+    assert {count: len(figures["first_ms"]) for count, figures in found.items()} == {"1": 1, "7": 1}
+    for count in (1, 7):
+        with psycopg.connect(server.dsn(f"tables_{count}"), autocommit=True) as conn:
+            others = " + ".join(f"(SELECT count(*) FROM tenant_{n}.inventory_movement)" for n in range(1, count)) or "0"
+            assert conn.execute(f"SELECT {others}").fetchone()[0] == tables.ITEMS * (count - 1), "the last one sold"
+            assert (
+                conn.execute(f"SELECT count(*) FROM tenant_{count}.inventory_movement").fetchone()[0] > tables.ITEMS + 1
+            )
+        with psycopg.connect(server.dsn(), autocommit=True) as conn:
+            conn.execute(f"DROP DATABASE tables_{count} WITH (FORCE)")
 
 
 @pytest.mark.parametrize("less", orders.LESS)

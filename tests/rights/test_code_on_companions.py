@@ -336,6 +336,7 @@ def test_a_fresh_role_can_call_no_function(db, conn):
           FROM pg_proc AS p
           JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
          WHERE p.proname ~ 'inventory|requests' AND p.prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)
+           AND NOT p.proisstrict  -- PostgreSQL computes a strict function of NULL without calling it
     """
     found = [sql for (sql,) in conn.execute(calls.replace("%%", "%")).fetchall()]
     assert len(found) >= 11

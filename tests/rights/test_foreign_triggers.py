@@ -11,6 +11,7 @@ import pytest
 from books import call, lines, refused_call
 from owner_shop import KEYS, LEDGER, ONE, STOCK, STRIPES, TWO, heard_while, open_store
 from shop import attach, create_role, refused, refused_attach, refused_sale, sell, shop
+from tenants import tenant
 
 PLACEMENTS = {
     "before_row": "BEFORE UPDATE ON {table} FOR EACH ROW",
@@ -287,3 +288,24 @@ def test_functions_of_the_owner_and_of_superusers_are_allowed(store):
         call(conn, "restock_inventory", p_inventory_id=TWO, p_quantity=1)
     store.settled(100)
     store.audit()
+
+
+def test_a_function_that_changes_hands_is_seen_where_the_table_was_found_by_its_former_name(db):
+    """The lookup of who has the former name replaced what the session was watching: the function ran as the owner."""
+    admin = db.connect()
+    store = tenant(db, admin, "store", {ONE: 10})
+    admin.execute(
+        f"""ALTER SCHEMA store RENAME TO former; CREATE SCHEMA store AUTHORIZATION "{store.owner}";
+            CREATE SCHEMA tools; GRANT USAGE ON SCHEMA tools TO PUBLIC; SET search_path = former, public"""
+    )
+    admin.execute(FUNCTION.format(name="tools.spy"))
+    with db.connect(user=store.owner) as owner:
+        owner.execute("CREATE TABLE store.inventory (id uuid PRIMARY KEY, quantity numeric)")
+        attach(owner, "store.inventory")
+        owner.execute("CREATE TRIGGER spy AFTER UPDATE ON former.inventory FOR EACH ROW EXECUTE FUNCTION tools.spy()")
+    warm = store.session(store.owner, path="former")
+    warm.execute("UPDATE former.inventory SET quantity = quantity")  # the first lookup is that of a trigger
+    sell(warm, ONE, 1)
+    admin.execute(f'ALTER FUNCTION tools.spy() OWNER TO "{create_role(admin, db, "mallory")}"')
+    for session in (warm, store.session(store.owner, path="former")):
+        assert refused_sale(session, ONE, 1).reason == "foreign_trigger"

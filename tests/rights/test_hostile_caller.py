@@ -74,6 +74,9 @@ def till(db, conn, owner):
     conn.execute(f'CREATE SCHEMA evil AUTHORIZATION "{clerk}"; GRANT USAGE ON SCHEMA evil TO PUBLIC')
     conn.execute(f'GRANT TEMPORARY ON DATABASE "{db.name}" TO "{clerk}"')
     till = db.connect(user=clerk)
+    # The caller's look-alike of the stock table, first in its own path, would be refused: a copy that is not attached.
+    conn.execute(f'GRANT USAGE ON SCHEMA store TO "{clerk}"')
+    till.execute("SET inventory_ext.stock_table = 'store.inventory'")
     till.execute("SET search_path = evil")
     till.execute(TRAPS.format(one=ONE))
     till.execute("SET search_path = evil, pg_catalog, public")
@@ -90,6 +93,13 @@ def test_look_alike_operators_functions_types_and_tables_change_nothing(owner, t
     assert refused_unqualified(till, "7").sqlstate == "IV001"
     assert left(owner, ONE, "store.inventory") == 6
     assert left_of_trap(till) == 1000
+    assert sprung(till) == []
+
+
+def test_a_look_alike_of_the_stock_table_is_neither_sold_nor_passed_over(owner, till):
+    till.execute("RESET inventory_ext.stock_table")
+    assert refused_unqualified(till, "4").reason == "shadowed_table"
+    assert (left(owner, ONE, "store.inventory"), left_of_trap(till)) == (10, 1000)
     assert sprung(till) == []
 
 

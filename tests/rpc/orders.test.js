@@ -272,17 +272,12 @@ describe('what cannot be reached', () => {
       inventory_attachment: 'run_as'
     }
     for (const [table, column] of Object.entries(columns)) {
-      for (const [method, body] of [['DELETE'], ['PATCH', `{"${column}": null}`], ['POST', `{"${column}": null}`]]) {
-        const answer = await shop.request(`/${table}`, { method, body })
+      const body = `{"${column}": null}`
+      for (const [method, sent] of [['GET'], ['DELETE'], ['PATCH', body], ['POST', body]]) {
+        const answer = await shop.request(`/${table}`, { method, body: sent })
         assert.equal(answer.status, 403, `${method} ${table}`)
         assert.equal((await answer.json()).code, '42501')
       }
-      // A GET is refused here with all rights: it is read-only and may not step the counter of executions.
-      const { rows } = await shop.db.query("SELECT has_any_column_privilege($1, $2, 'SELECT') AS may", [
-        shop.roles.cashier,
-        table
-      ])
-      assert.equal(rows[0].may, false, table)
     }
   })
 })

@@ -14,9 +14,12 @@ import pg from 'pg'
 
 const DEADLINE_MS = 30_000 // only ends a hopeless wait, such as a call that PostgREST retries for ever, with an error
 
+const UUID = 'uuid DEFAULT gen_random_uuid()'
+
 // `callers` are further roles that a token may name; prepare(db, roles) runs before PostgREST starts and reads the
-// settings of its roles.
-export async function openShop({ column = 'numeric(12,2)', callers = [], prepare = async () => {} } = {}) {
+// settings of its roles; `settings` are further ones of PostgREST.
+export async function openShop(options = {}) {
+  const { id = UUID, column = 'numeric(12,2)', callers = [], prepare = async () => {}, settings = {} } = options
   const name = `rpc_${randomBytes(6).toString('hex')}`
   const impersonated = ['web_anon', 'cashier', ...callers]
   const roles = Object.fromEntries(['authenticator', ...impersonated].map((role) => [role, `${name}_${role}`]))
@@ -39,13 +42,15 @@ export async function openShop({ column = 'numeric(12,2)', callers = [], prepare
     await db.query(`
       CREATE EXTENSION inventory_ext;
       CREATE ROLE ${roles.authenticator} LOGIN NOINHERIT PASSWORD '${password}';
-      CREATE TABLE inventory (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), quantity ${column} NOT NULL);
+      CREATE TABLE inventory (id ${id} PRIMARY KEY, quantity ${column} NOT NULL);
       -- Not exposed over HTTP. PostgREST calls count_request at the head of every transaction it runs, so a request
-      -- that it runs twice counts twice; a sequence is not rolled back, so a refused call counts too.
+      -- that it runs twice counts twice; a sequence is not rolled back, so a refused call counts too. The transaction
+      -- of a GET is read-only and may not step it.
       CREATE SCHEMA private;
       CREATE SEQUENCE private.executions;
       CREATE FUNCTION private.count_request() RETURNS void LANGUAGE sql SECURITY DEFINER
-        SET search_path = pg_catalog, pg_temp AS $$ SELECT nextval('private.executions') $$;
+        SET search_path = pg_catalog, pg_temp
+        AS $$ SELECT nextval('private.executions') WHERE current_setting('transaction_read_only') = 'off' $$;
       GRANT USAGE ON SCHEMA private TO PUBLIC;
       SELECT attach_inventory('inventory')`)
     for (const role of impersonated) {
@@ -61,7 +66,8 @@ export async function openShop({ column = 'numeric(12,2)', callers = [], prepare
       PGRST_DB_ANON_ROLE: roles.web_anon,
       PGRST_DB_POOL: '10',
       PGRST_DB_PRE_REQUEST: 'private.count_request',
-      PGRST_JWT_SECRET: secret
+      PGRST_JWT_SECRET: secret,
+      ...settings
     })
   } catch (error) {
     await close()
@@ -82,6 +88,11 @@ export async function openShop({ column = 'numeric(12,2)', callers = [], prepare
     async item(quantity) {
       const { rows } = await db.query('INSERT INTO inventory (quantity) VALUES ($1) RETURNING id', [quantity])
       return rows[0].id
+    },
+
+    // An item with an id of its own choice.
+    async put(id, quantity) {
+      await db.query('INSERT INTO inventory VALUES ($1, $2)', [id, quantity])
     },
 
     // Items with these quantities, in the order of their ids.
@@ -116,7 +127,8 @@ export async function openShop({ column = 'numeric(12,2)', callers = [], prepare
     },
 
     // One call through the real client. `text` is what came over the wire, `requests` how often the client sent it.
-    async rpc(fn, args, caller = { role: roles.cashier }) {
+    // `profile` is the schema that the client asks for.
+    async rpc(fn, args, caller = { role: roles.cashier }, profile = undefined) {
       let text
       let requests = 0
       const recordingFetch = async (url, request) => {
@@ -125,7 +137,8 @@ export async function openShop({ column = 'numeric(12,2)', callers = [], prepare
         text = await response.clone().text()
         return response
       }
-      const client = new PostgrestClient(postgrest.url, { headers: headers(caller), fetch: recordingFetch })
+      const options = { headers: headers(caller), fetch: recordingFetch, schema: profile }
+      const client = new PostgrestClient(postgrest.url, options)
       return { ...(await client.rpc(fn, args)), text, requests }
     },
 
@@ -149,9 +162,9 @@ export async function openShop({ column = 'numeric(12,2)', callers = [], prepare
     },
 
     // Anything else of the HTTP interface.
-    async request(path, options = {}, caller = { role: roles.cashier }) {
+    async request(path, { headers: asked, ...options } = {}, caller = { role: roles.cashier }) {
       const signal = AbortSignal.timeout(DEADLINE_MS)
-      const sent = { 'Content-Type': 'application/json', ...headers(caller) }
+      const sent = { 'Content-Type': 'application/json', ...asked, ...headers(caller) }
       return fetch(`${postgrest.url}${path}`, { ...options, headers: sent, signal })
     },
 
@@ -261,7 +274,7 @@ async function freePorts(count) {
   return ports
 }
 
-async function until(what, condition) {
+export async function until(what, condition) {
   const started = Date.now()
   while (!(await condition())) {
     if (Date.now() - started > DEADLINE_MS) throw new Error(`gave up waiting for ${what}`)

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from shop import ONE, TWO, create_role, left, refused, refused_sale, sell, shop
+from shop import ONE, TWO, attach, create_role, fill, left, refused, refused_sale, sell, shop
 
 REFERENCE = "CREATE TABLE order_line (item uuid REFERENCES inventory, quantity numeric)"
 
@@ -204,3 +204,17 @@ def test_a_repeated_refusal_reads_its_row_once(conn):
     for _ in range(10):
         assert refused_sale(conn, ONE, "11").sqlstate == "IV001"
     assert counted() - before == 10
+
+
+def test_a_foreign_key_to_a_partition_counts(db):
+    """It was not seen: a sale waited for an order line, and two sessions that inserted one and then sold deadlocked."""
+    conn, till = db.connect(), db.connect(autocommit=False)
+    conn.execute("CREATE TABLE inventory (id uuid PRIMARY KEY, quantity numeric(12,2)) PARTITION BY HASH (id)")
+    conn.execute("CREATE TABLE part PARTITION OF inventory FOR VALUES WITH (MODULUS 1, REMAINDER 0)")
+    fill(conn, {ONE: 10})
+    attach(conn)
+    assert strength(till, conn) == "update"
+    conn.execute("CREATE TABLE order_line (item uuid REFERENCES part)")
+    assert strength(till, conn) == "no_key_update"
+    conn.execute("DROP TABLE order_line")
+    assert strength(till, conn) == "update"

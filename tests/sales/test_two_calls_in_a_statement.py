@@ -139,8 +139,8 @@ COMPANIONS = ("_movement", "_request", "_stripe", "_stripe_total")
 
 def opened_again(conn, striped, ledger):
     """New tables with the same items in other quantities, the first of them attached; older ones are dropped."""
-    if conn.execute("SELECT count(*) FROM inventory_attachment").fetchone()[0]:
-        conn.execute("SELECT detach_inventory()")
+    for (table,) in conn.execute("SELECT stock_table::oid FROM inventory_attachment").fetchall():
+        conn.execute("SELECT detach_inventory(%s::oid::regclass)", (table,))
     tables = [table + suffix for table in ("inventory", "other_stock") for suffix in ("", *COMPANIONS)]
     conn.execute(
         f"DROP TABLE IF EXISTS {', '.join(tables)}; CREATE TABLE inventory (id uuid PRIMARY KEY, quantity integer);"
@@ -166,8 +166,8 @@ def whole_state(conn):
                 found[name + suffix] = conn.execute(f"SELECT {columns} FROM {name}{suffix} ORDER BY {order}").fetchall()
         if not found.get(name + "_stripe"):  # the row of a striped item may lag
             found[name] = conn.execute(f"SELECT id, quantity FROM {name} ORDER BY 1").fetchall()
-    found["attached"] = conn.execute("SELECT stock_table::text FROM inventory_attachment").fetchall()
-    if found["attached"]:
+    found["attached"] = conn.execute("SELECT stock_table::text FROM inventory_attachment ORDER BY 1").fetchall()
+    if len(found["attached"]) == 1:
         found["available"] = available(conn, ONE), available(conn, TWO)
     return found
 

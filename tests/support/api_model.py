@@ -50,10 +50,9 @@ def digits(value: Decimal) -> int:
     return whole_digits - exponent
 
 
-def plus(one: Decimal, other: Decimal, *, with_zeros=False) -> Decimal | None:
-    """The sum; None where it has more digits than a quantity keeps, its last zeros counted only if they are kept."""
-    if not with_zeros:
-        one, other = one.normalize(), other.normalize()
+def plus(one: Decimal, other: Decimal) -> Decimal | None:
+    """The sum; None where it has more digits than a quantity keeps, the zeros at its end not counted."""
+    one, other = one.normalize(), other.normalize()
     scale = max(decimals(one), decimals(other))
     total = plain(one) + plain(other)
     return None if abs(total).scaleb(scale) >= Decimal(10) ** MAX_DIGITS else total
@@ -169,7 +168,7 @@ class Model:
 
     def changed(self, key, delta):
         """The new quantity, where column and quantity can hold it."""
-        new = plus(self.stock[key], delta, with_zeros=self.stored is None)
+        new = plus(self.stock[key], delta)
         if new is None or (new > self.stock[key] and self.misfit(new)):
             raise Refused("22003", "overflow", {"inventory_id": str(key)})
         return self.as_stored(new)

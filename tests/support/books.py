@@ -13,15 +13,21 @@ from typing import NamedTuple
 
 from shop import Refusal, exact_json, left, literal, refused, until
 
+KEYS = ("p_inventory_id", "p_item", "p_from", "p_to")  # literals of no type, which become an inventory_key
 TYPES = {
-    "p_inventory_id": "uuid", "p_from": "uuid", "p_to": "uuid", "p_items": "jsonb", "p_older_than": "interval",
-    "p_quantity": "numeric", "p_counted_quantity": "numeric", "p_expected_quantity": "numeric",
+    "p_items": "jsonb", "p_older_than": "interval", "p_quantity": "numeric", "p_counted_quantity": "numeric",
+    "p_expected_quantity": "numeric",
 }  # fmt: skip
+
+
+def cast(argument: str) -> str:
+    """The cast of a text to the type of an argument."""
+    return "" if argument in KEYS else f"::{TYPES.get(argument, 'text')}"
 
 
 def statement(function: str, arguments: dict) -> str:
     """SELECT function(name => %(name)s::type, …) as text; psycopg fills it in."""
-    named = ", ".join(f"{name} => %({name})s::{TYPES.get(name, 'text')}" for name in arguments)
+    named = ", ".join(f"{name} => %({name})s{cast(name)}" for name in arguments)
     return f"SELECT {function}({named})::text"
 
 
@@ -69,7 +75,8 @@ def movements(conn, item=None, table="inventory_movement", after=0) -> list[Move
     """The ledger, or one item's part of it, oldest first; `after` leaves out what a test began with."""
     rows = conn.execute(
         f"SELECT inventory_id, kind, old_quantity, new_quantity, reference, idempotency_key, actor FROM {table} "
-        "WHERE (%(item)s::uuid IS NULL OR inventory_id = %(item)s) AND movement_id > %(after)s ORDER BY movement_id",
+        "WHERE (%(item)s::text IS NULL OR inventory_id::text = %(item)s::text) AND movement_id > %(after)s "
+        "ORDER BY movement_id",
         {"item": item, "after": after},
     )
     return [Movement(*row) for row in rows.fetchall()]

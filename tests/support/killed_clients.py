@@ -391,9 +391,9 @@ class Killer(threading.Thread):
                 self.counts[f"SIGKILL {name}"] += 1
                 self.next_crash = self.shop.calls + self.between
         elif chance < 0.12:
-            self.counts["worker ended"] += bool(
-                conn.execute(f"SELECT pg_terminate_backend({worker})", (WORKER,)).fetchone()[0]
-            )
+            # While one ends, another may be there that waits for its place.
+            ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = %s"
+            self.counts["worker ended"] += any(done for (done,) in conn.execute(ended, (WORKER,)).fetchall())
         elif chance < 0.2:
             self.counts["cancelled"] += bool(
                 conn.execute(f"SELECT pg_cancel_backend({victim})", (CLIENT,)).fetchone()[0]

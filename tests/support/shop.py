@@ -109,7 +109,9 @@ class Refusal:
 
 def refusal_of(error: psycopg.Error) -> Refusal:
     diag = error.diag
-    return Refusal(diag.sqlstate, diag.message_primary, diag.message_detail, diag.message_hint)
+    received = getattr(error, "received", str)  # for ids of another type
+    texts = (diag.message_primary, diag.message_detail, diag.message_hint)
+    return Refusal(diag.sqlstate, *(text and received(text) for text in texts))
 
 
 def refused(conn, sql, params=None) -> Refusal:
@@ -202,3 +204,12 @@ def notices(conn) -> list[str]:
     heard: list[str] = []
     conn.add_notice_handler(lambda diag: heard.append(f"{diag.severity}: {diag.message_primary}"))
     return heard
+
+
+def nondeterministic_collation(conn, name="same"):
+    """A server without ICU has none: there, the catalog says it of a collation that is one of libc's."""
+    try:
+        conn.execute(f"CREATE COLLATION {name} (provider = icu, locale = 'und', deterministic = false)")
+    except psycopg.errors.FeatureNotSupported:
+        conn.execute(f"CREATE COLLATION {name} (provider = libc, locale = 'C')")
+        conn.execute("UPDATE pg_collation SET collisdeterministic = false WHERE collname = %s", (name,))

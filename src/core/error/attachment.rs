@@ -3,7 +3,7 @@
 //! The other half of error.rs, under the same rules.
 
 use super::Error;
-use crate::core::item_id::ItemId;
+use crate::core::item_id::{IdType, ItemId};
 use serde_json::{Value, json};
 
 impl Error {
@@ -14,6 +14,57 @@ impl Error {
             "a trigger function of inventory_ext runs in a trigger that attach_inventory did not create",
             json!({"reason": "stray_trigger", "table": table}),
             "Drop the trigger; attach_inventory creates those that are needed.",
+        )
+    }
+
+    /// `55000`: it would run as the owner of the extension, who is a superuser.
+    pub fn configuration_trigger(table: &str, trigger: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "a table of the extension has a trigger",
+            json!({"reason": "configuration_trigger", "table": table, "trigger": trigger}),
+            "Drop the trigger, and revoke all rights on the table but SELECT.",
+        )
+    }
+
+    /// `25001`: what was committed since would be missing from the ledger, or from the configuration.
+    pub fn one_snapshot(function: &str) -> Box<Self> {
+        Self::new(
+            "25001",
+            format!("{function} cannot run in a transaction with one snapshot"),
+            json!({"reason": "one_snapshot", "function": function}),
+            "BEGIN ISOLATION LEVEL READ COMMITTED, and call the function again.",
+        )
+    }
+
+    /// `55000`: a dropped table is still in the configuration.
+    pub fn stock_table_dropped(oid: u32) -> Box<Self> {
+        Self::broken_attachment(
+            "stock_table_dropped",
+            "the stock table was dropped",
+            json!({"oid": oid}),
+            "Call detach_inventory, then attach_inventory with the new table.",
+        )
+    }
+
+    /// `42P01`: a table that was dropped, or never was.
+    pub fn no_table(oid: u32) -> Box<Self> {
+        Self::unsuitable(
+            "42P01",
+            "there is no such table",
+            "no_table",
+            json!({"oid": oid}),
+            "Pass the name of an existing table.",
+        )
+    }
+
+    /// `55000`: decrement_inventory takes a uuid.
+    pub fn no_uuids(table: &str, id_type: IdType) -> Box<Self> {
+        Self::new(
+            "55000",
+            "the ids of the stock table are not of type uuid",
+            json!({"reason": "no_uuids", "table": table, "type": id_type.name()}),
+            "Call decrement_item, which takes an id of any type.",
         )
     }
 
@@ -195,13 +246,149 @@ impl Error {
         Self::with_reason("55000", message, reason, facts, hint)
     }
 
-    /// `55000`: attach was asked for while another table, or the same with other options, is attached.
+    /// `55000`: the table is attached with other options.
     pub fn already_attached(table: &str) -> Box<Self> {
         Self::new(
             "55000",
-            "a stock table is already attached",
+            "the table is already attached with other options",
             json!({"reason": "already_attached", "table": table}),
-            "Call detach_inventory first.",
+            "Call detach_inventory with the table first.",
+        )
+    }
+
+    /// `55000`: several tables are attached, and nothing says which one the call means. The facts name those in schemas
+    /// that the caller may use.
+    pub fn several_tables(tables: &[String]) -> Box<Self> {
+        Self::new(
+            "55000",
+            "several stock tables are in use, and the call does not say which one it means",
+            json!({"reason": "several_tables", "tables": tables}),
+            "Set inventory_ext.stock_table to the table, or search_path to its schema; pass it to detach_inventory.",
+        )
+    }
+
+    /// `55000`: the setting names something else than an attached table.
+    pub fn no_such_stock_table(setting: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "inventory_ext.stock_table does not name an attached table",
+            json!({"reason": "no_such_stock_table", "stock_table": setting}),
+            "Set it to the name of an attached table, with its schema; or reset it.",
+        )
+    }
+
+    /// `55000`: the search_path of the caller has another table of the name first, which is not attached.
+    pub fn shadowed_table(table: &str, shadow: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "a table of the same name and columns comes first in search_path and is not attached",
+            json!({"reason": "shadowed_table", "table": table, "not_attached": shadow}),
+            "Call attach_inventory with that table; or set inventory_ext.stock_table to the table that is meant.",
+        )
+    }
+
+    /// `55000`: stock would be left behind.
+    pub fn stripes_elsewhere(table: &str, stripes: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "stripes of the table are left in another schema",
+            json!({"reason": "stripes_elsewhere", "table": table, "stripes": stripes}),
+            "Pass that schema as p_companion_schema: the stripes are then merged into the rows of their items.",
+        )
+    }
+
+    /// `55000`: the same, where it cannot be said whose stripes they are.
+    pub fn stripes_of_unknown(facts: Value) -> Box<Self> {
+        Self::with_reason(
+            "55000",
+            "stripes of such items are left, of a table that is not there under its name",
+            "stripes_of_unknown",
+            facts,
+            "If this is that table, give it that name and schema until it is attached. If another table is, do so with \
+             that one first; if none is, account for the stock in the stripes, then remove their comment.",
+        )
+    }
+
+    /// `55000`: they would decide on the quantities of a table that they were not made of.
+    pub fn stripes_of_another(table: &str, stripes: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "stripes are left under the name of a table that has not been attached",
+            json!({"reason": "stripes_of_another", "table": table, "stripes": stripes}),
+            "Give the table that they were made for its name back, and attach it. If it is this table, give it its \
+             CHECK of both columns again, <quantity column>_non_negative; if it is gone, account for the stock.",
+        )
+    }
+
+    /// `3F000`: there is no schema of that name.
+    pub fn no_such_schema(table: &str, schema: &str) -> Box<Self> {
+        Self::new(
+            "3F000",
+            "p_companion_schema does not name a schema",
+            json!({"reason": "no_schema", "table": table, "schema": schema}),
+            "Create the schema first, and grant CREATE on it to the owner of the stock table.",
+        )
+    }
+
+    /// `42809`: other sessions cannot see what is in the schema.
+    pub fn temporary_schema(table: &str, schema: &str) -> Box<Self> {
+        Self::new(
+            "42809",
+            "p_companion_schema is a schema of temporary tables",
+            json!({"reason": "temporary_schema", "table": table, "schema": schema}),
+            "Name a permanent schema.",
+        )
+    }
+
+    /// `42P07`: a companion of that name is there, and its comment names another table.
+    pub fn companion_of_another(table: &str, companion: &str, comment: Option<&str>) -> Box<Self> {
+        Self::new(
+            "42P07",
+            "a table that the attachment needs was made for another table",
+            json!({"reason": "companion_of_another", "table": table, "relation": companion, "comment": comment}),
+            "If it was made for this table under another name, give the table that name until it is attached: \
+             then all can be renamed. Else pass another schema as p_companion_schema.",
+        )
+    }
+
+    /// `42P07`: a table that a new attachment needs belongs to another one.
+    pub fn companion_in_use(table: &str, companion: &str, attached: Option<&str>) -> Box<Self> {
+        Self::new(
+            "42P07",
+            "a table that the attachment needs belongs to another attached table",
+            json!({"reason": "companion_in_use", "table": table, "relation": companion, "attached": attached}),
+            "If the table takes the place of that one, call detach_inventory with that one first; \
+             else pass another schema as p_companion_schema.",
+        )
+    }
+
+    /// `42809`: the table is a part of another attachment.
+    pub fn part_of_attached(table: &str, attached: &str) -> Box<Self> {
+        Self::new(
+            "42809",
+            "the table belongs to a table that is attached",
+            json!({"reason": "part_of_attached", "table": table, "attached": attached}),
+            "Attach a table that is no partition, parent or companion of an attached one.",
+        )
+    }
+
+    /// `55000`: the rows of the table belong to another attached table, too.
+    pub fn related_attached(table: &str, attached: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "a partition or a parent of the stock table is attached, too",
+            json!({"reason": "related_attached", "table": table, "attached": attached}),
+            "Call detach_inventory with one of both, or ALTER TABLE ... DETACH PARTITION.",
+        )
+    }
+
+    /// `55000`: the catalog has the objects of another version than the library.
+    pub fn outdated(installed: &str, library: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "the extension in this database is of another version than its library",
+            json!({"reason": "outdated", "installed": installed, "library": library}),
+            "Run ALTER EXTENSION inventory_ext UPDATE as the owner of the extension; no stock is lost.",
         )
     }
 

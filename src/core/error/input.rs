@@ -1,12 +1,32 @@
 //! The errors of arguments: rejected before any work that grows with their size.
 
 use super::Error;
-use crate::core::item_id::ItemId;
+use crate::core::item_id::{IdType, ItemId, MAX_ID_BYTES};
 use crate::core::json::{exact, number};
 use crate::core::quantity::{Capacity, MAX_DIGITS, Misfit, Quantity};
 use serde_json::{Value, json};
 
 impl Error {
+    /// `22021`: another id may be written with the characters that stand for those which cannot be read.
+    pub fn unreadable_id(value: &str) -> Box<Self> {
+        Self::new(
+            "22021",
+            "an id has characters that are invalid in the encoding of the database",
+            json!({"reason": "unreadable_id", "value": value}),
+            "Change the id to valid characters with the table detached; or attach another id column.",
+        )
+    }
+
+    /// `22023`: a key names an item by at most 255 bytes, so that nobody could sell it.
+    pub fn long_id(bytes: usize) -> Box<Self> {
+        Self::new(
+            "22023",
+            format!("an id of the stock table must have at most {MAX_ID_BYTES} bytes"),
+            json!({"reason": "id_length", "bytes": bytes, "max_bytes": MAX_ID_BYTES}),
+            "Use a shorter id; or detach the table and attach another id column.",
+        )
+    }
+
     /// `22004`: an argument that must be given was NULL.
     pub fn null_argument(argument: &str) -> Box<Self> {
         Self::new(
@@ -24,6 +44,16 @@ impl Error {
             format!("{argument} must be a finite number"),
             json!({"reason": "not_finite", "argument": argument, "value": value}),
             "Pass a finite number.",
+        )
+    }
+
+    /// `22P02`: a key that is no id of the type of the table's ids.
+    pub fn not_an_id(argument: &str, key: &str, id_type: IdType) -> Box<Self> {
+        Self::new(
+            "22P02",
+            format!("{argument} is not an id of type {}", id_type.name()),
+            json!({"reason": "not_an_id", "argument": argument, "value": key, "type": id_type.name()}),
+            "Pass an id of the stock table.",
         )
     }
 
@@ -96,7 +126,7 @@ impl Error {
             message,
             reason,
             facts,
-            r#"Pass an array of objects such as {"inventory_id": "a uuid", "quantity": 2}."#,
+            r#"Pass an array of objects such as {"inventory_id": "the id", "quantity": 2}."#,
         )
     }
 

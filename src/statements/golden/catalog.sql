@@ -1,12 +1,12 @@
 -- Written and compared by golden.rs.
 
--- catalog::striped_items (ordinary, numeric)
+-- catalog::striped_items (ordinary, uuids, numeric)
 SELECT s.inventory_id AS id, pg_catalog.max(s.stripe) AS stripes,
        true AS present
   FROM ONLY shop.stock_stripe AS s
  GROUP BY s.inventory_id;
 
--- catalog::striped_items (partitioned, integer)
+-- catalog::striped_items (partitioned, text ids, integer)
 SELECT s.inventory_id AS id, pg_catalog.max(s.stripe) AS stripes,
        EXISTS (SELECT FROM shop.stock AS stock
                 WHERE stock.id OPERATOR(pg_catalog.=) s.inventory_id) AS present
@@ -58,13 +58,13 @@ SELECT ARRAY(SELECT f.oid FROM functions AS f WHERE f.oid OPERATOR(pg_catalog.>=
               AND NOT (y.typowner OPERATOR(pg_catalog.=) $2 AND y.typtype OPERATOR(pg_catalog.=) 'd'
                        AND y.oid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid)) AS plain;
 
--- catalog::open_to_triggers: $1 OidArray
-SELECT DISTINCT c.oid
+-- catalog::grants_of_trigger: $1 OidArray
+SELECT c.oid, a.grantee, COALESCE(r.rolsuper, false) AS to_superuser
   FROM pg_catalog.pg_class AS c
  CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) AS a
   LEFT JOIN pg_catalog.pg_roles AS r ON r.oid OPERATOR(pg_catalog.=) a.grantee
  WHERE c.oid OPERATOR(pg_catalog.=) ANY ($1) AND a.privilege_type OPERATOR(pg_catalog.=) 'TRIGGER'
-   AND a.grantee OPERATOR(pg_catalog.<>) c.relowner AND NOT COALESCE(r.rolsuper, false)
+   AND a.grantee OPERATOR(pg_catalog.<>) c.relowner
  ORDER BY c.oid;
 
 -- catalog::subscribed: $1 OidArray
@@ -76,14 +76,14 @@ SELECT FROM pg_catalog.pg_subscription_rel AS r
 
 -- catalog::configuration
 SELECT c.oid, c.relowner AS owner, pg_catalog.format('%I.%I', n.nspname, c.relname) AS relation,
-       pg_catalog.quote_ident(n.nspname) AS schema
+       pg_catalog.quote_ident(n.nspname) AS schema, e.extversion AS version
   FROM pg_catalog.pg_extension AS e
   JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
   JOIN pg_catalog.pg_class AS c
     ON c.relnamespace OPERATOR(pg_catalog.=) n.oid AND c.relname OPERATOR(pg_catalog.=) 'inventory_attachment'
  WHERE e.extname OPERATOR(pg_catalog.=) 'inventory_ext';
 
--- catalog::configured
+-- catalog::configured, of a stock table: $1 Oid
 SELECT a.stock_table::pg_catalog.oid AS stock_table, a.stock_schema::pg_catalog.text AS stock_schema,
        a.stock_name::pg_catalog.text AS stock_name, a.run_as, a.check_name::pg_catalog.text AS check_name,
        a.id_column::pg_catalog.text AS id_column, a.quantity_column::pg_catalog.text AS quantity_column,
@@ -98,7 +98,50 @@ SELECT a.stock_table::pg_catalog.oid AS stock_table, a.stock_schema::pg_catalog.
            OR r.srrelid OPERATOR(pg_catalog.=) ANY (
                SELECT tree.relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree(a.stock_table) AS tree)))
            AS subscribed
-  FROM public.inventory_attachment AS a;
+  FROM public.inventory_attachment AS a
+ WHERE a.stock_table OPERATOR(pg_catalog.=) $1;
+
+-- catalog::configured, of tables: $1 OidArray
+SELECT a.stock_table::pg_catalog.oid AS stock_table, a.stock_schema::pg_catalog.text AS stock_schema,
+       a.stock_name::pg_catalog.text AS stock_name, a.run_as, a.check_name::pg_catalog.text AS check_name,
+       a.id_column::pg_catalog.text AS id_column, a.quantity_column::pg_catalog.text AS quantity_column,
+       a.movement_table::pg_catalog.oid AS movement_table, a.request_table::pg_catalog.oid AS request_table,
+       a.stripe_table::pg_catalog.oid AS stripe_table, a.total_table::pg_catalog.oid AS total_table,
+       EXISTS (SELECT FROM pg_catalog.pg_subscription_rel AS r
+  JOIN pg_catalog.pg_subscription AS s ON s.oid OPERATOR(pg_catalog.=) r.srsubid
+  JOIN pg_catalog.pg_database AS d ON d.oid OPERATOR(pg_catalog.=) s.subdbid
+ WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database() AND (
+           r.srrelid OPERATOR(pg_catalog.=) ANY (ARRAY[a.stock_table, a.movement_table, a.request_table,
+                                                       a.stripe_table, a.total_table]::pg_catalog.oid[])
+           OR r.srrelid OPERATOR(pg_catalog.=) ANY (
+               SELECT tree.relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree(a.stock_table) AS tree)))
+           AS subscribed
+  FROM public.inventory_attachment AS a
+ WHERE ARRAY[a.stock_table, a.movement_table, a.request_table, a.stripe_table, a.total_table]::pg_catalog.oid[]
+       OPERATOR(pg_catalog.&&) $1;
+
+-- catalog::attached
+SELECT ARRAY(SELECT a.stock_table::pg_catalog.oid FROM public.inventory_attachment AS a) AS stock_tables,
+       EXISTS (SELECT FROM public.inventory_sharing) AS several;
+
+-- catalog::relations_in: $1 Oid
+SELECT ARRAY(
+    SELECT d.objid FROM pg_catalog.pg_depend AS d
+     WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass::pg_catalog.oid
+       AND d.refobjid OPERATOR(pg_catalog.=) $1
+       AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid) AS relations;
+
+-- catalog::striped_tables: $1 Oid
+SELECT a.stock_table::pg_catalog.oid AS stock_table
+  FROM public.inventory_attachment AS a
+  JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) a.stock_table
+ WHERE a.striped AND c.relowner OPERATOR(pg_catalog.=) $1;
+
+-- catalog::stripe_tables: $1 Oid
+SELECT a.stripe_table::pg_catalog.oid AS stripe_table
+  FROM public.inventory_attachment AS a
+  JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) a.stripe_table
+ WHERE c.relowner OPERATOR(pg_catalog.=) $1;
 
 -- catalog::open_cursors
 SELECT name FROM pg_catalog.pg_cursors;

@@ -1,183 +1,202 @@
 -- Written and compared by golden.rs.
 
--- LockEnough (ordinary, numeric): $1 Uuid, $2 Numeric
+-- LockEnough (ordinary, uuids, numeric): $1 Uuid, $2 Numeric
 SELECT stock.quantity AS quantity, stock.ctid AS row
   FROM ONLY shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) $1 AND stock.quantity OPERATOR(pg_catalog.>=) $2
    FOR UPDATE;
 
--- LockEnough (partitioned, integer): $1 Uuid, $2 Int8
+-- LockEnough (partitioned, text ids, integer): $1 Text, $2 Int8
 SELECT stock."On hand" AS quantity
   FROM shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) $1 AND stock."On hand" OPERATOR(pg_catalog.>=) $2
    FOR UPDATE;
 
--- LockEnoughNoKey (ordinary, numeric): $1 Uuid, $2 Numeric
+-- LockEnoughNoKey (ordinary, uuids, numeric): $1 Uuid, $2 Numeric
 SELECT stock.quantity AS quantity, stock.ctid AS row
   FROM ONLY shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) $1 AND stock.quantity OPERATOR(pg_catalog.>=) $2
    FOR NO KEY UPDATE;
 
--- LockEnoughNoKey (partitioned, integer): $1 Uuid, $2 Int8
+-- LockEnoughNoKey (partitioned, text ids, integer): $1 Text, $2 Int8
 SELECT stock."On hand" AS quantity
   FROM shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) $1 AND stock."On hand" OPERATOR(pg_catalog.>=) $2
    FOR NO KEY UPDATE;
 
--- LockItem (ordinary, numeric): $1 Uuid
+-- LockItem (ordinary, uuids, numeric): $1 Uuid
 SELECT stock.quantity AS quantity, stock.ctid AS row
   FROM ONLY shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) $1
    FOR UPDATE;
 
--- LockItem (partitioned, integer): $1 Uuid
+-- LockItem (partitioned, text ids, integer): $1 Text
 SELECT stock."On hand" AS quantity
   FROM shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) $1
    FOR UPDATE;
 
--- LockItemNoKey (ordinary, numeric): $1 Uuid
+-- LockItemNoKey (ordinary, uuids, numeric): $1 Uuid
 SELECT stock.quantity AS quantity, stock.ctid AS row
   FROM ONLY shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) $1
    FOR NO KEY UPDATE;
 
--- LockItemNoKey (partitioned, integer): $1 Uuid
+-- LockItemNoKey (partitioned, text ids, integer): $1 Text
 SELECT stock."On hand" AS quantity
   FROM shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) $1
    FOR NO KEY UPDATE;
 
--- LookAtItem (ordinary, numeric): $1 Uuid
+-- LookAtItem (ordinary, uuids, numeric): $1 Uuid
 SELECT stock.quantity AS quantity
   FROM ONLY shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) $1;
 
--- LookAtItem (partitioned, integer): $1 Uuid
+-- LookAtItem (partitioned, text ids, integer): $1 Text
 SELECT stock."On hand" AS quantity
   FROM shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) $1;
 
--- Deduct (ordinary, numeric): $1 Tid, $2 Numeric
+-- Deduct (ordinary, uuids, numeric): $1 Tid, $2 Numeric
 UPDATE ONLY shop.stock AS stock SET quantity = stock.quantity OPERATOR(pg_catalog.-) $2
  WHERE stock.ctid OPERATOR(pg_catalog.=) $1
 RETURNING stock.quantity AS quantity;
 
--- Deduct (partitioned, integer): $1 Uuid, $2 Int8
+-- Deduct (partitioned, text ids, integer): $1 Text, $2 Int8
 UPDATE shop.stock AS stock SET "On hand" = stock."On hand" OPERATOR(pg_catalog.-) $2
  WHERE stock.id OPERATOR(pg_catalog.=) $1
 RETURNING stock."On hand" AS quantity;
 
--- ReadAvailable (ordinary, numeric): $1 Uuid
+-- ReadAvailable (ordinary, uuids, numeric): $1 Uuid
 SELECT stock.quantity::pg_catalog.numeric AS quantity
   FROM ONLY shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) $1;
 
--- ReadAvailable (partitioned, integer): $1 Uuid
+-- ReadAvailable (partitioned, text ids, integer): $1 Text
 SELECT stock."On hand"::pg_catalog.numeric AS quantity
   FROM shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) $1;
 
--- MayChangeItem (ordinary, numeric): $1 Uuid
+-- MayChangeItem (ordinary, uuids, numeric): $1 Uuid
 SELECT FROM ONLY shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) $1
    FOR KEY SHARE;
 
--- MayChangeItem (partitioned, integer): $1 Uuid
+-- MayChangeItem (partitioned, text ids, integer): $1 Text
 SELECT FROM shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) $1
    FOR KEY SHARE;
 
--- LockItems (ordinary, numeric): $1 UuidArray
+-- LockItems (ordinary, uuids, numeric): $1 UuidArray
 SELECT stock.id AS id, stock.quantity AS quantity
   FROM ONLY shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1)
  ORDER BY stock.id
    FOR UPDATE;
 
--- LockItems (partitioned, integer): $1 UuidArray
+-- LockItems (partitioned, text ids, integer): $1 TextArray
 SELECT stock.id AS id, stock."On hand" AS quantity
   FROM shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1)
- ORDER BY stock.id
+ ORDER BY stock.id COLLATE pg_catalog."C"
    FOR UPDATE;
 
--- LockItemsNoKey (ordinary, numeric): $1 UuidArray
+-- LockItemsNoKey (ordinary, uuids, numeric): $1 UuidArray
 SELECT stock.id AS id, stock.quantity AS quantity
   FROM ONLY shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1)
  ORDER BY stock.id
    FOR NO KEY UPDATE;
 
--- LockItemsNoKey (partitioned, integer): $1 UuidArray
+-- LockItemsNoKey (partitioned, text ids, integer): $1 TextArray
 SELECT stock.id AS id, stock."On hand" AS quantity
   FROM shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1)
- ORDER BY stock.id
+ ORDER BY stock.id COLLATE pg_catalog."C"
    FOR NO KEY UPDATE;
 
--- ChangeItems (ordinary, numeric): $1 UuidArray, $2 TextArray
+-- ChangeItems (ordinary, uuids, numeric): $1 UuidArray, $2 TextArray
 UPDATE ONLY shop.stock AS stock SET quantity = stock.quantity OPERATOR(pg_catalog.+) change.delta
   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS change (id, delta)
  WHERE stock.id OPERATOR(pg_catalog.=) change.id
 RETURNING stock.id AS id, stock.quantity AS quantity;
 
--- ChangeItems (partitioned, integer): $1 UuidArray, $2 TextArray
+-- ChangeItems (partitioned, text ids, integer): $1 TextArray, $2 TextArray
 UPDATE shop.stock AS stock SET "On hand" = stock."On hand" OPERATOR(pg_catalog.+) change.delta
   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.int8[])) AS change (id, delta)
  WHERE stock.id OPERATOR(pg_catalog.=) change.id
 RETURNING stock.id AS id, stock."On hand" AS quantity;
 
--- VisibleItems (ordinary, numeric): $1 UuidArray
+-- VisibleItems (ordinary, uuids, numeric): $1 UuidArray
 SELECT stock.id AS id
   FROM ONLY shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1);
 
--- VisibleItems (partitioned, integer): $1 UuidArray
+-- VisibleItems (partitioned, text ids, integer): $1 TextArray
 SELECT stock.id AS id
   FROM shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1);
 
--- ChangeableItems (ordinary, numeric): $1 UuidArray
+-- ChangeableItems (ordinary, uuids, numeric): $1 UuidArray
 SELECT stock.id AS id
   FROM ONLY shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1)
    FOR KEY SHARE;
 
--- ChangeableItems (partitioned, integer): $1 UuidArray
+-- ChangeableItems (partitioned, text ids, integer): $1 TextArray
 SELECT stock.id AS id
   FROM shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1)
    FOR KEY SHARE;
 
--- RepairItem (ordinary, numeric): $1 Uuid, $2 Text, $3 Text
+-- RepairItem (ordinary, uuids, numeric): $1 Uuid, $2 Text, $3 Text
 UPDATE ONLY shop.stock AS stock SET quantity = $2::pg_catalog.numeric
  WHERE stock.id OPERATOR(pg_catalog.=) $1
 RETURNING stock.quantity AS quantity,
           (stock.quantity OPERATOR(pg_catalog.-) $3::pg_catalog.numeric)::pg_catalog.text AS adjusted;
 
--- RepairItem (partitioned, integer): $1 Uuid, $2 Text, $3 Text
+-- RepairItem (partitioned, text ids, integer): $1 Text, $2 Text, $3 Text
 UPDATE shop.stock AS stock SET "On hand" = $2::pg_catalog.numeric
  WHERE stock.id OPERATOR(pg_catalog.=) $1
 RETURNING stock."On hand" AS quantity,
           (stock."On hand" OPERATOR(pg_catalog.-) $3::pg_catalog.numeric)::pg_catalog.text AS adjusted;
 
--- RecordItem (ordinary, numeric): $1 Uuid, $2 Int2, $3 Text, $4 Numeric, $5 Numeric, $6 Text, $7 Text, $8 Text
+-- RecordItem (ordinary, uuids, numeric): $1 Uuid, $2 Int2, $3 Text, $4 Numeric, $5 Numeric,
+--   $6 Text, $7 Text, $8 Text
 INSERT INTO shop.stock_movement
        (inventory_id, stripe, kind, old_quantity, new_quantity, reference, idempotency_key, actor)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
 
--- RecordItem (partitioned, integer): $1 Uuid, $2 Int2, $3 Text, $4 Int4, $5 Int4, $6 Text, $7 Text, $8 Text
+-- RecordItem (partitioned, text ids, integer): $1 Text, $2 Int2, $3 Text, $4 Int4, $5 Int4,
+--   $6 Text, $7 Text, $8 Text
 INSERT INTO shop.stock_movement
        (inventory_id, stripe, kind, old_quantity, new_quantity, reference, idempotency_key, actor)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
 
--- RecordStripe: $1 Uuid, $2 Int2, $3 Text, $4 Numeric, $5 Numeric, $6 Text, $7 Text, $8 Text
+-- RecordStripe (ordinary, uuids, numeric): $1 Uuid, $2 Int2, $3 Text, $4 Numeric, $5 Numeric,
+--   $6 Text, $7 Text, $8 Text
 INSERT INTO shop.stock_movement
        (inventory_id, stripe, kind, old_quantity, new_quantity, reference, idempotency_key, actor)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
 
--- RecordMany: $1 UuidArray, $2 Int2Array, $3 TextArray, $4 TextArray, $5 TextArray, $6 Text, $7 Text, $8 Text
+-- RecordStripe (partitioned, text ids, integer): $1 Text, $2 Int2, $3 Text, $4 Numeric, $5 Numeric,
+--   $6 Text, $7 Text, $8 Text
+INSERT INTO shop.stock_movement
+       (inventory_id, stripe, kind, old_quantity, new_quantity, reference, idempotency_key, actor)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
+
+-- RecordMany (ordinary, uuids, numeric): $1 UuidArray, $2 Int2Array, $3 TextArray, $4 TextArray, $5 TextArray,
+--   $6 Text, $7 Text, $8 Text
+INSERT INTO shop.stock_movement
+       (inventory_id, stripe, kind, old_quantity, new_quantity, reference, idempotency_key, actor)
+SELECT change.id, change.stripe, change.kind, change.old_quantity, change.new_quantity, $6, $7, $8
+  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3),
+                  pg_catalog.unnest($4::pg_catalog.numeric[]), pg_catalog.unnest($5::pg_catalog.numeric[]))
+       AS change (id, stripe, kind, old_quantity, new_quantity);
+
+-- RecordMany (partitioned, text ids, integer): $1 TextArray, $2 Int2Array, $3 TextArray, $4 TextArray, $5 TextArray,
+--   $6 Text, $7 Text, $8 Text
 INSERT INTO shop.stock_movement
        (inventory_id, stripe, kind, old_quantity, new_quantity, reference, idempotency_key, actor)
 SELECT change.id, change.stripe, change.kind, change.old_quantity, change.new_quantity, $6, $7, $8
@@ -199,27 +218,52 @@ SELECT function_name, answer::pg_catalog.text AS answer,
 -- KeepResult: $1 Text, $2 Text
 UPDATE shop.stock_request SET answer = $2::pg_catalog.json WHERE idempotency_key OPERATOR(pg_catalog.=) $1;
 
--- LockStripe: $1 Uuid, $2 Int2, $3 Text
+-- LockStripe (ordinary, uuids, numeric): $1 Uuid, $2 Int2, $3 Text
 SELECT s.quantity, s.ctid AS row
   FROM shop.stock_stripe AS s
  WHERE s.inventory_id OPERATOR(pg_catalog.=) $1 AND s.stripe OPERATOR(pg_catalog.=) $2
    AND s.quantity OPERATOR(pg_catalog.>=) $3::pg_catalog.numeric
    FOR UPDATE;
 
--- LookAtStripes: $1 Uuid
+-- LockStripe (partitioned, text ids, integer): $1 Text, $2 Int2, $3 Text
+SELECT s.quantity, s.ctid AS row
+  FROM shop.stock_stripe AS s
+ WHERE s.inventory_id OPERATOR(pg_catalog.=) $1 AND s.stripe OPERATOR(pg_catalog.=) $2
+   AND s.quantity OPERATOR(pg_catalog.>=) $3::pg_catalog.numeric
+   FOR UPDATE;
+
+-- LookAtStripes (ordinary, uuids, numeric): $1 Uuid
 SELECT s.stripe, s.quantity
   FROM shop.stock_stripe AS s
  WHERE s.inventory_id OPERATOR(pg_catalog.=) $1
  ORDER BY s.stripe;
 
--- LockStripes: $1 Uuid
+-- LookAtStripes (partitioned, text ids, integer): $1 Text
+SELECT s.stripe, s.quantity
+  FROM shop.stock_stripe AS s
+ WHERE s.inventory_id OPERATOR(pg_catalog.=) $1
+ ORDER BY s.stripe;
+
+-- LockStripes (ordinary, uuids, numeric): $1 Uuid
 SELECT s.stripe, s.quantity
   FROM shop.stock_stripe AS s
  WHERE s.inventory_id OPERATOR(pg_catalog.=) $1
  ORDER BY s.stripe
    FOR UPDATE;
 
--- SumOfItem: $1 Uuid
+-- LockStripes (partitioned, text ids, integer): $1 Text
+SELECT s.stripe, s.quantity
+  FROM shop.stock_stripe AS s
+ WHERE s.inventory_id OPERATOR(pg_catalog.=) $1
+ ORDER BY s.stripe
+   FOR UPDATE;
+
+-- SumOfItem (ordinary, uuids, numeric): $1 Uuid
+SELECT pg_catalog.sum(s.quantity) AS quantity
+  FROM shop.stock_stripe AS s
+ WHERE s.inventory_id OPERATOR(pg_catalog.=) $1;
+
+-- SumOfItem (partitioned, text ids, integer): $1 Text
 SELECT pg_catalog.sum(s.quantity) AS quantity
   FROM shop.stock_stripe AS s
  WHERE s.inventory_id OPERATOR(pg_catalog.=) $1;
@@ -229,7 +273,14 @@ UPDATE shop.stock_stripe AS s SET quantity = s.quantity OPERATOR(pg_catalog.+) $
  WHERE s.ctid OPERATOR(pg_catalog.=) $1
 RETURNING s.quantity;
 
--- ChangeStripes: $1 UuidArray, $2 Int2Array, $3 TextArray
+-- ChangeStripes (ordinary, uuids, numeric): $1 UuidArray, $2 Int2Array, $3 TextArray
+UPDATE shop.stock_stripe AS s SET quantity = s.quantity OPERATOR(pg_catalog.+) step.delta
+  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3::pg_catalog.numeric[]))
+       AS step (id, stripe, delta)
+ WHERE s.inventory_id OPERATOR(pg_catalog.=) step.id AND s.stripe OPERATOR(pg_catalog.=) step.stripe
+RETURNING s.inventory_id AS id, s.stripe, s.quantity;
+
+-- ChangeStripes (partitioned, text ids, integer): $1 TextArray, $2 Int2Array, $3 TextArray
 UPDATE shop.stock_stripe AS s SET quantity = s.quantity OPERATOR(pg_catalog.+) step.delta
   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3::pg_catalog.numeric[]))
        AS step (id, stripe, delta)
@@ -241,19 +292,19 @@ SELECT s.inventory_id AS id, pg_catalog.sum(s.quantity)::pg_catalog.text AS tota
   FROM shop.stock_stripe AS s
  GROUP BY s.inventory_id;
 
--- FindLagging (ordinary, numeric): $1 UuidArray, $2 TextArray
+-- FindLagging (ordinary, uuids, numeric): $1 UuidArray, $2 TextArray
 SELECT stock.id AS id, given.total::pg_catalog.text AS total
   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)
   JOIN ONLY shop.stock AS stock ON stock.id OPERATOR(pg_catalog.=) given.id
  WHERE stock.quantity OPERATOR(pg_catalog.<>) given.total;
 
--- FindLagging (partitioned, integer): $1 UuidArray, $2 TextArray
+-- FindLagging (partitioned, text ids, integer): $1 TextArray, $2 TextArray
 SELECT stock.id AS id, given.total::pg_catalog.text AS total
   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)
   JOIN shop.stock AS stock ON stock.id OPERATOR(pg_catalog.=) given.id
  WHERE stock."On hand" OPERATOR(pg_catalog.<>) given.total;
 
--- LockLagging (ordinary, numeric): $1 UuidArray, $2 TextArray
+-- LockLagging (ordinary, uuids, numeric): $1 UuidArray, $2 TextArray
 SELECT stock.id AS id, given.total::pg_catalog.text AS total
   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)
   JOIN ONLY shop.stock AS stock ON stock.id OPERATOR(pg_catalog.=) given.id
@@ -261,27 +312,33 @@ SELECT stock.id AS id, given.total::pg_catalog.text AS total
  ORDER BY stock.id
    FOR NO KEY UPDATE OF stock SKIP LOCKED;
 
--- LockLagging (partitioned, integer): $1 UuidArray, $2 TextArray
+-- LockLagging (partitioned, text ids, integer): $1 TextArray, $2 TextArray
 SELECT stock.id AS id, given.total::pg_catalog.text AS total
   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)
   JOIN shop.stock AS stock ON stock.id OPERATOR(pg_catalog.=) given.id
  WHERE stock."On hand" OPERATOR(pg_catalog.<>) given.total
- ORDER BY stock.id
+ ORDER BY stock.id COLLATE pg_catalog."C"
    FOR NO KEY UPDATE OF stock SKIP LOCKED;
 
--- WriteTotals (ordinary, numeric): $1 UuidArray, $2 TextArray
+-- WriteTotals (ordinary, uuids, numeric): $1 UuidArray, $2 TextArray
 UPDATE ONLY shop.stock AS stock SET quantity = given.total
   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)
  WHERE stock.id OPERATOR(pg_catalog.=) given.id
 RETURNING stock.id AS id, stock.quantity::pg_catalog.text AS total;
 
--- WriteTotals (partitioned, integer): $1 UuidArray, $2 TextArray
+-- WriteTotals (partitioned, text ids, integer): $1 TextArray, $2 TextArray
 UPDATE shop.stock AS stock SET "On hand" = given.total
   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)
  WHERE stock.id OPERATOR(pg_catalog.=) given.id
 RETURNING stock.id AS id, stock."On hand"::pg_catalog.text AS total;
 
--- KeepTotals: $1 UuidArray, $2 TextArray
+-- KeepTotals (ordinary, uuids, numeric): $1 UuidArray, $2 TextArray
+INSERT INTO shop.stock_stripe_total AS t (inventory_id, quantity)
+SELECT given.id, given.total
+  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)
+    ON CONFLICT (inventory_id) DO UPDATE SET quantity = EXCLUDED.quantity;
+
+-- KeepTotals (partitioned, text ids, integer): $1 TextArray, $2 TextArray
 INSERT INTO shop.stock_stripe_total AS t (inventory_id, quantity)
 SELECT given.id, given.total
   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)

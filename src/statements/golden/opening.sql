@@ -1,6 +1,6 @@
 -- Written and compared by golden.rs.
 
--- opening::of_stripes: $1 Text, $2 Text, $3 UuidArray, $4 UuidArray
+-- opening::of_stripes (ordinary, uuids, numeric): $1 Text, $2 Text, $3 UuidArray, $4 UuidArray
 INSERT INTO shop.stock_movement (inventory_id, stripe, kind, old_quantity, new_quantity, reference, actor)
  SELECT item.id, item.stripe,
         CASE WHEN item.id OPERATOR(pg_catalog.=) ANY ($3) THEN 'transfer' ELSE 'external' END,
@@ -14,7 +14,21 @@ INSERT INTO shop.stock_movement (inventory_id, stripe, kind, old_quantity, new_q
   WHERE last.new_quantity OPERATOR(pg_catalog.<>) 0 AND item.id OPERATOR(pg_catalog.<>) ALL ($4)
   ORDER BY item.id, item.stripe;
 
--- opening::of_items (ordinary, numeric): $1 Text, $2 Text, $3 UuidArray, $4 UuidArray
+-- opening::of_stripes (partitioned, text ids, integer): $1 Text, $2 Text, $3 TextArray, $4 TextArray
+INSERT INTO shop.stock_movement (inventory_id, stripe, kind, old_quantity, new_quantity, reference, actor)
+ SELECT item.id, item.stripe,
+        CASE WHEN item.id OPERATOR(pg_catalog.=) ANY ($3) THEN 'transfer' ELSE 'external' END,
+        last.new_quantity, 0, $1, $2
+   FROM (SELECT DISTINCT known.inventory_id AS id, known.stripe FROM shop.stock_movement AS known
+          WHERE known.stripe IS NOT NULL) AS item
+  CROSS JOIN LATERAL (SELECT last.new_quantity FROM shop.stock_movement AS last
+                       WHERE last.inventory_id OPERATOR(pg_catalog.=) item.id
+                         AND last.stripe OPERATOR(pg_catalog.=) item.stripe
+                       ORDER BY last.movement_id DESC LIMIT 1) AS last
+  WHERE last.new_quantity OPERATOR(pg_catalog.<>) 0 AND item.id OPERATOR(pg_catalog.<>) ALL ($4)
+  ORDER BY item.id, item.stripe;
+
+-- opening::of_items (ordinary, uuids, numeric): $1 Text, $2 Text, $3 UuidArray, $4 UuidArray
 INSERT INTO shop.stock_movement (inventory_id, kind, old_quantity, new_quantity, reference, actor)
  SELECT item.id,
         CASE WHEN COALESCE(last.kind, 'closing') OPERATOR(pg_catalog.=) 'closing' THEN 'opening' ELSE
@@ -32,7 +46,7 @@ INSERT INTO shop.stock_movement (inventory_id, kind, old_quantity, new_quantity,
         AND moved.quantity IS DISTINCT FROM item.quantity)
   ORDER BY item.id;
 
--- opening::of_items (partitioned, integer): $1 Text, $2 Text, $3 UuidArray, $4 UuidArray
+-- opening::of_items (partitioned, text ids, integer): $1 Text, $2 Text, $3 TextArray, $4 TextArray
 INSERT INTO shop.stock_movement (inventory_id, kind, old_quantity, new_quantity, reference, actor)
  SELECT item.id,
         CASE WHEN COALESCE(last.kind, 'closing') OPERATOR(pg_catalog.=) 'closing' THEN 'opening' ELSE
@@ -50,7 +64,19 @@ INSERT INTO shop.stock_movement (inventory_id, kind, old_quantity, new_quantity,
         AND moved.quantity IS DISTINCT FROM item.quantity)
   ORDER BY item.id;
 
--- opening::of_deleted_items: $1 Text, $2 Text, $3 UuidArray, $4 UuidArray
+-- opening::of_deleted_items (ordinary, uuids, numeric): $1 Text, $2 Text, $3 UuidArray, $4 UuidArray
+INSERT INTO shop.stock_movement (inventory_id, kind, old_quantity, new_quantity, reference, actor)
+ SELECT item.id, 'closing', last.new_quantity, 0, $1, $2
+   FROM (SELECT DISTINCT known.inventory_id AS id FROM shop.stock_movement AS known) AS item
+  CROSS JOIN LATERAL (SELECT last.new_quantity, last.kind FROM shop.stock_movement AS last
+          WHERE last.inventory_id OPERATOR(pg_catalog.=) item.id AND last.stripe IS NULL
+          ORDER BY last.movement_id DESC LIMIT 1) AS last
+  WHERE last.kind OPERATOR(pg_catalog.<>) 'closing' AND $3 IS NOT NULL
+    AND item.id OPERATOR(pg_catalog.<>) ALL ($4)
+    AND NOT EXISTS (SELECT FROM shop.stock AS stock WHERE stock.id OPERATOR(pg_catalog.=) item.id)
+  ORDER BY item.id;
+
+-- opening::of_deleted_items (partitioned, text ids, integer): $1 Text, $2 Text, $3 TextArray, $4 TextArray
 INSERT INTO shop.stock_movement (inventory_id, kind, old_quantity, new_quantity, reference, actor)
  SELECT item.id, 'closing', last.new_quantity, 0, $1, $2
    FROM (SELECT DISTINCT known.inventory_id AS id FROM shop.stock_movement AS known) AS item

@@ -23,12 +23,12 @@ SELECT attach_inventory('t'); -- DETAIL would name the session's own temporary s
 CREATE TABLE parent (id uuid PRIMARY KEY, quantity integer);
 CREATE TABLE child () INHERITS (parent);
 SELECT attach_inventory('parent');
-CREATE TABLE flawed (id uuid, id_text text PRIMARY KEY, quantity integer, price real, twice integer GENERATED ALWAYS
+CREATE TABLE flawed (id uuid, id_date date PRIMARY KEY, quantity integer, price real, twice integer GENERATED ALWAYS
     AS (quantity * 2) STORED);
 SELECT attach_inventory('flawed');
 SELECT attach_inventory('flawed', 'no_such');
 SELECT attach_inventory('flawed', p_quantity_column => 'no_such');
-SELECT attach_inventory('flawed', 'id_text');
+SELECT attach_inventory('flawed', 'id_date');
 SELECT attach_inventory('flawed', p_quantity_column => 'price');
 SELECT attach_inventory('flawed', p_quantity_column => 'twice');
 ALTER TABLE flawed ALTER id SET NOT NULL;

@@ -26,7 +26,7 @@ SELECT decrement_inventory(:one, 1, 1);
 SELECT decrement_inventory(p_inventory_id => :one, quantity => 1);
 SELECT attach_inventory('no_such_table');
 SELECT attach_inventory('inventory', p_ledger => 'perhaps');
-SELECT detach_inventory('inventory');
+SELECT detach_inventory(true);
 SET inventory_ext.error_style = 'html';
 SET inventory_ext.row_lock = 'share';
 SET inventory_ext.no_such_setting = 1;
