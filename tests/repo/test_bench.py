@@ -117,7 +117,8 @@ def test_one_client_shares_a_core_with_its_session(server, opened, pgbench):
 
 
 def test_only_who_takes_no_lock_is_refused_while_the_row_is_held(opened, pgbench):
-    assert refusals.held(pgbench, opened["ext_ledger"], 1, 1)["calls"] > 0
+    # The first second is left out; on a busy machine the next may pass before a session has begun.
+    assert refusals.held(pgbench, opened["ext_ledger"], 1, 4)["calls"] > 0
     assert refusals.held(pgbench, opened["handwritten"], 1, 1)["calls"] == 0
 
 
