@@ -13,7 +13,7 @@ export PGRX_HOME=$LOCAL/pgrx USER=${USER:-$(id -un)}
 export PYTHONPATH=$ROOT PYTHONPYCACHEPREFIX=$LOCAL/pycache PYTHONUNBUFFERED=1
 
 site_packages=$(echo "$VENV"/lib/python3*/site-packages)
-export PATH=$VENV/bin:$LOCAL/cargo/bin:$PATH
+export PATH=$VENV/bin:$LOCAL/cargo/bin:$PATH:$LOCAL/java/bin
 
 # bindgen: libclang from PyPI, which has no headers of its own, so it is given the compiler's.
 LIBCLANG_PATH=$site_packages/clang/native

@@ -200,6 +200,7 @@ step_rpc() {
 
 # What the programs of tests/clients need, besides Python packages: each part has a stamp of its own.
 JDBC_PACKAGE=libpostgresql-jdbc-java
+JAVA_PACKAGES="openjdk-17-jre-headless openjdk-17-jdk-headless"
 
 step_clients() {
     local npm tokio
@@ -210,8 +211,22 @@ step_clients() {
             die "JavaScript clients are missing: npm could not fetch them (its messages above say why)"
         mark_done clients-npm "$npm"
     fi
-    # a machine without Java skips its tests
-    if command -v java >/dev/null && ! [ -e "$LOCAL/jdbc/usr/share/java/postgresql.jar" ]; then
+    if ! command -v java >/dev/null; then
+        command -v apt-get >/dev/null ||
+            die "Java is missing: it is taken from Debian 12, and this machine has no apt-get"
+        say "Java into .local/java (Debian packages, unpacked)"
+        rm -rf "$LOCAL/java"
+        debs "$LOCAL/java" $JAVA_PACKAGES || die "Java is missing: apt-get could not fetch: $JAVA_PACKAGES"
+        # its configuration is linked to where the packages are meant to be
+        local link
+        while read -r link; do
+            ln -sfn "$LOCAL/java$(readlink "$link")" "$link"
+        done < <(find "$LOCAL"/java/usr/lib/jvm -type l -lname '/etc/*')
+        ln -sfn "$LOCAL"/java/usr/lib/jvm/java-17-openjdk-*/bin "$LOCAL/java/bin"
+        hash -r
+        java -version >/dev/null 2>&1 || die "Java does not run: get it with: apt-get install openjdk-17-jdk-headless (as root)"
+    fi
+    if ! [ -e "$LOCAL/jdbc/usr/share/java/postgresql.jar" ]; then
         command -v apt-get >/dev/null ||
             die "the JDBC driver is missing: it is taken from Debian 12, and this machine has no apt-get"
         say "the JDBC driver into .local/jdbc (Debian package, unpacked)"

@@ -10,7 +10,7 @@ use crate::pg::args::Arg;
 use crate::pg::invalidation::{self, Watch};
 use crate::pg::namespace;
 use crate::pg::relation;
-use crate::pg::role::is_superuser;
+use crate::pg::role::{is_member, is_superuser};
 use crate::pg::settings;
 use crate::pg::spi::{Connection, connected};
 use crate::statements::catalog as statements;
@@ -68,15 +68,20 @@ impl Choice {
                 break;
             }
             let Some(found) = namespace::relation_in(schema, &stock.table_name) else { continue };
-            let is_at_home = relation::owner(found).is_some_and(|owner| {
-                owner == stock.owner || is_superuser(owner) || namespace::owner(schema) == Some(owner)
-            });
+            let is_at_home = relation::owner(found)
+                .is_some_and(|owner| is_kin(owner, stock.owner) || namespace::owner(schema) == Some(owner));
             if is_at_home && columns.iter().all(|column| namespace::has_column(found, column)) {
                 return Err(Error::shadowed_table(&stock.names.relation, &relation::qualified_name(found)));
             }
         }
         Ok(())
     }
+}
+
+/// Whether a role could put a table of its own in the place of one of another role: it is that role, a member of it, or a
+/// superuser. A guest could only hold up sales by the name.
+pub fn is_kin(role: Oid, owner: Oid) -> bool {
+    is_member(role, owner) || is_superuser(role)
 }
 
 /// Chooses the table that a call of the role in force means.

@@ -12,7 +12,7 @@ use crate::pg::Oid;
 use crate::pg::invalidation;
 use crate::pg::namespace;
 use crate::pg::relation::{self, Facts, TriggerFacts};
-use crate::pg::role::{current_role, is_member, is_superuser, role_name};
+use crate::pg::role::{current_role, is_superuser, role_name};
 use crate::table::catalog;
 use crate::table::choice;
 use crate::table::configuration::Configured;
@@ -44,8 +44,7 @@ fn is_at_home(found: Oid, stock: Oid) -> bool {
     let [schema, own_schema] = [found, stock].map(relation::schema_of);
     relation::owner(found).is_some_and(|owner| {
         invalidation::add_role(owner);
-        relation::owner(stock).is_some_and(|of_stock| is_member(owner, of_stock))
-            || is_superuser(owner)
+        relation::owner(stock).is_some_and(|of_stock| choice::is_kin(owner, of_stock))
             || (schema == own_schema && schema.and_then(namespace::owner) == Some(owner))
     })
 }

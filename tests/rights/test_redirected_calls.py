@@ -88,6 +88,17 @@ def test_a_guest_cannot_hold_up_sales_with_a_look_alike(db, anna, several, reque
     assert sell(anna.session(path="common,anna"), ONE, 1)["new_quantity"] == 99
 
 
+def test_a_copy_that_a_member_of_the_owner_has_made_is_not_passed_over(db, anna):
+    """The role that migrates copies the schema and owns the copy: the stock of the old one was sold."""
+    migrator = create_role(anna.admin, db, "migrator")
+    anna.admin.execute(
+        f'GRANT "{anna.owner}" TO "{migrator}"; CREATE SCHEMA copy; GRANT USAGE ON SCHEMA copy TO PUBLIC'
+    )
+    anna.admin.execute(f'GRANT CREATE ON SCHEMA copy TO "{migrator}"')
+    db.connect(user=migrator).execute("CREATE TABLE copy.inventory (id uuid PRIMARY KEY, quantity numeric)")
+    assert refused_sale(anna.session(path="copy,anna"), ONE, 1).reason == "shadowed_table"
+
+
 def test_a_grantee_without_usage_reaches_no_table_of_another(db, anna, mallory):
     clerk = create_role(anna.admin, db, "clerk")
     anna.admin.execute(EXECUTE.format(f'"{clerk}"'))
