@@ -224,7 +224,8 @@ step_clients() {
         done < <(find "$LOCAL"/java/usr/lib/jvm -type l -lname '/etc/*')
         ln -sfn "$LOCAL"/java/usr/lib/jvm/java-17-openjdk-*/bin "$LOCAL/java/bin"
         hash -r
-        java -version >/dev/null 2>&1 || die "Java does not run: get it with: apt-get install openjdk-17-jdk-headless (as root)"
+        java -version >/dev/null 2>&1 ||
+            die "Java does not run: get it with: apt-get install openjdk-17-jdk-headless (as root)"
     fi
     if ! [ -e "$LOCAL/jdbc/usr/share/java/postgresql.jar" ]; then
         command -v apt-get >/dev/null ||
