@@ -152,7 +152,7 @@ pub fn require_own_stripes(
     table: &Description,
     companions: &[Found],
 ) -> Result<()> {
-    let rows = spi.once_latest(&statements::find_stripes(), &[Arg::owned(table.owner), Arg::owned(table.oid)]);
+    let rows = spi.once_latest(&statements::find_stripes()?, &[Arg::owned(table.owner), Arg::owned(table.oid)]);
     for row in 0..rows.count() {
         let oid = rows.required(row, c"oid")?;
         let made_for = rows.required_text(row, c"made_for")?;

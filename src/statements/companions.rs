@@ -1,5 +1,6 @@
 //! The statements that create companions and triggers, and find them.
 
+use crate::core::error::{Error, Result};
 use crate::core::item_id::IdType;
 use crate::core::part::Companion;
 use crate::pg::spi::Sql;
@@ -90,8 +91,8 @@ pub fn schema() -> Sql {
 /// Finds the tables of stripes of an owner by their comments, with the stock table that the comment names, and whether
 /// it is known that they are another one's: a table of the name, or one beside them that their own name is made of,
 /// belongs to the owner and has been attached. It then has a CHECK of ours.
-pub fn find_stripes() -> Sql {
-    let (before, after) = around_name(Companion::Stripes);
+pub fn find_stripes() -> Result<Sql> {
+    let (before, after) = around_name(Companion::Stripes)?;
     let suffix = Companion::Stripes.suffix();
     let text = format!(
         "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name, made_for.name AS made_for, EXISTS (
@@ -119,7 +120,7 @@ pub fn find_stripes() -> Sql {
         around = before.len() + after.len(),
         tail = after.len(),
     );
-    Sql::new(text, &[SqlType::Oid, SqlType::Oid])
+    Ok(Sql::new(text, &[SqlType::Oid, SqlType::Oid]))
 }
 
 /// Whether a table has been attached: the CHECK stays when it is detached, and with a dump.
@@ -152,8 +153,9 @@ pub fn count_shared(stripes: &str, stock: &str, id: &str) -> Sql {
 }
 
 /// The comment of a companion before and after the name of its stock table.
-fn around_name(companion: Companion) -> (&'static str, &'static str) {
-    descriptions(companion).0.split_once("{stock}").unwrap_or_default()
+fn around_name(companion: Companion) -> Result<(&'static str, &'static str)> {
+    let around = descriptions(companion).0.split_once("{stock}");
+    around.ok_or_else(|| Error::internal("the comment of a companion does not name its table"))
 }
 
 /// The comment of a companion, which names its stock table: where companions lie elsewhere, their names do not tell.

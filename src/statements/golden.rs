@@ -88,7 +88,7 @@ fn others(names: &Names) -> Vec<(String, Sql)> {
         ("companions::index_movements", companions::index_movements(ledger)),
         ("companions::find", companions::find()),
         ("companions::schema", companions::schema()),
-        ("companions::find_stripes", companions::find_stripes()),
+        ("companions::find_stripes", companions::find_stripes().unwrap_or_else(|_| Sql::new("none", &[]))),
         ("companions::is_marked", companions::is_marked()),
         ("companions::count_shared", companions::count_shared(stripes, table, id)),
         ("companions::partitions", companions::partitions()),

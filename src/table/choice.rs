@@ -78,8 +78,8 @@ impl Choice {
     }
 }
 
-/// Whether a role could put a table of its own in the place of one of another role: it is that role, a member of it, or a
-/// superuser. A guest could only hold up sales by the name.
+/// Whether a role could put a table of its own in the place of one of another role: it is that role, a member of it, or
+/// a superuser. A guest could only hold up sales by the name.
 pub fn is_kin(role: Oid, owner: Oid) -> bool {
     is_member(role, owner) || is_superuser(role)
 }
