@@ -8,26 +8,44 @@ import psycopg
 from bench import measure, shops
 from bench.workloads import ASYNC
 
-INDEX = "inventory_movement_inventory_id_movement_id_idx"
 KEY = "inventory_movement_pkey"
+BRIN = ("movement_id", "occurred_at")
+DAYS = 365  # of history
+DAY = f"""
+SELECT count(*), sum(delta) FROM inventory_movement
+ WHERE occurred_at >= date_trunc('day', now()) - interval '{DAYS // 2} days'
+   AND occurred_at < date_trunc('day', now()) - interval '{DAYS // 2 - 1} days'
+"""
 
 
 def long_ledger(conn, movements):
-    """A history that happened before: loaded by a superuser with triggers off, indexes made afterwards."""
+    """The history of a year: loaded by a superuser with triggers off, indexes made afterwards."""
     conn.execute("SET session_replication_role = replica")
     conn.execute(f"ALTER TABLE inventory_movement DROP CONSTRAINT {KEY}")
-    conn.execute(f"DROP INDEX {INDEX}")
+    for column in BRIN:
+        conn.execute(f"DROP INDEX inventory_movement_{column}_idx")
     item = shops.ITEM.format(f"(1 + n % {shops.ITEMS})")
     conn.execute(
-        "INSERT INTO inventory_movement (inventory_id, kind, old_quantity, new_quantity, actor)"
-        f" SELECT {item}, 'external', {shops.PLENTY}, {shops.PLENTY}, 'history' FROM generate_series(1, {movements}) "
-        "AS n"
+        "INSERT INTO inventory_movement (inventory_id, kind, old_quantity, new_quantity, actor, occurred_at)"
+        f" SELECT {item}, 'external', {shops.PLENTY}, {shops.PLENTY}, 'history',"
+        f" now() - interval '{DAYS} days' * (1 - n / {movements}.0) FROM generate_series(1, {movements}) AS n"
     )
     conn.execute("SET maintenance_work_mem = '1GB'")
-    conn.execute(f"ALTER TABLE inventory_movement ADD CONSTRAINT {KEY} PRIMARY KEY (movement_id)")
-    conn.execute(f"CREATE INDEX {INDEX} ON inventory_movement (inventory_id, movement_id)")
+    conn.execute(f"ALTER TABLE inventory_movement ADD CONSTRAINT {KEY} PRIMARY KEY (inventory_id, movement_id)")
+    for column in BRIN:
+        conn.execute(f"CREATE INDEX inventory_movement_{column}_idx ON inventory_movement USING brin ({column})")
     conn.execute("SET session_replication_role = origin")
     conn.execute("VACUUM (ANALYZE) inventory_movement")
+
+
+def a_day(server, database):
+    """What it takes to read the movements of one day: pages read of those there are, and the milliseconds."""
+    with psycopg.connect(server.dsn(database), autocommit=True) as conn:
+        rows = conn.execute(DAY).fetchone()[0]
+        found = conn.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT json) {DAY}").fetchone()[0][0]
+        pages = conn.execute("SELECT pg_relation_size('inventory_movement') / 8192").fetchone()[0]
+    read = found["Plan"]["Shared Hit Blocks"] + found["Plan"]["Shared Read Blocks"]
+    return {"rows": rows, "pages_read": read, "pages": int(pages), "ms": found["Execution Time"]}
 
 
 def sizes(size):

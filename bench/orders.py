@@ -87,7 +87,8 @@ def metered(pgbench, database, scripts, size, clients, seconds):
 
 # What is taken away from a ledger to see what it costs.
 LESS = {
-    "ext_ledger_one_index": "DROP INDEX inventory_movement_inventory_id_movement_id_idx",
+    "ext_ledger_no_brin": "DROP INDEX inventory_movement_movement_id_idx, inventory_movement_occurred_at_idx",
+    "ext_ledger_no_key": "ALTER TABLE inventory_movement DROP CONSTRAINT inventory_movement_pkey",
 }
 
 

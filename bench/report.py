@@ -59,22 +59,38 @@ def tps(results, workload, commit, name):
 
 
 # (target, at least, one, other), each side (workload, commit, contender)
-SALES_TARGETS = [
-    (f"one client, async: {one} / {other}", asked, ("one_client", "async", one), ("one_client", "async", other))
-    for one, other, asked in (
-        ("ext_plain", "handwritten", 1.10),
-        ("ext_ledger", "twin", 1.10),
-        ("ext_plain", "raw", 0.80),
-    )
-] + [
-    (
-        f"one hot item, 64 clients, {commit}: ext_plain / handwritten",
-        asked,
-        ("hot_64", commit, "ext_plain"),
-        ("hot_64", commit, "handwritten"),
-    )
-    for commit, asked in (("async", 1.15), ("sync", 1.00))
-]
+SALES_TARGETS = (
+    [
+        (f"one client, async: {one} / {other}", asked, ("one_client", "async", one), ("one_client", "async", other))
+        for one, other, asked in (
+            ("ext_plain", "handwritten", 1.10),
+            ("ext_ledger", "twin", 1.10),
+            ("ext_plain", "raw", 0.80),
+        )
+    ]
+    + [
+        (
+            f"{title}: ext_ledger / handwritten",
+            asked,
+            (workload, "async", "ext_ledger"),
+            (workload, "async", "handwritten"),
+        )
+        for title, workload, asked in (
+            ("one client, async", "one_client", 1.0),
+            ("64 clients, 10,000 items, async", "uniform_64", 0.95),
+            ("one hot item, 64 clients, async", "hot_64", 1.15),
+        )
+    ]
+    + [
+        (
+            f"one hot item, 64 clients, {commit}: ext_plain / handwritten",
+            asked,
+            ("hot_64", commit, "ext_plain"),
+            ("hot_64", commit, "handwritten"),
+        )
+        for commit, asked in (("async", 1.15), ("sync", 1.00))
+    ]
+)
 
 SALES_TARGETS += [
     (
@@ -95,9 +111,27 @@ SALES_TARGETS += [
 ]
 
 
+SERVER_TARGETS = [
+    ("ext_plain", "handwritten", 0.60),
+    ("ext_ledger", "handwritten", 0.90),
+    ("ext_ledger", "twin", 0.50),
+]
+
+
 def goals(results):
     """Each target: text, what is asked, (median, least, greatest) or None where it was not measured, whether more is
     better."""
+    spent = results.get("server_time")
+    for one, other, asked in SERVER_TARGETS:
+        found = ratio(spent[one], spent[other]) if spent else None
+        yield f"server time: {one} / {other}", asked, found, False
+    first = results["first_calls"]
+    yield (
+        "first call of a session: ext_ledger / handwritten",
+        2,
+        ratio(first["ext_ledger"], first["handwritten"]),
+        False,
+    )
     for text, asked, one, other in SALES_TARGETS:
         ours, theirs = tps(results, *one), tps(results, *other)
         yield text, asked, ratio(ours, theirs) if ours and theirs else None, True
@@ -113,6 +147,12 @@ def goals(results):
         "sold out, 64 clients: ext_plain / handwritten",
         5,
         ratio(refused["alone"]["ext_plain"], refused["alone"]["handwritten"]),
+        True,
+    )
+    yield (
+        "sold out, 64 clients: ext_plain / nothing but the error",
+        0.55,
+        ratio(refused["alone"]["ext_plain"], refused["alone"]["at_once"]),
         True,
     )
     for name, trace in refused["traces"].items():
@@ -133,6 +173,8 @@ def goals(results):
             ratio(figures["ext_ledger"], figures["calls"]),
             True,
         )
+    wal = results["durable"]["1000"]["1"]["ext_ledger"]["wal"]
+    yield "WAL bytes a line, orders of 1,000 lines, 1 client", 350, summary(wal), False
     grown = results["growth"]
     for kind in ("items", "movements"):
         small, large = (pick(name for name in grown if name.startswith(kind)) for pick in (smallest, largest))
@@ -248,10 +290,12 @@ def durable_table(results):
 def anatomy_table(results):
     titles = {
         "ext_plain": "without a ledger",
-        "ext_ledger_one_index": "a ledger without the index on (inventory_id, movement_id)",
+        "ext_ledger_no_key": "a ledger without its primary key",
+        "ext_ledger_no_brin": "a ledger without its BRIN indexes",
         "ext_ledger": "the ledger",
     }
     found = results["anatomy"]
+    titles = {name: title for name, title in titles.items() if name in found}
     rows = [[title, rate(found[name]["lines"]), rate(found[name]["wal"])] for name, title in titles.items()]
     return table(["orders of 1,000 lines, 1 client, durable", "lines/s", "WAL bytes a line"], rows)
 
@@ -266,6 +310,27 @@ def growth_table(results):
             [f"{names_of(name)} {kind}", rate(found["tps"]), times, rate(found["wal"]), f"{found['loaded_s']:,.0f}"]
         )
     return table(["size", "calls/s", "time a call, against the smallest", "WAL bytes a call", "seconds to load"], rows)
+
+
+def day_table(results):
+    found = results["day"]
+    share = f"{found['pages_read'] / found['pages']:.2%}"
+    cells = [f"{found[name]:,}" for name in ("rows", "pages", "pages_read")]
+    head = ["movements of a day", "pages of the ledger", "pages read", "share", "ms"]
+    return table(head, [[*cells, share, f"{found['ms']:,.0f}"]])
+
+
+def server_time_table(results):
+    found = results["server_time"]
+    rows = [
+        [
+            name.replace(", sql", ", write_path = sql"),
+            spread(summary(figures), 1),
+            spread(ratio(figures, found["handwritten"])) if name != "handwritten" else "1",
+        ]
+        for name, figures in found.items()
+    ]
+    return table(["server time of a call", "µs", "against handwritten"], rows)
 
 
 def more_rounds(results):
@@ -327,6 +392,8 @@ def tables_table(results):
 
 
 TABLES = {
+    "server_time": server_time_table,
+    "day": day_table,
     "tables": tables_table,
     "first_calls": first_calls_table,
     "triggers": triggers_table,
@@ -342,9 +409,13 @@ TABLES = {
 }
 
 
+# What a run of some parts may not have.
+NEEDS = {"triggers": ["triggers"], "day": ["day"], "server_time": ["server_time"]}
+
+
 def tables(results):
     """A quick run leaves the triggers out."""
-    return {name: make(results) for name, make in TABLES.items() if name != "triggers" or name in results}
+    return {name: make(results) for name, make in TABLES.items() if results.keys() >= set(NEEDS.get(name, ()))}
 
 
 def rendered(text, results):
@@ -352,7 +423,8 @@ def rendered(text, results):
 
     def one(found):
         name, version = found[1].rsplit("-", 1)
-        body = TABLES[name](results[version]) if version in results else "Not measured yet."
+        is_measured = version in results and results[version].keys() >= set(NEEDS.get(name, ()))
+        body = TABLES[name](results[version]) if is_measured else "Not measured yet."
         return f"<!-- table:{found[1]} -->\n{body}\n<!-- /table -->"
 
     return re.sub(r"<!-- table:(\S+) -->\n.*?<!-- /table -->", one, text, flags=re.S)
@@ -380,7 +452,19 @@ def order_bars(results):
     }
 
 
+def server_bars(results):
+    """{label: {bar: (median, least, greatest)}} in microseconds."""
+    found = results["server_time"]
+    rows = {
+        "without a ledger": {"by hand": "handwritten", "inventory_ext": "ext_plain"},
+        "the same guarantees": {"by hand": "twin_plain", "inventory_ext": "ext_plain"},
+        "with a ledger": {"by hand": "twin", "inventory_ext": "ext_ledger"},
+    }
+    return {label: {name: summary(found[way]) for name, way in bars.items()} for label, bars in rows.items()}
+
+
 CHART_KINDS = {
+    "server_time": (server_bars, "microseconds a sale takes in the server"),
     "sales": (ratio_bars, "sales a second, times the other's"),
     "orders": (order_bars, "lines a second, times the other's"),
 }
@@ -391,6 +475,8 @@ def charts(results):
     found = {}
     for version, figures in results.items():
         for kind, (bars_of, title) in CHART_KINDS.items():
+            if not figures.keys() >= set(NEEDS.get(kind, ())):
+                continue
             bars = bars_of(figures)
             digest = hashlib.sha256(json.dumps(bars, sort_keys=True).encode()).hexdigest()
             found[CHARTS / f"{kind}-pg{version}.svg"] = bars, f"PostgreSQL {version}: {title}", digest
@@ -414,7 +500,8 @@ def draw(path, bars, title, digest):
         errors = [[m - least for m, least, _ in found], [greatest - m for m, _, greatest in found]]
         heights = [number + 0.38 * place for number in range(len(bars))]
         axes.barh(heights, [m for m, _, _ in found], 0.36, xerr=errors, color=color, ecolor=grey, label=name)
-    axes.axvline(1, color=grey, linewidth=1)
+    if "times" in title:
+        axes.axvline(1, color=grey, linewidth=1)
     axes.set_yticks([number + 0.19 for number in range(len(bars))], list(bars))
     axes.invert_yaxis()
     axes.set_xlabel(f"{title} (median; least and greatest of the rounds)")

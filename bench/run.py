@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Callable, NamedTuple
 
-from bench import growth, lag, measure, orders, refusals, report, shops, tables, triggers
+from bench import growth, lag, measure, orders, refusals, report, server_time, shops, tables, triggers
 from bench.workloads import COMMITS, FULL, QUICK, WORKLOADS, scripts
 from dev.server import LOCAL, TREES, Server
 
@@ -26,7 +26,7 @@ SETTINGS = {
 SLICE_MORE = 1.4  # seconds that a slice takes beyond its own: the first, which is left out; connections, VACUUM
 
 
-PARTS = ("sales", "refusals", "orders", "tables", "growth")
+PARTS = ("server_time", "sales", "refusals", "orders", "tables", "growth")
 
 
 class Step(NamedTuple):
@@ -53,6 +53,8 @@ class Shops:
 
     def plan(self):
         steps = [Step(None, "seven shops are opened", 6, self.open)]
+        seconds = self.slices(len(server_time.WAYS) * (2 + self.size.rounds))
+        steps.append(Step("server_time", "what a call costs in the server", seconds, self.server_time))
         for workload in WORKLOADS:
             for commit in workload.quick if self.quick else workload.commits:
                 names = self.names(workload, commit)
@@ -69,7 +71,12 @@ class Shops:
                 title = f"durable orders of {lines} lines, {clients} clients"
                 steps.append(Step("orders", title, self.slices(2 * self.size.rounds), self.durable(lines, clients)))
         steps.append(
-            Step("orders", "what a line is made of", self.slices(4 * (self.size.rounds + 1)) + 8, self.anatomy)
+            Step(
+                "orders",
+                "what a line is made of",
+                self.slices((2 + len(orders.LESS)) * (self.size.rounds + 1)) + 8,
+                self.anatomy,
+            )
         )
         if not self.quick:
             steps.append(
@@ -84,6 +91,12 @@ class Shops:
     def open(self):
         self.databases = shops.open_shops(self.server)
         self.results["circumstances"] = measure.circumstances(self.server, "ext_plain", self.pgbench.scratch)
+
+    def server_time(self):
+        measure.checkpoint(self.server)
+        rounds = self.size.rounds + (0 if self.quick else 2)
+        found = server_time.measured(self.server, self.databases, rounds, self.size.seconds)
+        self.results["server_time"] = found
         self.results["first_calls"] = shops.first_calls(self.server, self.databases, 15)
 
     def names(self, workload, commit):
@@ -190,6 +203,8 @@ class Growth:
         items = {name: items for name, (items, _) in growth.sizes(self.size).items()}
         found = growth.run(self.pgbench, self.databases, items, self.size.rounds, self.size.seconds)
         self.results["growth"] = {name: figures | {"loaded_s": self.loading[name]} for name, figures in found.items()}
+        longest = report.largest(name for name in items if name.startswith("movements"))
+        self.results["day"] = growth.a_day(self.server, self.databases[longest])
 
 
 def growth_settings():
@@ -216,7 +231,7 @@ def run(pg, quick, scratch, only=None):
         found |= last.results
     circumstances = found.pop("circumstances")
     if only:
-        return {name: figures for name, figures in found.items() if figures and name != "first_calls"}, circumstances
+        return {name: figures for name, figures in found.items() if figures}, circumstances
     results = {"pg": pg, "quick": quick, "slice_s": size.seconds, "rounds": size.rounds} | circumstances | found
     took = {"took_s": round(time.monotonic() - begin), "growth_shared_buffers": growth_settings()["shared_buffers"]}
     return results | took

@@ -2,7 +2,8 @@
 
 row        an AFTER ROW trigger that inserts each movement (the twin)
 statement  an AFTER STATEMENT trigger that inserts from the transition tables
-noted      the extension: a row trigger notes, a statement trigger inserts; a single sale is inserted by the row trigger
+noted      the extension, writing by statements: a row trigger notes, a statement trigger inserts; a single sale is
+           inserted by the row trigger
 """
 
 import psycopg
@@ -17,6 +18,8 @@ def open_all(server):
     databases = {name: shops.open_shops(server, [shop], suffix=f"_{name}")[shop] for name, shop in SHOPS.items()}
     with psycopg.connect(server.dsn(databases["statement"]), autocommit=True) as conn:
         conn.execute((shops.HERE / "contenders/twin_statement.sql").read_text())
+    with psycopg.connect(server.dsn(databases["noted"]), autocommit=True) as conn:
+        conn.execute(f'ALTER DATABASE "{databases["noted"]}" SET inventory_ext.write_path = sql')
     return databases
 
 

@@ -67,6 +67,13 @@ def keep_servers_in_memory():
         _base = str(MEMORY)
 
 
+def write_path():
+    """WRITE_PATH=sql in the environment: the extension writes by statements, as on tables that it cannot write
+    directly."""
+    path = os.environ.get("WRITE_PATH")
+    return {"inventory_ext.write_path": path} if path else {}
+
+
 class Server:
     host = "127.0.0.1"
 
@@ -80,7 +87,7 @@ class Server:
         self.libdir = tree / TREES[self.pg] / "lib"
         if not (self.bindir / "postgres").exists():
             raise FileNotFoundError(f"PostgreSQL {self.pg} is missing: get it with: dev/setup.sh venv pg{self.pg}")
-        self.settings = SETTINGS | (settings or {})
+        self.settings = SETTINGS | write_path() | (settings or {})
         self.port = None
         self.process = None
         self.run_as = other_user() if os.geteuid() == 0 else None

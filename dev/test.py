@@ -1,5 +1,8 @@
 """Runs the test suites and counts: `python -m dev.test [--pg 18] [--pg 15] SUITE…`. The Makefile does the set-up first.
 
+Suites of behaviour run a second time with inventory_ext.write_path = sql, where the extension writes by statements:
+pytest with fewer cases, and on the first server alone.
+
 Each suite prints a line when it starts and one when it ends. The last line is `N passed, N failed`, and the exit status
 is 1 when anything failed; the failed suites are named, and the slowest tests before them. A suite that depends on the
 server runs once for each --pg; on all but the first, pytest runs fewer cases of each test.
@@ -73,11 +76,17 @@ def duration(line):
     return None
 
 
+# What depends on how rows are written; folders of the suite pytest.
+WRITTEN = ("sales", "ledger", "stripes", "retries", "crashes", "copies", "models", "rights")
+BY_STATEMENTS = {"WRITE_PATH": "sql"}
+
+
 class Suite:
     """One run of one suite: runs commands, shows their output as it comes, counts the tests in it."""
 
-    def __init__(self, pg, first=True):
+    def __init__(self, pg, first=True, path="auto"):
         self.pg = pg
+        self.path = path  # inventory_ext.write_path
         self.first = first  # of the servers of this run
         self.passed = self.failed = 0
         self.durations = []
@@ -204,7 +213,9 @@ def isolation(suite):
 def run_pytest(suite, *folders, workers=WORKERS):
     """Each worker has a server of its own."""
     spread = ["-n", workers, "--dist", "worksteal"] if workers > 1 else []
-    options = [f"--durations={SLOWEST}", "--durations-min=0.5", *([] if suite.first else ["--cases", CASES])]
+    cases = CASES if suite.path == "auto" else "1"
+    chosen = [] if suite.first and suite.path == "auto" else ["--cases", cases]
+    options = [f"--durations={SLOWEST}", "--durations-min=0.5", *chosen]
     command = [sys.executable, "-m", "pytest", *spread, *options, *(f"tests/{folder}" for folder in folders)]
     suite.run(*command, counts=pytest_counts, env=os.environ | {"PG": suite.pg})
 
@@ -214,13 +225,16 @@ def pytest_folder(folder):
 
 
 def all_of_pytest(suite):
-    run_pytest(suite, *SUBJECTS, "repo")
+    run_pytest(suite, *((*SUBJECTS, "repo") if suite.path == "auto" else WRITTEN))
 
 
 def failpoints(suite):
     """On a build that can be stopped between two statements, in a copy of the PostgreSQL tree: no release has that."""
     tree, package = ROOT / ".local/pg18-failpoints", ROOT / "target/failpoints"
     pg_config = ROOT / ".local/pg18" / TREES["18"] / "bin/pg_config"
+    if suite.path != "auto":  # the build is there
+        run_pytest(suite, "failpoints", workers=1)
+        return
     shutil.rmtree(package, ignore_errors=True)
     build = [
         "cargo",
@@ -256,10 +270,17 @@ FOR_EACH_SERVER = {
 }
 
 
-def run_suite(name, function, pg, first=True):
+# Run once more, by statements.
+ON_BOTH_PATHS = ("regress", "isolation", "rpc", "failpoints", "pytest", *WRITTEN)
+
+
+def run_suite(name, function, pg, first=True, path="auto"):
     title = f"{name}, PostgreSQL {pg}" if name in FOR_EACH_SERVER else name
+    title += ", write_path = sql" if path == "sql" else ""
     print(f"==> {title}")
-    suite, begin = Suite(pg, first), time.monotonic()
+    suite, begin = Suite(pg, first, path), time.monotonic()
+    os.environ.pop("WRITE_PATH", None)
+    os.environ |= BY_STATEMENTS if path == "sql" else {}
     try:
         function(suite)
     except Exception:
@@ -292,6 +313,9 @@ def main():
                 runs.append(run_suite(name, FOR_EACH_SERVER[name], pg, first=number == 0))
         if name in ONCE:
             runs.append(run_suite(name, ONCE[name], "18"))
+        if name in ON_BOTH_PATHS:
+            function, pg = (FOR_EACH_SERVER | ONCE)[name], (args.pg or ["18"])[0] if name in FOR_EACH_SERVER else "18"
+            runs.append(run_suite(name, function, pg, path="sql"))
     show_slowest(runs)
     failed = [title for title, suite in runs if suite.failed or not suite.passed]
     if failed:

@@ -1,7 +1,7 @@
--- The twin's ledger: the same table and index as inventory_ext makes, written by a row trigger, never changed
+-- The twin's ledger: the same table and indexes as inventory_ext makes, written by a row trigger, never changed
 -- afterwards.
 CREATE TABLE inventory_movement (
-    movement_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    movement_id bigint GENERATED ALWAYS AS IDENTITY,
     inventory_id uuid NOT NULL,
     stripe smallint,
     kind text NOT NULL,
@@ -12,10 +12,12 @@ CREATE TABLE inventory_movement (
     idempotency_key text,
     actor text NOT NULL,
     xact_id xid8 NOT NULL DEFAULT pg_current_xact_id(),
-    occurred_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    occurred_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (inventory_id, movement_id)
 );
 
-CREATE INDEX ON inventory_movement (inventory_id, movement_id);
+CREATE INDEX ON inventory_movement USING brin (movement_id) WITH (autosummarize = on);
+CREATE INDEX ON inventory_movement USING brin (occurred_at) WITH (autosummarize = on);
 
 INSERT INTO inventory_movement (inventory_id, kind, old_quantity, new_quantity, actor)
 SELECT id, 'opening', 0, quantity, current_user FROM inventory ORDER BY id;

@@ -4,7 +4,6 @@
 //! since must not read them. It says what is to be done.
 
 use crate::core::error::Error;
-use crate::pg::spi::connected;
 use crate::table::configuration::configuration;
 use pgrx::pg_extern;
 
@@ -26,7 +25,7 @@ outdated! {
 }
 
 fn refuse() -> i64 {
-    match connected(configuration) {
+    match configuration() {
         Err(error) => error.raise(),
         Ok(_) => Error::internal("a function of an earlier version is in the catalog").raise(),
     }

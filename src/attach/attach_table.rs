@@ -56,9 +56,9 @@ impl Options {
         Err(Error::unknown_word("p_run_as", &self.run_as, &allowed, "Pass owner or caller."))
     }
 
-    fn describe(&self, spi: &Connection) -> Result<Description> {
+    fn describe(&self) -> Result<Description> {
         let columns = Columns::Named(&self.id_column, &self.quantity_column);
-        catalog::describe(spi, self.table, columns)?.ok_or_else(|| Error::no_table(self.table.to_u32()))
+        catalog::describe(self.table, columns).ok_or_else(|| Error::no_table(self.table.to_u32()))
     }
 }
 
@@ -67,8 +67,8 @@ pub fn attach(spi: &Connection, options: &Options) -> Result<String> {
     require_writable(c"attach_inventory()");
     require_new_snapshots("attach_inventory")?;
     require_no_other("attach_inventory")?;
-    require_ownership(&options.describe(spi)?)?;
-    let configuration = configuration(spi)?;
+    require_ownership(&options.describe()?)?;
+    let configuration = configuration()?;
     if let Some(configured) = configured(spi, &configuration, options.table)? {
         return already(spi, options, &configured);
     }
@@ -165,7 +165,7 @@ pub fn require_ownership(table: &Description) -> Result<()> {
 /// The stock table comes last: a session that has read the ledger and then sells must not wait for an attach that waits
 /// for the ledger.
 fn lock_table(spi: &Connection, options: &Options) -> Result<(Description, Home, Vec<Found>)> {
-    let seen = options.describe(spi)?;
+    let seen = options.describe()?;
     require_ownership(&seen)?;
     if seen.kind == RelationKind::Other {
         return Err(unsuitable_kind(&seen));
@@ -176,15 +176,15 @@ fn lock_table(spi: &Connection, options: &Options) -> Result<(Description, Home,
     let stock = relation::with_partitions(seen.oid);
     let tables: Vec<Oid> = companions.iter().map(|found| found.oid).chain(stock).collect();
     lock_alone(&tables, TableLock::AccessExclusive);
-    let locked = options.describe(spi)?;
+    let locked = options.describe()?;
     require_ownership(&locked)?;
     Ok((locked, home, companions))
 }
 
 /// A second attach: the same is a notice, anything else an error.
 fn already(spi: &Connection, options: &Options, configured: &Configured) -> Result<String> {
-    let attached = describe_configured(spi, configured)?;
-    let wanted = options.describe(spi)?;
+    let attached = describe_configured(configured)?;
+    let wanted = options.describe()?;
     let number = |column: &Option<ColumnDescription>| column.as_ref().map(|column| column.number);
     let same = attached.oid == wanted.oid
         && number(&attached.id) == number(&wanted.id)
@@ -242,7 +242,7 @@ pub fn require_new_snapshots(function: &'static str) -> Result<()> {
 
 /// Notes that a table has stripes: the totals worker looks at such tables alone.
 pub fn note_striped(spi: &Connection, table: Oid) -> Result<()> {
-    let configuration = configuration(spi)?;
+    let configuration = configuration()?;
     let noted = configuration
         .writing(|| spi.once(&statements::set_striped(&configuration.relation), &[Arg::owned(table)]).count() > 0)?;
     let owner = relation::owner(table).ok_or_else(|| Error::no_table(table.to_u32()))?;

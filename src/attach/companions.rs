@@ -132,9 +132,9 @@ pub fn left(spi: &Connection, table: &Description, home: &Home) -> Vec<Found> {
 }
 
 /// The stripes and the totals of an attachment, where both are there as they were created.
-pub fn stripes_of(spi: &Connection, table: &Description, companions: &CompanionOids) -> Result<Option<[Found; 2]>> {
+pub fn stripes_of(table: &Description, companions: &CompanionOids) -> Result<Option<[Found; 2]>> {
     let by_oid = |companion, oid| {
-        let described = catalog::describe(spi, oid, Columns::None)?;
+        let described = catalog::describe(oid, Columns::None);
         described.map(|described| checked(table, companion, oid, described.name)).transpose()
     };
     let stripes = by_oid(Companion::Stripes, companions.stripes)?;
@@ -206,7 +206,7 @@ fn is_of_attached(spi: &Connection, configuration: &Configuration, companion: Oi
 pub fn note_name(spi: &Connection, table: &Description, companions: &CompanionOids) -> Result<()> {
     for (companion, oid) in companions.all() {
         let is_beside = relation::schema_of(table.oid) == relation::schema_of(oid);
-        if !is_beside && let Some(found) = catalog::describe(spi, oid, Columns::None)? {
+        if !is_beside && let Some(found) = catalog::describe(oid, Columns::None) {
             run_as_owner(spi, table, &statements::comment_on_table(&found.name, companion, &table.name));
         }
     }

@@ -30,16 +30,16 @@ pub fn detach(spi: &Connection, table: Option<Oid>) -> Result<()> {
     require_writable(c"detach_inventory()");
     require_new_snapshots("detach_inventory")?;
     require_no_other("detach_inventory")?;
-    let configuration = configuration(spi)?;
+    let configuration = configuration()?;
     let table = table.map_or_else(choice::only, Ok)?;
     let attached = || configured(spi, &configuration, table)?.ok_or_else(Error::not_attached);
-    if let Ok(description) = describe_configured(spi, &attached()?) {
+    if let Ok(description) = describe_configured(&attached()?) {
         require_ownership(&description)?;
         // Sales hold a weaker lock until they commit: none of them straddles the detach.
         lock_alone(&[table], TableLock::AccessExclusive);
         // Read again: another session may have detached the table, or attached it anew.
         let configured = attached()?;
-        let description = describe_configured(spi, &configured)?;
+        let description = describe_configured(&configured)?;
         require_ownership(&description)?;
         cursors::leaving_none(description.owner, || merge_stripes(spi, &configured, &description))?;
         invalidation::announce_change(table);
@@ -85,7 +85,7 @@ fn merge_stripes(spi: &Connection, configured: &Configured, table: &Description)
                 return Ok(());
             }
             let named = Columns::Named(&configured.id_column, &configured.quantity_column);
-            let by_name = if table.columns().is_ok() { None } else { catalog::describe(spi, table.oid, named)? };
+            let by_name = if table.columns().is_ok() { None } else { catalog::describe(table.oid, named) };
             let table = by_name.as_ref().unwrap_or(table);
             if let Err(error) = allowed().and_then(|()| merge_left(spi, table, &configured.companions))
                 && are_left(spi, table, &configured.companions)
@@ -101,14 +101,14 @@ fn merge_stripes(spi: &Connection, configured: &Configured, table: &Description)
 }
 
 fn merge_left(spi: &Connection, table: &Description, companions: &CompanionOids) -> Result<()> {
-    let Some([stripes, totals]) = companions::stripes_of(spi, table, companions)? else { return Ok(()) };
+    let Some([stripes, totals]) = companions::stripes_of(table, companions)? else { return Ok(()) };
     triggers::drop_recording(spi, table, (stripes.oid, &stripes.name));
     leftover::merge(spi, (table, true), &stripes, &totals).map(|_| ())
 }
 
 /// Whether there are stripes; so also where they cannot be read.
 fn are_left(spi: &Connection, table: &Description, companions: &CompanionOids) -> bool {
-    match companions::stripes_of(spi, table, companions) {
+    match companions::stripes_of(table, companions) {
         Ok(found) => found.is_some_and(|[stripes, _]| companions::has_rows(spi, table, &stripes)),
         Err(_) => true,
     }

@@ -33,7 +33,7 @@ fn check_dropped(spi: &Connection) -> Result<()> {
     };
     let dropped = (0..rows.count()).map(read).collect::<Result<Vec<_>>>()?;
     // Where the extension itself is being created or dropped there is no configuration.
-    let Ok(configuration) = configuration(spi) else { return Ok(()) };
+    let Ok(configuration) = configuration() else { return Ok(()) };
     let attachments = configured_with(spi, &configuration, dropped.iter().map(|dropped| dropped.table).collect())?;
     for configured in attachments {
         let belongs = |dropped: &&Dropped| {

@@ -44,7 +44,7 @@ pub fn make(
     set(Companion::Totals, &totals);
     if let Some(movements) = &movements {
         if movements.new {
-            run_as_owner(spi, table, &index_movements(&movements.name));
+            index_movements(&movements.name).iter().for_each(|index| run_as_owner(spi, table, index));
         }
         set(Companion::Movements, movements);
         opening::record_stock(table, movements, &merged)?;

@@ -47,9 +47,9 @@ pub fn guard_striped_stock(spi: &Connection, stock: &Attachment) -> Result<()> {
     if stock.has_ledger() {
         return Ok(());
     }
-    let table = catalog::describe(spi, stock.oid, Columns::None)?;
+    let table = catalog::describe(stock.oid, Columns::None);
     let table = table.ok_or_else(|| Error::stock_table_dropped(stock.oid.to_u32()))?;
-    let configuration = configuration(spi)?;
+    let configuration = configuration()?;
     let on_stock = [&STOCK_GUARD, &TRUNCATE_GUARD].map(|trigger| (trigger, table.oid, table.name.clone()));
     let on_partitions = partitions(spi, &table)?.into_iter().map(|(oid, name)| (&TRUNCATE_GUARD, oid, name));
     for (trigger, oid, relation) in on_stock.into_iter().chain(on_partitions) {

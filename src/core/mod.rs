@@ -4,6 +4,8 @@ pub mod error;
 pub mod item_id;
 pub mod json;
 pub mod movement;
+pub mod numeric_digits;
+pub mod obstacle;
 pub mod order_lines;
 pub mod part;
 pub mod quantity;

@@ -138,6 +138,12 @@ impl Quantity {
     /// No units.
     pub const ZERO: Self = Self(Decimal::ZERO);
 
+    /// A whole number of units of the last of so many decimals; None where it has more digits than a quantity keeps.
+    pub fn from_parts(mantissa: i128, decimals: u32) -> Option<Self> {
+        let fits = mantissa.unsigned_abs() < 10_u128.pow(MAX_DIGITS as u32) && decimals <= MAX_DIGITS as u32;
+        fits.then(|| Decimal::try_from_i128_with_scale(mantissa, decimals).ok()).flatten().map(Self)
+    }
+
     /// More than nothing.
     pub fn is_positive(self) -> bool {
         self > Self::ZERO
@@ -184,6 +190,28 @@ impl Quantity {
     /// The same quantity without trailing zeros, so that equal quantities read alike.
     pub fn canonical(self) -> Self {
         Self(self.0.normalize())
+    }
+
+    /// The same quantity with so many decimals, which are at least those that it needs.
+    pub fn with_decimals(self, decimals: u32) -> Self {
+        let mut same = self.0;
+        same.rescale(decimals);
+        Self(same)
+    }
+
+    /// The number of decimals it is written with.
+    pub fn scale(self) -> u32 {
+        self.0.scale()
+    }
+
+    /// The quantity as a whole number of units of its last decimal.
+    pub fn mantissa(self) -> i128 {
+        self.0.mantissa()
+    }
+
+    /// Whether it could be written with one more zero at the end, so that none was dropped when it was read.
+    pub fn has_room(self) -> bool {
+        self.0.scale() < MAX_DIGITS as u32 && self.0.mantissa().unsigned_abs() < 10_u128.pow(MAX_DIGITS as u32 - 1)
     }
 
     /// Written with more decimals than the other.

@@ -98,6 +98,14 @@ pub fn is_idle(stock: Oid) -> bool {
     with_buffer(stock, |buffer| buffer.statements.len() == 1 && buffer.notes.is_empty() && !buffer.writing)
 }
 
+/// Whether no statement on the stock table runs, and no change is noted or being written.
+pub fn is_quiet(stock: Oid) -> bool {
+    BUFFERS.with_borrow(|buffers| {
+        let of_stock = buffers.iter().find(|buffer| buffer.stock == stock);
+        of_stock.is_none_or(|buffer| buffer.statements.is_empty() && buffer.notes.is_empty() && !buffer.writing)
+    })
+}
+
 /// Whether so many changes are noted that some are to be written before the statement ends.
 pub fn is_full(stock: Oid) -> bool {
     with_buffer(stock, |buffer| buffer.notes.len() >= buffer.write_at)

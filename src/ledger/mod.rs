@@ -3,6 +3,7 @@
 pub mod attribution;
 pub mod buffer;
 pub mod context;
+pub mod heap_writer;
 pub mod recorder;
 pub mod requests;
 pub mod writer;

@@ -2,6 +2,7 @@
 
 use crate::core::error::{Error, Result};
 use crate::core::item_id::{IdType, ItemId};
+use crate::core::numeric_digits;
 use crate::core::quantity::{Quantity, Unfit};
 use crate::pg::encoding;
 use crate::pg::jsonb::JsonbArg;
@@ -71,6 +72,45 @@ impl Arg<'_> {
             Some(values) => Self::owned(values),
             None => Error::internal("an id is not of the type of the table's ids").raise(),
         }
+    }
+
+    /// Binds a quantity as a numeric with the decimals it is written with.
+    pub fn quantity(quantity: Quantity) -> Self {
+        // PostgreSQL has a short way for what fits.
+        let datum = match i64::try_from(quantity.mantissa()) {
+            // SAFETY: allocates a numeric in the current memory context.
+            Ok(mantissa) => unsafe {
+                Datum::from(pg_sys::int64_div_fast_to_numeric(mantissa, quantity.scale() as i32))
+            },
+            Err(_) => {
+                let printed = encoding::c_text(&quantity.to_string());
+                // SAFETY: reads a C string into a numeric in the current memory context.
+                unsafe {
+                    let text = printed.as_ptr().cast_mut();
+                    pg_sys::OidInputFunctionCall(Oid::from(pg_sys::F_NUMERIC_IN), text, pg_sys::InvalidOid, -1)
+                }
+            }
+        };
+        Self { datum, is_null: false, life: PhantomData }
+    }
+
+    /// The moment now.
+    pub fn moment() -> Self {
+        // SAFETY: reads a clock.
+        Self::owned(unsafe { pg_sys::GetCurrentTimestamp() })
+    }
+
+    /// The transaction that runs.
+    pub fn transaction() -> Self {
+        // SAFETY: the transaction has a number, or is given one.
+        let datum = Datum::from(unsafe { pg_sys::GetTopFullTransactionId() }.value);
+        Self { datum, is_null: false, life: PhantomData }
+    }
+
+    /// The next number of a sequence, whose table may be written.
+    pub fn next_of(sequence: Oid) -> Self {
+        // SAFETY: the sequence belongs to a column of a table that is locked.
+        Self::owned(unsafe { pg_sys::nextval_internal(sequence, false) })
     }
 
     /// Binds NULL.
@@ -206,13 +246,23 @@ impl FromDatum for NumericArg {
     }
 }
 
-/// Reads a numeric through its text, which keeps the digits that PostgreSQL prints.
+/// Reads a numeric with the digits that PostgreSQL prints: from its stored form, or through its text where that has
+/// more than a quantity.
 ///
 /// # Safety
 /// `datum` must be a non-null numeric that is alive.
 pub unsafe fn read_numeric(datum: Datum) -> Result<Quantity, (Unfit, String)> {
-    // SAFETY: numeric_out takes one non-null numeric and returns a C string in the current memory context.
+    // SAFETY: a numeric is stored as bytes after their length; numeric_out takes one non-null numeric and returns a C
+    // string in the current memory context.
     unsafe {
+        let stored = pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr());
+        let read = numeric_digits::read(pgrx::varlena_to_byte_slice(stored));
+        if stored != datum.cast_mut_ptr() {
+            pg_sys::pfree(stored.cast());
+        }
+        if let Some(quantity) = read {
+            return Ok(quantity);
+        }
         let text = pg_sys::OidOutputFunctionCall(Oid::from(pg_sys::F_NUMERIC_OUT), datum);
         let read = {
             let text = CStr::from_ptr(text).to_string_lossy();
@@ -220,6 +270,20 @@ pub unsafe fn read_numeric(datum: Datum) -> Result<Quantity, (Unfit, String)> {
         };
         pg_sys::pfree(text.cast());
         read
+    }
+}
+
+/// Reads a quantity. The error is the text of a value that is no quantity.
+///
+/// # Safety
+/// `datum` must be a non-null value of the type, which is one of the quantity types, and alive.
+pub unsafe fn read_quantity(datum: Datum, sql_type: SqlType) -> Result<Quantity, String> {
+    match sql_type {
+        SqlType::Int2 => Ok(Quantity::from(i64::from(datum.value() as i16))),
+        SqlType::Int4 => Ok(Quantity::from(i64::from(datum.value() as i32))),
+        SqlType::Int8 => Ok(Quantity::from(datum.value() as i64)),
+        // SAFETY: as the caller promises.
+        _ => unsafe { read_numeric(datum) }.map_err(|(_, text)| text),
     }
 }
 

@@ -76,13 +76,18 @@ pub fn relation_named(text: &str) -> Option<Oid> {
 
 /// Whether the role in force has USAGE on a schema.
 pub fn may_use(schema: Oid) -> bool {
+    may_be_used_by(schema, current_role())
+}
+
+/// Whether a role has USAGE on a schema.
+pub fn may_be_used_by(schema: Oid, role: Oid) -> bool {
     let usage = pg_sys::AclMode::from(pg_sys::ACL_USAGE);
     // SAFETY: looks rights up.
     let result = unsafe {
         #[cfg(any(feature = "pg14", feature = "pg15"))]
-        let result = pg_sys::pg_namespace_aclcheck(schema, current_role(), usage);
+        let result = pg_sys::pg_namespace_aclcheck(schema, role, usage);
         #[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
-        let result = pg_sys::object_aclcheck(pg_sys::NamespaceRelationId, schema, current_role(), usage);
+        let result = pg_sys::object_aclcheck(pg_sys::NamespaceRelationId, schema, role, usage);
         result
     };
     result == pg_sys::AclResult::ACLCHECK_OK

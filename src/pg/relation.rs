@@ -92,7 +92,8 @@ pub fn facts(table: Oid) -> Option<Facts> {
     }
 }
 
-unsafe fn has_children(table: Oid) -> bool {
+/// Whether tables inherit from it, or are partitions of it.
+pub fn has_children(table: Oid) -> bool {
     // SAFETY: returns a list of oids in the current memory context; the flag in pg_class may outlive the children.
     unsafe {
         pg_sys::has_subclass(table)
@@ -173,6 +174,29 @@ pub fn function_owner(function: Oid) -> Option<Oid> {
         pg_sys::ReleaseSysCache(row);
         Some(owner)
     }
+}
+
+/// The schema and the name of a function; None where there is no such function.
+pub fn function_name(function: Oid) -> Option<(Oid, String)> {
+    let cache = pg_sys::SysCacheIdentifier::PROCOID as i32;
+    // SAFETY: looks a function up, copies from its row and releases it.
+    unsafe {
+        let row = pg_sys::SearchSysCache1(cache, function.into());
+        if row.is_null() {
+            return None;
+        }
+        let function = &*pg_sys::heap_tuple_get_struct::<pg_sys::FormData_pg_proc>(row);
+        let found = (function.pronamespace, encoding::from_c(CStr::from_ptr(function.proname.data.as_ptr())));
+        pg_sys::ReleaseSysCache(row);
+        Some(found)
+    }
+}
+
+/// The number of a column of this name; None where there is none.
+pub fn column_number(table: Oid, name: &CStr) -> Option<i16> {
+    // SAFETY: looks a name up; a missing one has no number.
+    let number = unsafe { pg_sys::get_attnum(table, name.as_ptr()) };
+    (number > 0).then_some(number)
 }
 
 /// The owner of a relation; None where there is no such relation.

@@ -77,6 +77,11 @@ pub fn notice(message: &str) {
     report(PgLogLevel::NOTICE as i32, "00000", message, None, None);
 }
 
+/// A message for those who ask for it.
+pub fn debug(message: &str) {
+    report(PgLogLevel::DEBUG1 as i32, "00000", message, None, None);
+}
+
 /// A line in the server's log.
 pub fn log(message: &str, hint: &str) {
     report(PgLogLevel::LOG as i32, "01000", message, None, Some(hint));

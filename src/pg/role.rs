@@ -156,6 +156,12 @@ pub fn role_name(role: pg_sys::Oid) -> String {
     }
 }
 
+/// Whether a role may add rows to a table.
+pub fn may_insert(table: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: looks a privilege up; the table is locked.
+    unsafe { pg_sys::pg_class_aclcheck(table, role, pg_sys::ACL_INSERT.into()) == pg_sys::AclResult::ACLCHECK_OK }
+}
+
 /// Raises PostgreSQL's own error 42501 unless the role in force may read and write these columns of a table.
 pub fn require_sale_rights(table: pg_sys::Oid, table_name: &CStr, [id, quantity]: [i16; 2]) {
     let role = current_role();

@@ -7,7 +7,7 @@
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
 use crate::core::quantity::Quantity;
-use crate::pg::args::{Arg, read_id, read_numeric};
+use crate::pg::args::{Arg, read_id, read_quantity};
 use crate::pg::encoding;
 use crate::pg::types::SqlType;
 use pgrx::pg_sys::{self, Datum, Oid};
@@ -214,20 +214,12 @@ impl Rows<'_> {
 
     /// A quantity. The error is the text of a value that is no quantity.
     pub fn quantity(&self, row: usize, column: &CStr, sql_type: SqlType) -> Result<Quantity, String> {
-        match sql_type {
-            SqlType::Int2 => self.get::<i16>(row, column).map(i64::from).map(Quantity::from),
-            SqlType::Int4 => self.get::<i32>(row, column).map(i64::from).map(Quantity::from),
-            SqlType::Int8 => self.get::<i64>(row, column).map(Quantity::from),
-            _ => {
-                let is_numeric = |type_oid| type_oid == pg_sys::NUMERICOID;
-                let Some((datum, false)) = self.datum(row, column, is_numeric) else {
-                    return Err("null".to_owned());
-                };
-                // SAFETY: the column is numeric, and the row that holds the value is alive.
-                return unsafe { read_numeric(datum) }.map_err(|(_, text)| text);
-            }
+        let of_quantity = |type_oid| SqlType::of_quantity(type_oid) == SqlType::of_quantity(sql_type.oid());
+        match self.datum(row, column, of_quantity) {
+            // SAFETY: the column is of the type, and the row that holds the value is alive.
+            Some((datum, false)) => unsafe { read_quantity(datum, sql_type) },
+            _ => Err("null".to_owned()),
         }
-        .ok_or_else(|| "null".to_owned())
     }
 
     /// A value of a column whose type is one that `fits`; None where there is no such row. A table whose column has

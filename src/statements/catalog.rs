@@ -3,12 +3,6 @@
 use crate::pg::spi::Sql;
 use crate::pg::types::SqlType;
 
-/// Describes a table: the table, its id column, its quantity column, or the CHECK that names both.
-pub fn describe() -> Sql {
-    let parameters = [SqlType::Oid, SqlType::Text, SqlType::Text, SqlType::Text];
-    Sql::new(include_str!("../../sql/describe.sql"), &parameters)
-}
-
 /// Nodes of an expression that run no code but that of the functions and operators which they name.
 const PLAIN_NODES: &[&str] = &[
     "VAR",
@@ -129,18 +123,6 @@ pub fn subscribed() -> Sql {
     Sql::new(format!("{SUBSCRIBED}\n   AND r.srrelid OPERATOR(pg_catalog.=) ANY ($1) LIMIT 1"), &[SqlType::OidArray])
 }
 
-/// Finds the configuration table of the installed extension, and its version.
-pub fn configuration() -> Sql {
-    let text = "SELECT c.oid, c.relowner AS owner, pg_catalog.format('%I.%I', n.nspname, c.relname) AS relation,
-       pg_catalog.quote_ident(n.nspname) AS schema, e.extversion AS version
-  FROM pg_catalog.pg_extension AS e
-  JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
-  JOIN pg_catalog.pg_class AS c
-    ON c.relnamespace OPERATOR(pg_catalog.=) n.oid AND c.relname OPERATOR(pg_catalog.=) 'inventory_attachment'
- WHERE e.extname OPERATOR(pg_catalog.=) 'inventory_ext'";
-    Sql::new(text, &[])
-}
-
 /// The attached tables, in one row; and whether several have been attached at once.
 pub fn attached(configuration: &str, sharing: &str) -> Sql {
     let text = format!(
@@ -206,13 +188,7 @@ pub fn configured(configuration: &str, by: ConfiguredBy) -> Sql {
        a.stock_name::pg_catalog.text AS stock_name, a.run_as, a.check_name::pg_catalog.text AS check_name,
        a.id_column::pg_catalog.text AS id_column, a.quantity_column::pg_catalog.text AS quantity_column,
        a.movement_table::pg_catalog.oid AS movement_table, a.request_table::pg_catalog.oid AS request_table,
-       a.stripe_table::pg_catalog.oid AS stripe_table, a.total_table::pg_catalog.oid AS total_table,
-       EXISTS ({SUBSCRIBED} AND (
-           r.srrelid OPERATOR(pg_catalog.=) ANY (ARRAY[a.stock_table, a.movement_table, a.request_table,
-                                                       a.stripe_table, a.total_table]::pg_catalog.oid[])
-           OR r.srrelid OPERATOR(pg_catalog.=) ANY (
-               SELECT tree.relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree(a.stock_table) AS tree)))
-           AS subscribed
+       a.stripe_table::pg_catalog.oid AS stripe_table, a.total_table::pg_catalog.oid AS total_table
   FROM {configuration} AS a
  WHERE {condition}"
     );

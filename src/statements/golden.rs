@@ -76,7 +76,6 @@ fn others(names: &Names) -> Vec<(String, Sql)> {
         ("catalog::condition", catalog::condition()),
         ("catalog::grants_of_trigger", catalog::grants_of_trigger()),
         ("catalog::subscribed", catalog::subscribed()),
-        ("catalog::configuration", catalog::configuration()),
         ("catalog::configured, of a stock table", catalog::configured(configuration, catalog::ConfiguredBy::Stock)),
         ("catalog::configured, of tables", catalog::configured(configuration, catalog::ConfiguredBy::Tables)),
         ("catalog::attached", catalog::attached(configuration, sharing)),
@@ -85,7 +84,6 @@ fn others(names: &Names) -> Vec<(String, Sql)> {
         ("catalog::stripe_tables", catalog::stripe_tables(configuration)),
         ("catalog::open_cursors", catalog::open_cursors()),
         ("catalog::dropped_objects", catalog::dropped_objects()),
-        ("companions::index_movements", companions::index_movements(ledger)),
         ("companions::find", companions::find()),
         ("companions::schema", companions::schema()),
         ("companions::find_stripes", companions::find_stripes().unwrap_or_else(|_| Sql::new("none", &[]))),
@@ -98,6 +96,7 @@ fn others(names: &Names) -> Vec<(String, Sql)> {
         ("companions::drop_trigger", companions::drop_trigger("0_inventory", table)),
         ("companions::has_rows", companions::has_rows(stripes)),
     ];
+    statements.extend(companions::index_movements(ledger).map(|sql| ("companions::index_movements", sql)));
     for companion in Companion::ALL {
         let comments = companions::comments("shop.companion", companion, "shop.stock").into_iter().take(2);
         statements.extend(comments.map(|sql| ("companions::comments, of a table and of a column", sql)));

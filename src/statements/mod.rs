@@ -190,6 +190,8 @@ statements! {
     LockStripes => |names| stripes::read_all(names, LockClause::Update);
     /// Adds up the stripes of an item.
     SumOfItem => stripes::sum_of_item;
+    /// Locks some stripes, of any items.
+    LockSomeStripes => stripes::lock_some;
     /// Writes one stripe.
     ChangeStripe => stripes::change_stripe;
     /// Writes many stripes.

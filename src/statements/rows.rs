@@ -8,8 +8,9 @@ use crate::pg::types::SqlType;
 /// The rows are locked as the sort returns them, and an id does not change under a lock.
 pub fn lock_items(names: &Names, lock: LockClause) -> Result<Sql> {
     let (source, id, quantity) = (names.source(), &names.id, &names.quantity);
+    let row = if names.by_ctid { ", stock.ctid AS row" } else { "" };
     let text = format!(
-        "SELECT stock.{id} AS id, stock.{quantity} AS quantity
+        "SELECT stock.{id} AS id, stock.{quantity} AS quantity{row}
   FROM {source}
  WHERE stock.{id} OPERATOR(pg_catalog.=) ANY ($1)
  ORDER BY {}{}",

@@ -29,6 +29,19 @@ pub fn read_all(names: &Names, lock: LockClause) -> Result<Sql> {
     Ok(Sql::new(text, &[names.id_parameter()]))
 }
 
+/// Locks rows of some stripes, which other sessions do not write: their advisory locks are held.
+pub fn lock_some(names: &Names) -> Result<Sql> {
+    let text = format!(
+        "SELECT s.inventory_id AS id, s.stripe, s.quantity, s.ctid AS row
+  FROM {} AS s
+  JOIN ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS held (id, stripe)
+    ON s.inventory_id OPERATOR(pg_catalog.=) held.id AND s.stripe OPERATOR(pg_catalog.=) held.stripe{} OF s",
+        names.stripes,
+        LockClause::Update.clause()
+    );
+    Ok(Sql::new(text, &[names.ids_parameter(), SqlType::Int2Array]))
+}
+
 /// One row, NULL where the item has no stripes.
 pub fn sum_of_item(names: &Names) -> Result<Sql> {
     let text = format!(

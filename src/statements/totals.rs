@@ -25,12 +25,13 @@ pub fn sums(names: &Names) -> Result<Sql> {
 /// A row that another session holds is skipped until the next look.
 pub fn lagging(names: &Names, lock: LockClause) -> Result<Sql> {
     let (source, id, quantity) = (names.source(), &names.id, &names.quantity);
+    let row = if names.by_ctid && lock != LockClause::Unlocked { ", stock.ctid AS row" } else { "" };
     let lock = match lock {
         LockClause::Unlocked => String::new(),
         lock => format!("\n ORDER BY {}{} OF stock SKIP LOCKED", names.id_order(), lock.clause()),
     };
     let text = format!(
-        "SELECT stock.{id} AS id, given.total::pg_catalog.text AS total
+        "SELECT stock.{id} AS id, given.total::pg_catalog.text AS total{row}
   FROM {GIVEN}
   JOIN {source} ON stock.{id} OPERATOR(pg_catalog.=) given.id
  WHERE stock.{quantity} OPERATOR(pg_catalog.<>) given.total{lock}"

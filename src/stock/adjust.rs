@@ -10,7 +10,7 @@ use crate::statements::Statement;
 use crate::stock::hold::Place;
 use crate::stripes::striped::{Seen, Striped};
 use crate::table::attachment::Attachment;
-use crate::table::rows;
+use crate::table::rows::{self, Locked};
 use serde_json::{Value, json};
 
 /// Sets an item to the counted quantity, where it has the expected one, and returns the result.
@@ -35,13 +35,15 @@ pub fn set(
         };
         return Ok(with_stripe(result(id, old_quantity, new_quantity, delta), Some(stripe)));
     }
-    let old_quantity = match rows::lock_one(spi, stock, id)? {
+    let Locked { stored, place } = rows::lock_one(spi, stock, id)?;
+    let old_quantity = match stored {
         Ok(quantity) => quantity,
         Err(stored) => return repair(spi, stock, id, &stored, counted, expected),
     };
     let delta = difference(id, old_quantity, counted, expected)?;
     let unchanged = counted == old_quantity;
-    let new_quantity = if unchanged { old_quantity } else { Place::row(id, old_quantity).add(spi, stock, delta)? };
+    let new_quantity =
+        if unchanged { old_quantity } else { Place::row(id, place, old_quantity).add(spi, stock, delta)? };
     Ok(result(id, old_quantity, new_quantity, delta))
 }
 

@@ -5,6 +5,7 @@
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
 use crate::core::quantity::Quantity;
+use crate::pg::heap;
 use crate::pg::spi::Connection;
 use crate::stock::change::{self, Change};
 use crate::stripes::striped::{Held, Striped};
@@ -17,6 +18,8 @@ pub struct Place {
     pub id: ItemId,
     /// The stripe, where it is striped.
     pub stripe: Option<i16>,
+    /// The place of the row, where the row can be written by it.
+    pub row: Option<heap::TupleId>,
     /// The quantity of the row or of the stripe.
     pub quantity: Quantity,
     /// The most that the whole item can have while this is held.
@@ -25,13 +28,13 @@ pub struct Place {
 
 impl Place {
     /// A locked row.
-    pub fn row(id: &ItemId, quantity: Quantity) -> Self {
-        Self { id: id.clone(), stripe: None, quantity, most: quantity }
+    pub fn row(id: &ItemId, row: Option<heap::TupleId>, quantity: Quantity) -> Self {
+        Self { id: id.clone(), stripe: None, row, quantity, most: quantity }
     }
 
     /// A held stripe.
     pub fn stripe(id: &ItemId, held: &Held<'_>, most: Quantity) -> Self {
-        Self { id: id.clone(), stripe: Some(held.stripe), quantity: held.quantity, most }
+        Self { id: id.clone(), stripe: Some(held.stripe), row: None, quantity: held.quantity, most }
     }
 
     /// Checks that the column can hold so much more of the item.
@@ -42,11 +45,11 @@ impl Place {
 
     /// Adds a quantity, and returns the new one.
     pub fn add(&self, spi: &Connection, stock: &Attachment, delta: Quantity) -> Result<Quantity> {
-        let Self { id, stripe, quantity: old_quantity, .. } = self;
+        let Self { id, stripe, row, quantity: old_quantity, .. } = self;
         if stripe.is_none() {
             stock.require_room(id, *old_quantity, delta)?;
         }
-        let change = Change { id: id.clone(), stripe: *stripe, old_quantity: *old_quantity, delta };
+        let change = Change { id: id.clone(), stripe: *stripe, row: *row, old_quantity: *old_quantity, delta };
         let written = change::write(spi, stock, &[change])?;
         written.first().copied().ok_or_else(|| Error::internal("a change that was written has no quantity"))
     }
@@ -55,7 +58,10 @@ impl Place {
 /// Holds an item that is added to.
 pub fn for_addition(spi: &Connection, stock: &Attachment, id: &ItemId, added: Quantity) -> Result<Place> {
     let place = match Striped::of(spi, stock, id)? {
-        None => Place::row(id, rows::readable(id, rows::lock_one(spi, stock, id)?)?),
+        None => {
+            let locked = rows::lock_one(spi, stock, id)?;
+            Place::row(id, locked.place, rows::readable(id, locked.stored)?)
+        }
         Some(striped) => any_stripe(&striped)?,
     };
     place.with_room(stock, added)

@@ -8,12 +8,13 @@ use crate::core::item_id::ItemId;
 use crate::core::json::{spaced, stripe_key};
 use crate::core::order_lines::Line;
 use crate::core::quantity::Quantity;
+use crate::pg::heap;
 use crate::pg::spi::Connection;
 use crate::stock::change::{self, Change};
 use crate::stock::shortage::{self, Lines, OnShortage, Supply};
 use crate::stripes::striped::{Held, Striped};
 use crate::table::attachment::Attachment;
-use crate::table::rows;
+use crate::table::rows::{self, Locked};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -37,11 +38,11 @@ pub fn deduct(spi: &Connection, stock: &Attachment, lines: &[Line], on_shortage:
         match lots.get(id) {
             None => short.unknown(id, *requested),
             Some(Lot::Unreadable(stored)) => short.unreadable(id, stored, *requested)?,
-            Some(&Lot::Held { available, stripe }) => {
+            Some(&Lot::Held { available, stripe, row }) => {
                 let taken = short.take(id, available, *requested);
                 if taken.is_positive() {
                     let delta = taken.negated();
-                    changes.push(Change { id: id.clone(), stripe, old_quantity: available, delta });
+                    changes.push(Change { id: id.clone(), stripe, row, old_quantity: available, delta });
                 }
             }
         }
@@ -54,7 +55,7 @@ pub fn deduct(spi: &Connection, stock: &Attachment, lines: &[Line], on_shortage:
 /// An item of an order, held.
 enum Lot {
     /// The quantity in its row, or in the stripe that is held.
-    Held { available: Quantity, stripe: Option<i16> },
+    Held { available: Quantity, stripe: Option<i16>, row: Option<heap::TupleId> },
     /// The row holds a value that is no quantity.
     Unreadable(String),
 }
@@ -66,9 +67,11 @@ fn hold(spi: &Connection, stock: &Attachment, lines: &[Line], on_shortage: OnSho
     let mut lots = HashMap::with_capacity(lines.len());
     if !in_rows.is_empty() {
         let ids: Vec<ItemId> = in_rows.into_iter().map(|line| line.id.clone()).collect();
-        let lot = |available| Lot::Held { available, stripe: None };
-        let held = rows::lock(spi, stock, &ids)?;
-        lots.extend(held.into_iter().map(|(id, stored)| (id, stored.map_or_else(Lot::Unreadable, lot))));
+        let lot = |Locked { stored, place }| match stored {
+            Ok(available) => Lot::Held { available, stripe: None, row: place },
+            Err(stored) => Lot::Unreadable(stored),
+        };
+        lots.extend(rows::lock(spi, stock, &ids)?.into_iter().map(|(id, locked)| (id, lot(locked))));
     }
     striped.sort_unstable_by_key(|line| &line.id);
     for Line { id, quantity, .. } in striped {
@@ -81,14 +84,14 @@ fn hold(spi: &Connection, stock: &Attachment, lines: &[Line], on_shortage: OnSho
 }
 
 fn hold_stripe(striped: &Striped<'_>, requested: Quantity, on_shortage: OnShortage) -> Result<Lot> {
-    let lot = |held: Held<'_>| Lot::Held { available: held.quantity, stripe: Some(held.stripe) };
+    let lot = |held: Held<'_>| Lot::Held { available: held.quantity, stripe: Some(held.stripe), row: None };
     match shortage::search(striped, requested)? {
         Supply::Held(held) => Ok(lot(held)),
         Supply::Short(available) if on_shortage == OnShortage::Partial && available.is_positive() => {
             let seen = striped.lock_all()?;
             striped.gather_all(seen).map(lot)
         }
-        Supply::Short(available) => Ok(Lot::Held { available, stripe: None }),
+        Supply::Short(available) => Ok(Lot::Held { available, stripe: None, row: None }),
     }
 }
 
@@ -96,7 +99,7 @@ fn result(changes: &[Change], written: &[Quantity], short: &[Value]) -> String {
     let lines: Vec<String> = changes
         .iter()
         .zip(written)
-        .map(|(Change { id, stripe, old_quantity, delta }, new_quantity)| {
+        .map(|(Change { id, stripe, old_quantity, delta, .. }, new_quantity)| {
             let mut line = r#"{"inventory_id": "#.to_owned();
             id.push_json(&mut line);
             let (deducted, stripe) = (delta.negated(), stripe_key(*stripe));

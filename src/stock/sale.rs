@@ -2,16 +2,17 @@
 //!
 //! Lock order: one item, one row lock; nothing else is locked but the stock table, in the mode of any writer.
 //!
-//! Two statements, because under READ COMMITTED each takes a snapshot of its own and an UPDATE by ctid must see the
-//! version that was locked. The quantity stands in the condition of the locking SELECT: an item that is sold out is
-//! refused without a row lock, a transaction id or WAL, and without waiting for the session that holds the row. A
-//! result is returned only where the row was written as old - deducted; a later change by an AFTER trigger is an act
-//! of its own.
+//! The row is locked by a statement and then written natively, or by a second statement: under READ COMMITTED each
+//! takes a snapshot of its own, and an UPDATE by ctid must see the version that was locked. The quantity stands in the
+//! condition of the locking SELECT: an item that is sold out is refused without a row lock, a transaction id or WAL,
+//! and without waiting for the session that holds the row. A result is returned only where the row was written as old -
+//! deducted; a later change by an AFTER trigger is an act of its own.
 
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
 use crate::core::json::Deduction;
 use crate::core::quantity::{Capacity, Quantity};
+use crate::ledger::heap_writer;
 use crate::pg::args::{Arg, NumericArg};
 use crate::pg::spi::{Connection, Rows};
 use crate::statements::Statement;
@@ -97,11 +98,10 @@ impl<'a> Sale<'a> {
     fn look(&self) -> Result<()> {
         // A look needs fewer rights than a sale: without those no quantity is reported.
         self.stock.require_sale_rights();
-        let seen = self.run(Statement::LookAtItem);
-        if seen.count() == 0 {
+        let Some(stored) = rows::look(self.spi, self.stock, self.id) else {
             return Err(Error::unknown_item(self.id));
-        }
-        let available = self.read(&seen)?;
+        };
+        let available = rows::readable(self.id, stored)?;
         let decided = shortage::require_unlocked(self.spi, self.stock, self.id, available, self.requested);
         *self.stock.seen_short.borrow_mut() = decided.is_err().then(|| self.id.clone());
         decided
@@ -112,9 +112,16 @@ impl<'a> Sale<'a> {
         let Some(expected) = old_quantity.checked_sub(self.requested) else {
             return Err(Error::overflow(self.id, old_quantity, self.requested.negated()));
         };
+        let failed = |new_quantity| Error::verification_failed(self.id, old_quantity, new_quantity, self.requested);
+        if self.stock.names.by_ctid {
+            let (row, delta) = (locked.required(0, c"row")?, self.requested.negated());
+            let step = heap_writer::RowWrite { id: self.id, stripe: None, row, old_quantity, delta };
+            if let Some(&[new_quantity]) = heap_writer::change(self.stock, &[step])?.as_deref() {
+                return if new_quantity == expected { Ok(new_quantity) } else { Err(failed(Some(new_quantity))) };
+            }
+        }
         let row = if self.stock.names.by_ctid { locked.arg(0, c"row") } else { Arg::item(self.id) };
         let written = self.stock.run(self.spi, Statement::Deduct, &[row, self.bound]);
-        let failed = |new_quantity| Error::verification_failed(self.id, old_quantity, new_quantity, self.requested);
         if written.count() != 1 {
             return Err(failed(None));
         }

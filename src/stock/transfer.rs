@@ -12,7 +12,7 @@ use crate::stock::hold::{self, Place};
 use crate::stock::shortage;
 use crate::stripes::striped::Striped;
 use crate::table::attachment::Attachment;
-use crate::table::rows::{self, Stored};
+use crate::table::rows::{self, Locked};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -21,8 +21,8 @@ pub fn shift(spi: &Connection, stock: &Attachment, [from, to]: [&ItemId; 2], mov
     stock.require_fit("p_quantity", moved)?;
     let (source, target) = hold_both(spi, stock, [from, to], moved)?;
     let change = |place: Place, delta| {
-        let Place { id, stripe, quantity: old_quantity, .. } = place;
-        Change { id, stripe, old_quantity, delta }
+        let Place { id, stripe, row, quantity: old_quantity, .. } = place;
+        Change { id, stripe, row, old_quantity, delta }
     };
     let changes = [change(source, moved.negated()), change(target, moved)];
     let written = change::write(spi, stock, &changes)?;
@@ -40,7 +40,7 @@ pub fn shift(spi: &Connection, stock: &Attachment, [from, to]: [&ItemId; 2], mov
 
 /// One item of a transfer: its locked row, or its stripes.
 enum Side<'a> {
-    Row(Stored),
+    Row(Locked),
     Striped(Striped<'a>),
 }
 
@@ -64,10 +64,10 @@ fn hold_both(
     let (source_side, target_side) = (side(from)?, side(to)?);
     let source = || -> Result<Place> {
         match source_side {
-            Side::Row(stored) => {
+            Side::Row(Locked { stored, place }) => {
                 let available = rows::readable(from, stored)?;
                 shortage::require(from, available, moved)?;
-                Ok(Place::row(from, available))
+                Ok(Place::row(from, place, available))
             }
             Side::Striped(striped) => {
                 let held = shortage::require_stripe(&striped, moved)?;
@@ -77,7 +77,7 @@ fn hold_both(
     };
     let target = || -> Result<Place> {
         match target_side {
-            Side::Row(stored) => Ok(Place::row(to, rows::readable(to, stored)?)),
+            Side::Row(Locked { stored, place }) => Ok(Place::row(to, place, rows::readable(to, stored)?)),
             Side::Striped(striped) => hold::any_stripe(&striped),
         }
     };

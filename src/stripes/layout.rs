@@ -44,7 +44,7 @@ pub fn merge_all(spi: &Connection, stock: &Attachment) -> Result<()> {
 pub fn merge(spi: &Connection, stock: &Attachment, id: &ItemId) -> Result<Quantity> {
     let shown = rows::lock_one(spi, stock, id)?;
     if stock.stripes_of(id).is_none() {
-        return rows::readable(id, shown);
+        return rows::readable(id, shown.stored);
     }
     let total = remove(spi, stock, id)?;
     // From here on the item has its row alone, also for a trigger of the row.
@@ -86,7 +86,7 @@ fn show(spi: &Connection, stock: &Attachment, id: &ItemId, total: Quantity) -> R
     if shown != Some(total) {
         return Err(Error::verification_failed(id, total, shown, None::<Quantity>));
     }
-    rows::readable(id, rows::lock_one(spi, stock, id)?)
+    rows::readable(id, rows::lock_one(spi, stock, id)?.stored)
 }
 
 /// Moves the quantity of an item from its row to so many stripes, and returns it.

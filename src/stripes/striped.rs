@@ -9,8 +9,10 @@ use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
 use crate::core::quantity::{Capacity, Quantity};
 use crate::ledger::attribution;
+use crate::ledger::heap_writer;
 use crate::pg::args::Arg;
 use crate::pg::failpoint::{self, Point};
+use crate::pg::heap;
 use crate::pg::lock::{GATE, Lock, Mode};
 use crate::pg::spi::{Connection, Rows, Snapshot};
 use crate::pg::transaction::has_one_snapshot;
@@ -209,6 +211,24 @@ impl<'a> Striped<'a> {
     pub fn change(&self, held: &Held<'_>, delta: Quantity) -> Result<Quantity> {
         let delta = at_scale(self.stock, delta);
         held.quantity.checked_add(delta).ok_or_else(|| Error::overflow(&self.id, held.quantity, delta))?;
+        let step = heap_writer::RowWrite {
+            id: &self.id,
+            stripe: Some(held.stripe),
+            row: held.row.required(0, c"row")?,
+            old_quantity: held.quantity,
+            delta,
+        };
+        let new_quantity = match heap_writer::change_stripes(self.stock, &[step])?.as_deref() {
+            Some(&[new_quantity]) => Some(new_quantity),
+            _ => self.change_by_statement(held, delta),
+        };
+        let expected = held.quantity.checked_add(delta);
+        new_quantity
+            .filter(|_| new_quantity == expected)
+            .ok_or_else(|| Error::verification_failed(&self.id, held.quantity, new_quantity, delta.negated()))
+    }
+
+    fn change_by_statement(&self, held: &Held<'_>, delta: Quantity) -> Option<Quantity> {
         let _acting = self.stock.act_on_companions();
         let printed = delta.to_string();
         let args = [held.row.arg(0, c"row"), Arg::text(printed.as_str())];
@@ -216,11 +236,7 @@ impl<'a> Striped<'a> {
             self.stock.run(self.spi, Statement::ChangeStripe, &args)
         });
         failpoint::reached(Point::Written);
-        let new_quantity = quantity(&written, 0, &self.id).ok();
-        let expected = held.quantity.checked_add(delta);
-        new_quantity
-            .filter(|_| new_quantity == expected)
-            .ok_or_else(|| Error::verification_failed(&self.id, held.quantity, new_quantity, delta.negated()))
+        quantity(&written, 0, &self.id).ok()
     }
 
     pub(super) fn lock(&self, stripe: i16) -> Lock {
@@ -330,9 +346,59 @@ fn quantity(rows: &Rows<'_>, row: usize, id: &ItemId) -> Result<Quantity> {
     rows.quantity(row, c"quantity", SqlType::Numeric).map_err(|stored| Error::unreadable_stock(id, &stored))
 }
 
-/// Writes held stripes in one statement, verifies each, and returns their new quantities.
+/// Writes held stripes, verifies each, and returns their new quantities.
 pub fn write(spi: &Connection, stock: &Attachment, steps: &[Step]) -> Result<HashMap<(ItemId, i16), Quantity>> {
     let _acting = stock.act_on_companions();
+    let written = match write_natively(spi, stock, steps)? {
+        Some(written) => written,
+        None => write_by_statement(spi, stock, steps)?,
+    };
+    for Step { id, stripe, old_quantity, delta } in steps {
+        let new_quantity = written.get(&(id.clone(), *stripe)).copied();
+        if new_quantity.is_none() || new_quantity != old_quantity.checked_add(*delta) {
+            return Err(Error::verification_failed(id, *old_quantity, new_quantity, delta.negated()));
+        }
+    }
+    Ok(written)
+}
+
+/// None, where statements have to do it.
+fn write_natively(
+    spi: &Connection,
+    stock: &Attachment,
+    steps: &[Step],
+) -> Result<Option<HashMap<(ItemId, i16), Quantity>>> {
+    if stock.native().is_none_or(|native| native.stripes.is_none()) {
+        return Ok(None);
+    }
+    let args = [
+        stock.bind_items(steps.iter().map(|step| &step.id)),
+        Arg::owned(steps.iter().map(|step| step.stripe).collect::<Vec<_>>()),
+    ];
+    let rows = stock.run(spi, Statement::LockSomeStripes, &args);
+    let locked = |row| {
+        let id = rows.item(row, c"id")?;
+        let quantity = quantity(&rows, row, &id)?;
+        Ok(((id, rows.required(row, c"stripe")?), (quantity, rows.required(row, c"row")?)))
+    };
+    let mut locked: HashMap<(ItemId, i16), (Quantity, heap::TupleId)> =
+        (0..rows.count()).map(locked).collect::<Result<_>>()?;
+    // In the order of the steps, which is that of their movements.
+    let mut changes = Vec::with_capacity(steps.len());
+    for Step { id, stripe, delta, .. } in steps {
+        let Some((old_quantity, row)) = locked.remove(&(id.clone(), *stripe)) else { return Ok(None) };
+        changes.push(heap_writer::RowWrite { id, stripe: Some(*stripe), row, old_quantity, delta: *delta });
+    }
+    let Some(written) = heap_writer::change_stripes(stock, &changes)? else { return Ok(None) };
+    let keys = steps.iter().map(|step| (step.id.clone(), step.stripe));
+    Ok(Some(keys.zip(written).collect()))
+}
+
+fn write_by_statement(
+    spi: &Connection,
+    stock: &Attachment,
+    steps: &[Step],
+) -> Result<HashMap<(ItemId, i16), Quantity>> {
     let args = [
         stock.bind_items(steps.iter().map(|step| &step.id)),
         Arg::owned(steps.iter().map(|step| step.stripe).collect::<Vec<_>>()),
@@ -341,17 +407,10 @@ pub fn write(spi: &Connection, stock: &Attachment, steps: &[Step]) -> Result<Has
     let run = || stock.run(spi, Statement::ChangeStripes, &args);
     let rows = attribution::writing(stock.companions.stripes, run);
     failpoint::reached(Point::Written);
-    let mut written = HashMap::with_capacity(rows.count());
-    for row in 0..rows.count() {
+    let written = |row| {
         let id = rows.item(row, c"id")?;
         let new_quantity = quantity(&rows, row, &id)?;
-        written.insert((id, rows.required(row, c"stripe")?), new_quantity);
-    }
-    for Step { id, stripe, old_quantity, delta } in steps {
-        let new_quantity = written.get(&(id.clone(), *stripe)).copied();
-        if new_quantity.is_none() || new_quantity != old_quantity.checked_add(*delta) {
-            return Err(Error::verification_failed(id, *old_quantity, new_quantity, delta.negated()));
-        }
-    }
-    Ok(written)
+        Ok(((id, rows.required(row, c"stripe")?), new_quantity))
+    };
+    (0..rows.count()).map(written).collect()
 }

@@ -9,13 +9,15 @@
 
 use crate::core::error::Result;
 use crate::core::item_id::ItemId;
+use crate::core::quantity::Quantity;
 use crate::ledger::attribution;
+use crate::ledger::heap_writer;
 use crate::pg::Oid;
 use crate::pg::args::Arg;
 use crate::pg::failpoint::{self, Point};
 use crate::pg::lock::{Lock, Mode, TableLock, try_lock_table};
 use crate::pg::report;
-use crate::pg::spi::{Connection, connected};
+use crate::pg::spi::{Connection, Rows, connected};
 use crate::pg::transaction::is_standby;
 use crate::pg::worker::{self, Look, Start, Work};
 use crate::statements::Statement;
@@ -114,7 +116,7 @@ fn claimed(mut take: impl FnMut() -> bool) -> bool {
 
 fn tables(owner: Oid) -> Vec<Oid> {
     // Without a configuration there is no attached table.
-    connected(|spi| striped_tables(spi, &configuration(spi)?, owner)).unwrap_or_else(|_| Vec::new())
+    connected(|spi| striped_tables(spi, &configuration()?, owner)).unwrap_or_else(|_| Vec::new())
 }
 
 /// Looks at the totals of one table.
@@ -143,7 +145,7 @@ fn end(owner: Oid) -> bool {
     let lock = Lock::of_worker(owner);
     let mut locked = Vec::new();
     let ended: Result<bool> = connected(|spi| {
-        let configuration = configuration(spi)?;
+        let configuration = configuration()?;
         // Stock tables are locked before stripes, as everywhere.
         let stocks: Vec<_> =
             striped_tables(spi, &configuration, owner)?.into_iter().filter_map(striped_stock).collect();
@@ -167,7 +169,7 @@ fn end(owner: Oid) -> bool {
     lock.release(Mode::Exclusive);
     lock.release_for_session();
     // A table that was attached meanwhile is not locked: its sales found a worker that was about to end.
-    let attached = connected(|spi| stripe_tables(spi, &configuration(spi)?, owner)).unwrap_or_else(|_| Vec::new());
+    let attached = connected(|spi| stripe_tables(spi, &configuration()?, owner)).unwrap_or_else(|_| Vec::new());
     attached.iter().all(|table| locked.contains(table)) || !claim(owner)
 }
 
@@ -178,18 +180,34 @@ fn update(spi: &Connection, stock: &Attachment) -> Result<Look> {
     if stock.run(spi, Statement::FindLagging, &args).count() == 0 {
         return Ok(Look::Unchanged);
     }
-    let lagging = stock.run(spi, Statement::LockLagging, &args);
-    let total = |row| Ok((lagging.item(row, c"id")?, lagging.required_text(row, c"total")?));
-    let rows = (0..lagging.count()).map(total).collect::<Result<Vec<(ItemId, String)>>>()?;
-    let totals: Vec<String> = rows.iter().map(|(_, total)| total.clone()).collect();
-    let args = [stock.bind_items(rows.iter().map(|(id, _)| id)), Arg::owned(totals)];
-    let written = attribution::writing_totals(stock.oid, rows, || stock.run(spi, Statement::WriteTotals, &args));
-    let shown = |row| Ok((written.item(row, c"id")?, written.required_text(row, c"total")?));
-    let (ids, totals) = (0..written.count()).map(shown).collect::<Result<(Vec<_>, Vec<_>)>>()?;
+    let (ids, totals) = write(spi, stock, &stock.run(spi, Statement::LockLagging, &args))?;
     attribution::upserting(stock.companions.totals, || {
         stock.run(spi, Statement::KeepTotals, &[stock.bind_items(&ids), Arg::owned(totals)]);
     });
     Ok(Look::Changed)
+}
+
+/// Writes the totals of locked rows, natively where that is allowed. Returns the items and totals that were written.
+fn write(spi: &Connection, stock: &Attachment, lagging: &Rows<'_>) -> Result<(Vec<ItemId>, Vec<String>)> {
+    let total = |row| Ok((lagging.item(row, c"id")?, lagging.required_text(row, c"total")?));
+    let rows = (0..lagging.count()).map(total).collect::<Result<Vec<(ItemId, String)>>>()?;
+    if stock.names.by_ctid {
+        let place = |row: usize| {
+            let total = rows.get(row).and_then(|(_, total)| total.parse::<Quantity>().ok());
+            Ok(total.zip(Some(lagging.required(row, c"row")?)).map(|(total, place)| (place, total)))
+        };
+        let places: Option<Vec<_>> = (0..rows.len()).map(place).collect::<Result<_>>()?;
+        if let Some(places) = places
+            && heap_writer::show_totals(stock, &places)?
+        {
+            return Ok(rows.into_iter().unzip());
+        }
+    }
+    let totals: Vec<String> = rows.iter().map(|(_, total)| total.clone()).collect();
+    let args = [stock.bind_items(rows.iter().map(|(id, _)| id)), Arg::owned(totals)];
+    let written = attribution::writing_totals(stock.oid, rows, || stock.run(spi, Statement::WriteTotals, &args));
+    let shown = |row| Ok((written.item(row, c"id")?, written.required_text(row, c"total")?));
+    (0..written.count()).map(shown).collect()
 }
 
 fn sums(spi: &Connection, stock: &Attachment) -> Result<(Vec<ItemId>, Vec<String>)> {

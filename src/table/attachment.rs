@@ -5,11 +5,13 @@
 
 use crate::core::error::{Error, Result};
 use crate::core::item_id::{IdType, ItemId, MAX_ID_BYTES};
+use crate::core::obstacle::Obstacle;
 use crate::core::part::Part;
 use crate::core::quantity::{Capacity, Quantity};
 use crate::pg::Oid;
 use crate::pg::args::Arg;
 use crate::pg::encoding;
+use crate::pg::invalidation::{self, Watch};
 use crate::pg::lock::{TableLock, lock_table};
 use crate::pg::role::{
     Acting, act_as, act_as_unfiltered, current_role, is_superuser, is_unfiltered, require_sale_rights,
@@ -20,6 +22,7 @@ use crate::pg::trigger::{Firing, Operation};
 use crate::statements::{Names, Statement};
 use crate::table::catalog::Description;
 use crate::table::configuration::CompanionOids;
+use crate::table::native::Native;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
@@ -72,6 +75,8 @@ pub struct Attachment {
     pub locked: Vec<Oid>,
     /// The number of the invalidation message that it was read after.
     pub generation: u64,
+    /// How rows are written natively; or why they are not.
+    pub native: std::result::Result<Native, Obstacle>,
     /// Kept plans.
     pub plans: Plans,
 }
@@ -149,6 +154,13 @@ impl Attachment {
             IdType::Uuid => Ok(()),
             other => Err(Error::no_uuids(&self.names.relation, other)),
         }
+    }
+
+    /// How rows are written natively, where they are, and nothing about the tables has changed since that was found.
+    pub fn native(&self) -> Option<&Native> {
+        let native = self.native.as_ref().ok()?;
+        let is_fresh = self.generation == invalidation::generation(Watch::Table(self.oid));
+        (is_fresh && settings::may_write_natively()).then_some(native)
     }
 
     /// Whether changes are recorded.

@@ -13,16 +13,19 @@ use crate::pg::encoding;
 use crate::pg::invalidation::{self, Watch};
 use crate::pg::lock::{TableLock, lock_alone, lock_for_writing, unlock_table};
 use crate::pg::relation::{self, Facts};
+use crate::pg::report;
 use crate::pg::role::act_as_unfiltered;
 use crate::pg::spi::{Connection, connected};
 use crate::pg::trigger::Firing;
 use crate::pg::types::SqlType;
+use crate::pg::writability::StockColumns;
 use crate::statements::{Names, catalog as statements};
 use crate::table::attachment::{Attachment, Plans, StripeCounts, USER_SCHEMA, part_of, pinned_path};
-use crate::table::catalog::{self, Catalog, ColumnDescription, Columns, Description, RelationKind};
+use crate::table::catalog::{self, ColumnDescription, Columns, Description, RelationKind};
 use crate::table::choice;
 use crate::table::configuration::{Configured, configuration, configured, configured_with};
 use crate::table::health;
+use crate::table::native;
 use serde_json::json;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -168,7 +171,7 @@ pub fn part_without_lock(firing: &Firing) -> Result<Option<(Oid, Part)>> {
         return Ok(Some((stock.oid, part)));
     }
     let tables = relation::with_ancestors(table);
-    let found = connected(|spi| configured_with(spi, &configuration(spi)?, tables))?;
+    let found = connected(|spi| configured_with(spi, &configuration()?, tables))?;
     let part = |found: &Configured| part_of(firing, found.table, &found.companions).map(|part| (found.table, part));
     // A partition that is attached itself, and not yet refused, is a stock table of its own.
     let (own, others): (Vec<_>, Vec<_>) = found.iter().partition(|found| found.table == table);
@@ -184,7 +187,7 @@ fn unlock_all(tables: &[Oid]) {
 fn load(spi: &Connection, table: Oid) -> Result<Attachment> {
     let watch = Watch::Table(table);
     loop {
-        let configuration = configuration(spi)?;
+        let configuration = configuration()?;
         let configured = self::configured(spi, &configuration, table)?.ok_or_else(Error::not_attached)?;
         let companions = configured.companions.oids();
         let [schema, name] = &configured.attached_as;
@@ -206,7 +209,7 @@ fn load(spi: &Connection, table: Oid) -> Result<Attachment> {
             locked.extend(configured.companions.movements);
             lock_for_writing(&locked);
             if generation == invalidation::generation(watch) {
-                return build(spi, configured, (generation, locked));
+                return build(spi, (configured, relation::schema_of(configuration.oid)), (generation, locked));
             }
             unlock_all(&locked);
         }
@@ -214,19 +217,27 @@ fn load(spi: &Connection, table: Oid) -> Result<Attachment> {
     }
 }
 
-fn build(spi: &Connection, configured: Configured, (generation, locked): (u64, Vec<Oid>)) -> Result<Attachment> {
-    let catalog = Catalog::of(spi);
-    let table = describe_attached(&catalog, &configured)?;
-    let columns = resolve(&configured, &table)?;
-    let companions = Companions::read(&catalog, &configured, &table, columns.id_type)?;
-    if table.schema == USER_SCHEMA {
-        return Err(Error::broken_attachment(
-            "schema_name",
-            "the schema of the stock table is named $user, which a search_path reads as the name of the role",
-            json!({"table": table.name}),
-            "Rename the schema.",
-        ));
+fn require_plain_schema(table: &Description) -> Result<()> {
+    if table.schema != USER_SCHEMA {
+        return Ok(());
     }
+    Err(Error::broken_attachment(
+        "schema_name",
+        "the schema of the stock table is named $user, which a search_path reads as the name of the role",
+        json!({"table": table.name}),
+        "Rename the schema.",
+    ))
+}
+
+fn build(
+    spi: &Connection,
+    (configured, extension_schema): (Configured, Option<Oid>),
+    (generation, locked): (u64, Vec<Oid>),
+) -> Result<Attachment> {
+    let table = describe_configured(&configured)?;
+    let columns = resolve(&configured, &table)?;
+    let companions = Companions::read(&configured, &table, columns.id_type)?;
+    require_plain_schema(&table)?;
     let search_path = pinned_path(&table);
     let (striped, away) = striped_items(spi, &companions.stripes, &table, (&columns.id.quoted, &search_path))?;
     let facts = health::stock_facts(table.oid);
@@ -250,7 +261,15 @@ fn build(spi: &Connection, configured: Configured, (generation, locked): (u64, V
         stripes: companions.stripes,
         totals: companions.totals,
     };
+    let stock_columns = StockColumns { id: id.number, quantity: quantity.number, check: &configured.check_name };
+    let companions_written = (configured.companions.movements, configured.companions.stripes);
+    let native =
+        native::of(&table, (&stock_columns, run_as_caller, stock.forced_rls), companions_written, extension_schema);
+    if let Err(obstacle) = native {
+        report::debug(&format!("{} is written by statements: {}", table.name, obstacle.words()));
+    }
     Ok(Attachment {
+        native,
         oid: table.oid,
         owner: table.owner,
         names,
@@ -286,15 +305,14 @@ struct Companions {
 }
 
 impl Companions {
-    fn read(catalog: &Catalog<'_>, configured: &Configured, table: &Description, id_type: IdType) -> Result<Self> {
+    fn read(configured: &Configured, table: &Description, id_type: IdType) -> Result<Self> {
         let oids = &configured.companions;
         let mut in_force = Ok(());
         let mut name = |oid: Oid, companion: Companion| -> Result<String> {
             let facts = health::companion(oid, companion, table.owner, id_type)?;
             let ours = health::ours_in_force(&facts, Part::Companion(companion), (oids.movements.is_some(), false));
             in_force = std::mem::replace(&mut in_force, Ok(())).and(ours);
-            let found = catalog.describe(oid, Columns::None)?;
-            Ok(found.ok_or_else(|| Error::internal("a table that was read is not there"))?.name)
+            Ok(relation::qualified_name(oid))
         };
         let movements = oids.movements.map(|oid| name(oid, Companion::Movements)).transpose()?;
         let requests = name(oids.requests, Companion::Requests)?;
@@ -315,7 +333,7 @@ fn require_unrelated(spi: &Connection, table: &Description) -> Result<()> {
         return Ok(());
     }
     invalidation::add_relations(&relatives);
-    let others = configured_with(spi, &configuration(spi)?, relatives.clone())?;
+    let others = configured_with(spi, &configuration()?, relatives.clone())?;
     match others.iter().find(|other| relatives.contains(&other.table)) {
         Some(other) => Err(Error::related_attached(&table.name, &relation::qualified_name(other.table))),
         None => Ok(()),
@@ -391,12 +409,7 @@ fn resolve<'a>(configured: &Configured, table: &'a Description) -> Result<Resolv
 }
 
 /// Describes the attached table; its columns are those that the CHECK contains, under their present names.
-pub fn describe_configured(spi: &Connection, configured: &Configured) -> Result<Description> {
-    describe_attached(&Catalog::of(spi), configured)
-}
-
-fn describe_attached(catalog: &Catalog<'_>, configured: &Configured) -> Result<Description> {
-    catalog
-        .describe(configured.table, Columns::Marked(&configured.check_name))?
+pub fn describe_configured(configured: &Configured) -> Result<Description> {
+    catalog::describe(configured.table, Columns::Marked(&configured.check_name))
         .ok_or_else(|| Error::stock_table_dropped(configured.table.to_u32()))
 }

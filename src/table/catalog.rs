@@ -1,16 +1,17 @@
 //! The catalog's description of a table that is attached, or is to be.
 //!
-//! Everything is read with the latest snapshot, at any isolation level of the caller.
+//! Everything is the latest committed state, at any isolation level of the caller.
 
 use crate::core::error::{Error, Result};
 use crate::core::item_id::IdType;
 use crate::core::quantity::Capacity;
 use crate::pg::Oid;
 use crate::pg::args::Arg;
-use crate::pg::spi::{Connection, Plan, Rows, Snapshot, connected};
+use crate::pg::relation;
+use crate::pg::spi::{Connection, connected};
+use crate::pg::system_catalog;
 use crate::pg::types::SqlType;
 use crate::statements::catalog as statements;
-use std::ffi::CStr;
 
 /// The length of the header of a value, which a type modifier of numeric includes.
 const VARHDRSZ: i32 = 4;
@@ -111,8 +112,60 @@ impl ColumnDescription {
 }
 
 /// Describes a table; None where there is no such table.
-pub fn describe(spi: &Connection, table: Oid, columns: Columns<'_>) -> Result<Option<Description>> {
-    Catalog::of(spi).describe(table, columns)
+pub fn describe(table: Oid, columns: Columns<'_>) -> Option<Description> {
+    let row = system_catalog::table(table)?;
+    let kind = match row.kind {
+        b'r' => RelationKind::Ordinary,
+        b'p' => RelationKind::Partitioned,
+        _ => RelationKind::Other,
+    };
+    let (id, quantity) = match columns {
+        Columns::Named(id, quantity) => {
+            (system_catalog::column_named(table, id), system_catalog::column_named(table, quantity))
+        }
+        Columns::Marked(check) => match *system_catalog::columns_of_check(table, check) {
+            [id, quantity, ..] => (system_catalog::column(table, id), system_catalog::column(table, quantity)),
+            _ => (None, None),
+        },
+        Columns::None => (None, None),
+    };
+    let indexes = system_catalog::indexes(table);
+    let mut parts = vec![table];
+    if kind == RelationKind::Partitioned {
+        parts = relation::with_partitions(table);
+    }
+    Some(Description {
+        oid: table,
+        kind,
+        temporary: row.persistence == b't',
+        unlogged: row.persistence == b'u',
+        has_children: kind == RelationKind::Ordinary && relation::has_children(table),
+        owner: row.owner,
+        owned: row.is_owned,
+        schema: system_catalog::quoted_schema(row.schema)?,
+        name: relation::qualified_name(table),
+        bare_name: row.name,
+        unique_index: id.as_ref().is_some_and(|id| indexes.iter().any(|index| index.unique_on == Some(id.number))),
+        quantity_indexed: quantity
+            .as_ref()
+            .is_some_and(|quantity| indexes.iter().any(|index| index.columns.contains(&quantity.number))),
+        referenced: parts.into_iter().any(system_catalog::is_referenced),
+        id: id.map(described),
+        quantity: quantity.map(described),
+    })
+}
+
+fn described(column: system_catalog::ColumnRow) -> ColumnDescription {
+    ColumnDescription {
+        number: column.number,
+        quoted: system_catalog::quoted(&column.name),
+        name: column.name,
+        type_oid: column.type_oid,
+        deterministic: column.is_deterministic,
+        not_null: column.not_null,
+        generated: column.is_generated,
+        modifier: column.modifier,
+    }
 }
 
 /// The code that the WHEN clause of a trigger runs.
@@ -143,113 +196,18 @@ pub struct GrantOfTrigger {
 }
 
 /// The grants of TRIGGER on these tables, by table.
-pub fn grants_of_trigger(spi: &Connection, tables: Vec<Oid>) -> Result<Vec<GrantOfTrigger>> {
+pub fn grants_of_trigger(spi: &Connection, mut tables: Vec<Oid>) -> Result<Vec<GrantOfTrigger>> {
+    // Most tables have none, and planning the statement is what takes time.
+    tables.retain(|table| system_catalog::table(*table).is_some_and(|table| table.has_grants));
+    if tables.is_empty() {
+        return Ok(Vec::new());
+    }
     let rows = spi.once_latest(&statements::grants_of_trigger(), &[Arg::owned(tables)]);
     let read = |row| {
         let (table, grantee) = (rows.required(row, c"oid")?, rows.required(row, c"grantee")?);
         Ok(GrantOfTrigger { table, grantee, to_superuser: rows.required(row, c"to_superuser")? })
     };
     (0..rows.count()).map(read).collect()
-}
-
-/// The statement that describes tables, planned once for several: planning it costs some milliseconds, which the first
-/// call of every session waits for.
-pub struct Catalog<'c> {
-    spi: &'c Connection,
-    plan: Plan,
-}
-
-impl<'c> Catalog<'c> {
-    /// Prepares the statement.
-    pub fn of(spi: &'c Connection) -> Self {
-        Self { spi, plan: spi.prepare(&statements::describe()) }
-    }
-
-    /// Describes a table; None where there is no such table.
-    pub fn describe(&self, table: Oid, columns: Columns<'_>) -> Result<Option<Description>> {
-        let (id, quantity, mark) = match columns {
-            Columns::Named(id, quantity) => (Some(id), Some(quantity), None),
-            Columns::Marked(check) => (None, None, Some(check)),
-            Columns::None => (None, None, None),
-        };
-        let args = [Arg::owned(table), Arg::text(id), Arg::text(quantity), Arg::text(mark)];
-        let rows = self.spi.run(&self.plan, &args, Snapshot::Latest);
-        if rows.count() == 0 { Ok(None) } else { description(&rows).map(Some) }
-    }
-}
-
-fn description(rows: &Rows<'_>) -> Result<Description> {
-    let kind = match rows.required_text(0, c"kind")?.as_str() {
-        "r" => RelationKind::Ordinary,
-        "p" => RelationKind::Partitioned,
-        _ => RelationKind::Other,
-    };
-    let persistence = rows.required_text(0, c"persistence")?;
-    Ok(Description {
-        oid: rows.required(0, c"oid")?,
-        kind,
-        temporary: persistence == "t",
-        unlogged: persistence == "u",
-        has_children: rows.required(0, c"has_children")?,
-        owner: rows.required(0, c"owner")?,
-        owned: rows.required(0, c"owned")?,
-        schema: rows.required_text(0, c"schema")?,
-        name: rows.required_text(0, c"name")?,
-        bare_name: rows.required_text(0, c"bare_name")?,
-        unique_index: rows.required(0, c"unique_index")?,
-        quantity_indexed: rows.required(0, c"quantity_indexed")?,
-        referenced: rows.required(0, c"referenced")?,
-        id: column(rows, &ID_COLUMN)?,
-        quantity: column(rows, &QUANTITY_COLUMN)?,
-    })
-}
-
-/// The names under which describe.sql returns the facts about a column.
-struct ColumnNames {
-    number: &'static CStr,
-    name: &'static CStr,
-    quoted: &'static CStr,
-    type_oid: &'static CStr,
-    deterministic: &'static CStr,
-    not_null: &'static CStr,
-    generated: &'static CStr,
-    modifier: &'static CStr,
-}
-
-const ID_COLUMN: ColumnNames = ColumnNames {
-    number: c"id_number",
-    name: c"id_name",
-    quoted: c"id_quoted",
-    type_oid: c"id_type",
-    deterministic: c"id_deterministic",
-    not_null: c"id_not_null",
-    generated: c"id_generated",
-    modifier: c"id_modifier",
-};
-
-const QUANTITY_COLUMN: ColumnNames = ColumnNames {
-    number: c"quantity_number",
-    name: c"quantity_name",
-    quoted: c"quantity_quoted",
-    type_oid: c"quantity_type",
-    deterministic: c"quantity_deterministic",
-    not_null: c"quantity_not_null",
-    generated: c"quantity_generated",
-    modifier: c"quantity_modifier",
-};
-
-fn column(rows: &Rows<'_>, names: &ColumnNames) -> Result<Option<ColumnDescription>> {
-    let Some(number) = rows.get(0, names.number) else { return Ok(None) };
-    Ok(Some(ColumnDescription {
-        number,
-        name: rows.required_text(0, names.name)?,
-        quoted: rows.required_text(0, names.quoted)?,
-        type_oid: rows.required(0, names.type_oid)?,
-        deterministic: rows.required(0, names.deterministic)?,
-        not_null: rows.required(0, names.not_null)?,
-        generated: rows.required(0, names.generated)?,
-        modifier: rows.required(0, names.modifier)?,
-    }))
 }
 
 impl Description {

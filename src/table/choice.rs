@@ -62,7 +62,6 @@ impl Choice {
             return Ok(());
         }
         let own_schema = relation::schema_of(self.table);
-        let columns = [&stock.id_name, &stock.quantity_name].map(|column| namespace::name(column));
         for schema in namespace::search_path() {
             if Some(schema) == own_schema {
                 break;
@@ -70,6 +69,7 @@ impl Choice {
             let Some(found) = namespace::relation_in(schema, &stock.table_name) else { continue };
             let is_at_home = relation::owner(found)
                 .is_some_and(|owner| is_kin(owner, stock.owner) || namespace::owner(schema) == Some(owner));
+            let columns = [&stock.id_name, &stock.quantity_name].map(|column| namespace::name(column));
             if is_at_home && columns.iter().all(|column| namespace::has_column(found, column)) {
                 return Err(Error::shadowed_table(&stock.names.relation, &relation::qualified_name(found)));
             }
@@ -195,7 +195,7 @@ fn list() -> Result<Rc<List>> {
 }
 
 fn load(spi: &Connection) -> Result<Rc<List>> {
-    let configuration = configuration(spi)?;
+    let configuration = configuration()?;
     loop {
         drop(invalidation::start(Watch::List, &[configuration.oid]));
         invalidation::start_with_all(Watch::Places);

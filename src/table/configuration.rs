@@ -12,6 +12,7 @@ use crate::pg::namespace;
 use crate::pg::relation;
 use crate::pg::role::act_as;
 use crate::pg::spi::Connection;
+use crate::pg::system_catalog::{self, ExtensionRow};
 use crate::statements::catalog::{self, ConfiguredBy};
 use std::ffi::CStr;
 
@@ -121,25 +122,28 @@ impl CompanionOids {
 
 /// Whether a subscription writes to one of these tables.
 pub fn is_subscribed(spi: &Connection, configuration: &Configuration, tables: Vec<Oid>) -> bool {
+    // Most databases have never had a subscription, and planning the statement is what takes time.
+    if system_catalog::is_empty(system_catalog::SUBSCRIPTIONS) {
+        return false;
+    }
     let _acting = act_as(configuration.owner, CATALOG_PATH);
-    spi.once(&catalog::subscribed(), &[Arg::owned(tables)]).count() > 0
+    spi.once_latest(&catalog::subscribed(), &[Arg::owned(tables)]).count() > 0
 }
 
 /// Finds the configuration table of the installed extension, which must be of the version of the library.
-pub fn configuration(spi: &Connection) -> Result<Configuration> {
-    let rows = spi.once_latest(&catalog::configuration(), &[]);
-    if rows.count() == 0 {
-        return Err(Error::not_attached());
+pub fn configuration() -> Result<Configuration> {
+    let ExtensionRow { schema, version } = system_catalog::extension().ok_or_else(Error::not_attached)?;
+    let library = env!("CARGO_PKG_VERSION");
+    if version != library {
+        return Err(Error::outdated(&version, library));
     }
-    let (installed, library) = (rows.required_text(0, c"version")?, env!("CARGO_PKG_VERSION"));
-    if installed != library {
-        return Err(Error::outdated(&installed, library));
-    }
+    let oid = namespace::relation_in(schema, c"inventory_attachment").ok_or_else(Error::not_attached)?;
+    let missing = || Error::internal("a table of the extension is missing");
     Ok(Configuration {
-        oid: rows.required(0, c"oid")?,
-        owner: rows.required(0, c"owner")?,
-        relation: rows.required_text(0, c"relation")?,
-        schema: rows.required_text(0, c"schema")?,
+        oid,
+        owner: relation::owner(oid).ok_or_else(missing)?,
+        relation: relation::qualified_name(oid),
+        schema: system_catalog::quoted_schema(schema).ok_or_else(missing)?,
     })
 }
 
@@ -174,6 +178,12 @@ pub fn configured_with(spi: &Connection, configuration: &Configuration, tables: 
     read(spi, configuration, ConfiguredBy::Tables, Arg::owned(tables))
 }
 
+/// The partitions of a table; of an ordinary one, tables that inherit from it hold nothing of the stock.
+fn partitions(table: Oid) -> Vec<Oid> {
+    let is_partitioned = system_catalog::table(table).is_some_and(|table| table.kind == b'p');
+    if is_partitioned { relation::with_partitions(table) } else { Vec::new() }
+}
+
 fn read(
     spi: &Connection,
     configuration: &Configuration,
@@ -183,20 +193,23 @@ fn read(
     let _acting = act_as(configuration.owner, CATALOG_PATH);
     let rows = spi.once_latest(&catalog::configured(&configuration.relation, by), &[argument]);
     let read = |row| {
+        let table = rows.required(row, c"stock_table")?;
+        let companions = CompanionOids {
+            movements: rows.get(row, c"movement_table"),
+            requests: rows.required(row, c"request_table")?,
+            stripes: rows.required(row, c"stripe_table")?,
+            totals: rows.required(row, c"total_table")?,
+        };
+        let written = [table].into_iter().chain(companions.oids()).chain(partitions(table)).collect();
         Ok(Configured {
-            table: rows.required(row, c"stock_table")?,
+            table,
             attached_as: [rows.required_text(row, c"stock_schema")?, rows.required_text(row, c"stock_name")?],
             run_as: rows.required_text(row, c"run_as")?,
             check_name: rows.required_text(row, c"check_name")?,
             id_column: rows.required_text(row, c"id_column")?,
             quantity_column: rows.required_text(row, c"quantity_column")?,
-            companions: CompanionOids {
-                movements: rows.get(row, c"movement_table"),
-                requests: rows.required(row, c"request_table")?,
-                stripes: rows.required(row, c"stripe_table")?,
-                totals: rows.required(row, c"total_table")?,
-            },
-            subscribed: rows.required(row, c"subscribed")?,
+            companions,
+            subscribed: is_subscribed(spi, configuration, written),
         })
     };
     (0..rows.count()).map(read).collect()

@@ -9,5 +9,6 @@ pub mod configuration;
 pub mod cursors;
 pub mod fired;
 pub mod health;
+pub mod native;
 pub mod rows;
 pub mod triggers;

@@ -7,6 +7,8 @@ use crate::core::item_id::ItemId;
 use crate::core::quantity::{Capacity, Quantity};
 use crate::pg::args::Arg;
 use crate::pg::failpoint::{self, Point};
+use crate::pg::heap::TupleId;
+use crate::pg::lookup;
 use crate::pg::spi::Connection;
 use crate::statements::Statement;
 use crate::table::attachment::Attachment;
@@ -20,18 +22,40 @@ pub fn readable(id: &ItemId, stored: Stored) -> Result<Quantity> {
     stored.map_err(|stored| Error::unreadable_stock(id, &stored))
 }
 
+/// A locked row.
+#[derive(Clone)]
+pub struct Locked {
+    /// Its quantity.
+    pub stored: Stored,
+    /// Its place, where a row can be written by it.
+    pub place: Option<TupleId>,
+}
+
+/// Reads the quantity of an item without a lock; None where there is no such item that may be read.
+pub fn look(spi: &Connection, stock: &Attachment, id: &ItemId) -> Option<Stored> {
+    if let Some(key) = stock.native().and_then(|native| native.key.as_ref()) {
+        return lookup::quantity(stock.oid, key, id, (stock.numbers[1], stock.names.quantity_type));
+    }
+    let rows = stock.run(spi, Statement::LookAtItem, &[Arg::item(id)]);
+    (rows.count() > 0).then(|| rows.quantity(0, c"quantity", stock.names.quantity_type))
+}
+
 /// Locks items in the order of their ids and reads their quantities. Unknown items are missing from the result.
-pub fn lock(spi: &Connection, stock: &Attachment, ids: &[ItemId]) -> Result<HashMap<ItemId, Stored>> {
+pub fn lock(spi: &Connection, stock: &Attachment, ids: &[ItemId]) -> Result<HashMap<ItemId, Locked>> {
     stock.require_sale_rights();
     let statement = stock.by_strength(Statement::LockItems, Statement::LockItemsNoKey);
     let rows = stock.run(spi, statement, &[stock.bind_items(ids)]);
     failpoint::reached(Point::Locked);
-    let stored = |row| Ok((rows.item(row, c"id")?, rows.quantity(row, c"quantity", stock.names.quantity_type)));
-    (0..rows.count()).map(stored).collect()
+    let locked = |row| {
+        let stored = rows.quantity(row, c"quantity", stock.names.quantity_type);
+        let place = if stock.names.by_ctid { Some(rows.required(row, c"row")?) } else { None };
+        Ok((rows.item(row, c"id")?, Locked { stored, place }))
+    };
+    (0..rows.count()).map(locked).collect()
 }
 
 /// Locks one item and reads its quantity.
-pub fn lock_one(spi: &Connection, stock: &Attachment, id: &ItemId) -> Result<Stored> {
+pub fn lock_one(spi: &Connection, stock: &Attachment, id: &ItemId) -> Result<Locked> {
     let mut held = lock(spi, stock, std::slice::from_ref(id))?;
     held.remove(id).ok_or_else(|| Error::unknown_item(id))
 }

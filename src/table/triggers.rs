@@ -131,6 +131,17 @@ impl TriggerDefinition {
         if self.row { "FOR EACH ROW" } else { "FOR EACH STATEMENT" }
     }
 
+    /// Timing, level and events, as pg_trigger.tgtype holds them.
+    pub fn bits(&self) -> i16 {
+        let event = |event: &Operation| match event {
+            Operation::Insert => 4,
+            Operation::Delete => 8,
+            Operation::Update => 16,
+            Operation::Truncate => 32,
+        };
+        i16::from(self.row) + if self.before { 2 } else { 0 } + self.events.iter().map(event).sum::<i16>()
+    }
+
     /// Whether this is the trigger that fires a function.
     pub fn is_fired(&self, function: &str, firing: &Firing) -> bool {
         self.function == function

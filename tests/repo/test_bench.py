@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from bench import orders, refusals, report, run, shops, tables, triggers
+from bench import growth, orders, refusals, report, run, server_time, shops, tables, triggers
 from bench.workloads import ASYNC, FULL, WORKLOADS, scripts
 
 PG = os.environ.get("PG", "18")
@@ -98,6 +98,41 @@ def test_a_refusal_at_once_is_the_same_refusal_without_the_work(server, opened):
         )
 
 
+def test_calls_that_are_timed_in_the_server_sell(server, opened):
+    before = {name: shops.left_in_stock(server, opened[name]) for name, _ in server_time.WAYS.values()}
+    found = server_time.measured(server, opened, 1, 0.2)
+    assert found.keys() == server_time.WAYS.keys() and all(us > 0 for (us,) in found.values())
+    for name in before:
+        sold = before[name] - shops.left_in_stock(server, opened[name])
+        assert sold > 0 and sold % server_time.CALLS == 0, name
+        if name in shops.LEDGERS:
+            shops.check_ledger(server, opened[name])
+
+
+def test_the_contender_by_statements_is_one(server, opened):
+    """The trigger of the ledger runs for it alone."""
+    calls = "SELECT coalesce(sum(calls), 0) FROM pg_stat_user_functions WHERE funcname = 'inventory_movement_record'"
+    recorded = []
+    for way in ("ext_ledger", "ext_ledger, sql"):
+        name, path = server_time.WAYS[way]
+        with server_time.connect(server, opened[name], path) as conn:
+            conn.execute("SET track_functions = 'all'")
+            conn.execute(server_time.statement(name), (0,))
+            conn.execute("SELECT pg_stat_force_next_flush()")
+            recorded.append(int(conn.execute(calls).fetchone()[0]))
+    assert recorded == [0, server_time.CALLS]
+
+
+def test_a_day_of_a_long_ledger_reads_that_day(server):
+    database = shops.open_shops(server, ["ext_ledger"], suffix=f"_day_{PG}")["ext_ledger"]
+    with psycopg.connect(server.dsn(database), autocommit=True) as conn:
+        growth.long_ledger(conn, 365_000)
+    found = growth.a_day(server, database)
+    with psycopg.connect(server.dsn(), autocommit=True) as conn:
+        conn.execute(f'DROP DATABASE "{database}" WITH (FORCE)')
+    assert found["rows"] == 1000 and found["pages_read"] < found["pages"] / 10, found
+
+
 def test_one_client_shares_a_core_with_its_session(server, opened, pgbench):
     """Seen while it runs; with one core there is nothing to share."""
     done, seen = [], []
@@ -166,7 +201,7 @@ def test_the_twin_keeps_the_same_ledger(server, opened):
     for name in ("twin", "ext_ledger"):
         with psycopg.connect(server.dsn(opened[name])) as conn:
             kept[name] = conn.execute(LEDGER).fetchall()
-    assert len(kept["twin"]) == 14
+    assert len(kept["twin"]) == 12 + 3
     assert kept["twin"] == kept["ext_ledger"]
 
 

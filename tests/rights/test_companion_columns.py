@@ -63,9 +63,15 @@ NULLABLE = [
         "stripe": "quantity",
         "stripe_total": "quantity",
         "request": "function_name arguments_hash created_at",
-        "movement": "inventory_id kind old_quantity new_quantity delta actor xact_id occurred_at",
+        "movement": "kind old_quantity new_quantity delta actor xact_id occurred_at",
     }.items()
     for column in columns.split()
+] + [
+    (
+        "movement",
+        "DROP CONSTRAINT inventory_movement_pkey, ALTER inventory_id DROP NOT NULL",
+        "ADD CONSTRAINT inventory_movement_pkey PRIMARY KEY (inventory_id, movement_id)",
+    )
 ]
 GENERATED = [
     ("movement", "ALTER delta DROP EXPRESSION", None),

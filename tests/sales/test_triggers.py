@@ -260,7 +260,7 @@ def test_a_negative_stored_quantity_is_a_shortage(conn):
     assert (answer.sqlstate, answer.facts["available"]) == ("IV001", -3)
 
 
-def test_direct_writes_that_make_no_stock_are_refused_by_the_constraints(conn):
+def test_native_writes_that_make_no_stock_are_refused_by_the_constraints(conn):
     """What attach added: NOT NULL, and a CHECK against negative, NaN and infinite quantities."""
     assert refused(conn, "UPDATE inventory SET quantity = NULL").sqlstate == "23502"
     assert refused(conn, "UPDATE inventory SET quantity = -0.01").sqlstate == "23514"

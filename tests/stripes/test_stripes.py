@@ -182,7 +182,7 @@ def test_a_restock_that_the_column_cannot_hold_is_refused(conn):
         "INSERT INTO inventory_stripe VALUES (gen_random_uuid(), 1, 5)",
     ],
 )
-def test_direct_writes_are_refused_with_a_hint_and_lose_nothing(conn, ledger, write):
+def test_native_writes_are_refused_with_a_hint_and_lose_nothing(conn, ledger, write):
     shop(conn, {ONE: "12"}, type="integer", columns=", name text", p_ledger=ledger)
     stripe(conn)
     refusal = refused(conn, write)

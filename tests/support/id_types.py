@@ -33,6 +33,8 @@ FILES = (
 UUID_ALONE = {
     "sales/test_ids_of_any_type.py": "has types of its own",
     "sales/test_ids_of_the_suites.py": "names the types by itself",
+    "sales/test_native_writes.py": "is about rows, whatever their id",
+    "models/test_write_paths.py": "has types of its own",
     "sales/test_memory.py": "measures memory, and makes its uuids in SQL",
     "sales/test_race.py": "a race of many seconds",
     "sales/test_two_calls_in_a_statement.py": "every pair of calls, for many seconds",

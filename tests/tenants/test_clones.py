@@ -75,7 +75,7 @@ def test_the_ledger_and_the_keys_of_a_dumped_schema_go_on(anna, dumped):
     assert replayed["replayed"] is True
 
 
-def test_direct_writes_of_a_copy_are_refused_until_it_is_attached(dumped):
+def test_native_writes_of_a_copy_are_refused_until_it_is_attached(dumped):
     """Its triggers came along; they find no attachment."""
     refusal = refused(dumped.admin, f"UPDATE {dumped.stock} SET quantity = 3 WHERE id = '{ONE}'")
     assert (refusal.sqlstate, refusal.reason) == ("55000", "stray_trigger")

@@ -74,30 +74,12 @@ SELECT FROM pg_catalog.pg_subscription_rel AS r
  WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
    AND r.srrelid OPERATOR(pg_catalog.=) ANY ($1) LIMIT 1;
 
--- catalog::configuration
-SELECT c.oid, c.relowner AS owner, pg_catalog.format('%I.%I', n.nspname, c.relname) AS relation,
-       pg_catalog.quote_ident(n.nspname) AS schema, e.extversion AS version
-  FROM pg_catalog.pg_extension AS e
-  JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
-  JOIN pg_catalog.pg_class AS c
-    ON c.relnamespace OPERATOR(pg_catalog.=) n.oid AND c.relname OPERATOR(pg_catalog.=) 'inventory_attachment'
- WHERE e.extname OPERATOR(pg_catalog.=) 'inventory_ext';
-
 -- catalog::configured, of a stock table: $1 Oid
 SELECT a.stock_table::pg_catalog.oid AS stock_table, a.stock_schema::pg_catalog.text AS stock_schema,
        a.stock_name::pg_catalog.text AS stock_name, a.run_as, a.check_name::pg_catalog.text AS check_name,
        a.id_column::pg_catalog.text AS id_column, a.quantity_column::pg_catalog.text AS quantity_column,
        a.movement_table::pg_catalog.oid AS movement_table, a.request_table::pg_catalog.oid AS request_table,
-       a.stripe_table::pg_catalog.oid AS stripe_table, a.total_table::pg_catalog.oid AS total_table,
-       EXISTS (SELECT FROM pg_catalog.pg_subscription_rel AS r
-  JOIN pg_catalog.pg_subscription AS s ON s.oid OPERATOR(pg_catalog.=) r.srsubid
-  JOIN pg_catalog.pg_database AS d ON d.oid OPERATOR(pg_catalog.=) s.subdbid
- WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database() AND (
-           r.srrelid OPERATOR(pg_catalog.=) ANY (ARRAY[a.stock_table, a.movement_table, a.request_table,
-                                                       a.stripe_table, a.total_table]::pg_catalog.oid[])
-           OR r.srrelid OPERATOR(pg_catalog.=) ANY (
-               SELECT tree.relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree(a.stock_table) AS tree)))
-           AS subscribed
+       a.stripe_table::pg_catalog.oid AS stripe_table, a.total_table::pg_catalog.oid AS total_table
   FROM public.inventory_attachment AS a
  WHERE a.stock_table OPERATOR(pg_catalog.=) $1;
 
@@ -106,16 +88,7 @@ SELECT a.stock_table::pg_catalog.oid AS stock_table, a.stock_schema::pg_catalog.
        a.stock_name::pg_catalog.text AS stock_name, a.run_as, a.check_name::pg_catalog.text AS check_name,
        a.id_column::pg_catalog.text AS id_column, a.quantity_column::pg_catalog.text AS quantity_column,
        a.movement_table::pg_catalog.oid AS movement_table, a.request_table::pg_catalog.oid AS request_table,
-       a.stripe_table::pg_catalog.oid AS stripe_table, a.total_table::pg_catalog.oid AS total_table,
-       EXISTS (SELECT FROM pg_catalog.pg_subscription_rel AS r
-  JOIN pg_catalog.pg_subscription AS s ON s.oid OPERATOR(pg_catalog.=) r.srsubid
-  JOIN pg_catalog.pg_database AS d ON d.oid OPERATOR(pg_catalog.=) s.subdbid
- WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database() AND (
-           r.srrelid OPERATOR(pg_catalog.=) ANY (ARRAY[a.stock_table, a.movement_table, a.request_table,
-                                                       a.stripe_table, a.total_table]::pg_catalog.oid[])
-           OR r.srrelid OPERATOR(pg_catalog.=) ANY (
-               SELECT tree.relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree(a.stock_table) AS tree)))
-           AS subscribed
+       a.stripe_table::pg_catalog.oid AS stripe_table, a.total_table::pg_catalog.oid AS total_table
   FROM public.inventory_attachment AS a
  WHERE ARRAY[a.stock_table, a.movement_table, a.request_table, a.stripe_table, a.total_table]::pg_catalog.oid[]
        OPERATOR(pg_catalog.&&) $1;

@@ -1,8 +1,5 @@
 -- Written and compared by golden.rs.
 
--- companions::index_movements
-CREATE INDEX ON shop.stock_movement (inventory_id, movement_id);
-
 -- companions::find: $1 Oid, $2 Text
 SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name,
        pg_catalog.obj_description(c.oid, 'pg_class') AS description
@@ -96,6 +93,12 @@ DROP TRIGGER "0_inventory" ON shop.stock;
 -- companions::has_rows
 SELECT FROM shop.stock_stripe LIMIT 1;
 
+-- companions::index_movements
+CREATE INDEX ON shop.stock_movement USING brin (movement_id) WITH (autosummarize = on);
+
+-- companions::index_movements
+CREATE INDEX ON shop.stock_movement USING brin (occurred_at) WITH (autosummarize = on);
+
 -- companions::comments, of a table and of a column
 COMMENT ON TABLE shop.companion IS
     'The idempotency keys of shop.stock: a row for each call with one.';
@@ -158,7 +161,7 @@ COMMENT ON COLUMN shop.companion.movement_id IS 'The order of the movements of a
 
 -- companions::create_table (ordinary, uuids, numeric)
 CREATE TABLE shop.companion (
-    movement_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    movement_id bigint GENERATED ALWAYS AS IDENTITY,
     inventory_id uuid NOT NULL,
     stripe smallint,
     kind text NOT NULL,
@@ -169,11 +172,12 @@ CREATE TABLE shop.companion (
     idempotency_key text,
     actor text NOT NULL,
     xact_id xid8 NOT NULL DEFAULT pg_current_xact_id(),
-    occurred_at timestamptz NOT NULL DEFAULT clock_timestamp()) WITH (fillfactor = 100);
+    occurred_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (inventory_id, movement_id)) WITH (fillfactor = 100);
 
 -- companions::create_table (partitioned, text ids, integer)
 CREATE TABLE shop.companion (
-    movement_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    movement_id bigint GENERATED ALWAYS AS IDENTITY,
     inventory_id text NOT NULL,
     stripe smallint,
     kind text NOT NULL,
@@ -184,4 +188,5 @@ CREATE TABLE shop.companion (
     idempotency_key text,
     actor text NOT NULL,
     xact_id xid8 NOT NULL DEFAULT pg_current_xact_id(),
-    occurred_at timestamptz NOT NULL DEFAULT clock_timestamp()) WITH (fillfactor = 100);
+    occurred_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (inventory_id, movement_id)) WITH (fillfactor = 100);

@@ -89,7 +89,7 @@ SELECT FROM shop.stock AS stock
    FOR KEY SHARE;
 
 -- LockItems (ordinary, uuids, numeric): $1 UuidArray
-SELECT stock.id AS id, stock.quantity AS quantity
+SELECT stock.id AS id, stock.quantity AS quantity, stock.ctid AS row
   FROM ONLY shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1)
  ORDER BY stock.id
@@ -103,7 +103,7 @@ SELECT stock.id AS id, stock."On hand" AS quantity
    FOR UPDATE;
 
 -- LockItemsNoKey (ordinary, uuids, numeric): $1 UuidArray
-SELECT stock.id AS id, stock.quantity AS quantity
+SELECT stock.id AS id, stock.quantity AS quantity, stock.ctid AS row
   FROM ONLY shop.stock AS stock
  WHERE stock.id OPERATOR(pg_catalog.=) ANY ($1)
  ORDER BY stock.id
@@ -268,6 +268,20 @@ SELECT pg_catalog.sum(s.quantity) AS quantity
   FROM shop.stock_stripe AS s
  WHERE s.inventory_id OPERATOR(pg_catalog.=) $1;
 
+-- LockSomeStripes (ordinary, uuids, numeric): $1 UuidArray, $2 Int2Array
+SELECT s.inventory_id AS id, s.stripe, s.quantity, s.ctid AS row
+  FROM shop.stock_stripe AS s
+  JOIN ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS held (id, stripe)
+    ON s.inventory_id OPERATOR(pg_catalog.=) held.id AND s.stripe OPERATOR(pg_catalog.=) held.stripe
+   FOR UPDATE OF s;
+
+-- LockSomeStripes (partitioned, text ids, integer): $1 TextArray, $2 Int2Array
+SELECT s.inventory_id AS id, s.stripe, s.quantity, s.ctid AS row
+  FROM shop.stock_stripe AS s
+  JOIN ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS held (id, stripe)
+    ON s.inventory_id OPERATOR(pg_catalog.=) held.id AND s.stripe OPERATOR(pg_catalog.=) held.stripe
+   FOR UPDATE OF s;
+
 -- ChangeStripe: $1 Tid, $2 Text
 UPDATE shop.stock_stripe AS s SET quantity = s.quantity OPERATOR(pg_catalog.+) $2::pg_catalog.numeric
  WHERE s.ctid OPERATOR(pg_catalog.=) $1
@@ -305,7 +319,7 @@ SELECT stock.id AS id, given.total::pg_catalog.text AS total
  WHERE stock."On hand" OPERATOR(pg_catalog.<>) given.total;
 
 -- LockLagging (ordinary, uuids, numeric): $1 UuidArray, $2 TextArray
-SELECT stock.id AS id, given.total::pg_catalog.text AS total
+SELECT stock.id AS id, given.total::pg_catalog.text AS total, stock.ctid AS row
   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::pg_catalog.numeric[])) AS given (id, total)
   JOIN ONLY shop.stock AS stock ON stock.id OPERATOR(pg_catalog.=) given.id
  WHERE stock.quantity OPERATOR(pg_catalog.<>) given.total

@@ -1,0 +1,113 @@
+//! Reads one row by its key without the executor: through a B-tree index on the key alone, as the snapshot shows it.
+
+use crate::core::item_id::ItemId;
+use crate::core::quantity::Quantity;
+use crate::pg::args::{Arg, read_quantity};
+use crate::pg::types::SqlType;
+use pgrx::pg_sys::{self, Oid};
+
+/// A unique index on one column, in the order that PostgreSQL's own operators give.
+#[derive(Clone, Copy)]
+pub struct KeyIndex {
+    index: Oid,
+    /// The number of the column in the table.
+    column: i16,
+    /// The function of its `=`.
+    equal: Oid,
+    collation: Oid,
+}
+
+/// The index of a table that rows are found by, where there is one that needs nothing of a user's.
+pub fn key_index(table: Oid, column: i16) -> Option<KeyIndex> {
+    let (no_lock, weak) = (pg_sys::NoLock as pg_sys::LOCKMODE, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+    // SAFETY: the table is locked by the caller; its indexes are opened and closed with a weak lock, and the arrays of
+    // an open index have a member for each key.
+    unsafe {
+        let relation = pg_sys::table_open(table, no_lock);
+        let list = pg_sys::RelationGetIndexList(relation);
+        let count = if list.is_null() { 0 } else { (*list).length };
+        let found = (0..count).find_map(|place| {
+            let index = pg_sys::list_nth_oid(list, place);
+            let open = pg_sys::index_open(index, weak);
+            let found = as_key(open, column).map(|(equal, collation)| KeyIndex { index, column, equal, collation });
+            pg_sys::index_close(open, weak);
+            found
+        });
+        pg_sys::list_free(list);
+        pg_sys::relation_close(relation, no_lock);
+        found
+    }
+}
+
+/// The function of `=` and the collation, where an index is a plain unique B-tree on this column alone.
+unsafe fn as_key(index: pg_sys::Relation, column: i16) -> Option<(Oid, Oid)> {
+    // SAFETY: the index is open.
+    unsafe {
+        let form = &*(*index).rd_index;
+        let is_null = |column: u32| pg_sys::heap_attisnull((*index).rd_indextuple, column as i32, std::ptr::null_mut());
+        let is_plain = (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
+            && form.indisunique
+            && form.indisvalid
+            && form.indimmediate
+            // Older snapshots must not use such an index.
+            && !form.indcheckxmin
+            && form.indnkeyatts == 1
+            && *form.indkey.values.as_ptr() == column
+            && is_null(pg_sys::Anum_pg_index_indexprs)
+            && is_null(pg_sys::Anum_pg_index_indpred);
+        if !is_plain {
+            return None;
+        }
+        let (family, key_type) = (*(*index).rd_opfamily, *(*index).rd_opcintype);
+        let default = pg_sys::GetDefaultOpClass(key_type, pg_sys::BTREE_AM_OID);
+        if default == pg_sys::InvalidOid || pg_sys::get_opclass_family(default) != family {
+            return None;
+        }
+        let equal = pg_sys::BTEqualStrategyNumber as i16;
+        let operator = pg_sys::get_opfamily_member(family, key_type, key_type, equal);
+        let function = pg_sys::get_opcode(operator);
+        // PostgreSQL's own: an operator class of a user would run a user's code.
+        (function.to_u32() < pg_sys::FirstNormalObjectId && function != pg_sys::InvalidOid)
+            .then_some((function, *(*index).rd_indcollation))
+    }
+}
+
+/// The quantity in the row of an item, as a new snapshot of the isolation level shows it; None where there is no row.
+/// The error is the text of a value that is no quantity. The table is locked by the caller.
+pub fn quantity(
+    table: Oid,
+    key: &KeyIndex,
+    id: &ItemId,
+    (column, sql_type): (i16, SqlType),
+) -> Option<Result<Quantity, String>> {
+    let no_lock = pg_sys::NoLock as pg_sys::LOCKMODE;
+    // SAFETY: the table is locked, and so its index stays; the key is of the type that its `=` takes; the row is read
+    // before the scan, which pins it, ends. What this transaction has written is seen, as a new statement would see it.
+    unsafe {
+        pg_sys::CommandCounterIncrement();
+        let relation = pg_sys::table_open(table, no_lock);
+        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot());
+        let mut scan_key = pg_sys::ScanKeyData::default();
+        pg_sys::ScanKeyEntryInitialize(
+            &raw mut scan_key,
+            0,
+            key.column,
+            pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+            pg_sys::InvalidOid,
+            key.collation,
+            key.equal,
+            Arg::item(id).datum,
+        );
+        let scan = pg_sys::systable_beginscan(relation, key.index, true, snapshot, 1, &raw mut scan_key);
+        let row = pg_sys::systable_getnext(scan);
+        let found = (!row.is_null()).then(|| {
+            let mut is_null = false;
+            let value = pg_sys::heap_getattr(row, column.into(), (*relation).rd_att, &mut is_null);
+            if is_null { Err("null".to_owned()) } else { read_quantity(value, sql_type) }
+        });
+        pg_sys::systable_endscan(scan);
+        pg_sys::UnregisterSnapshot(snapshot);
+        pg_sys::relation_close(relation, no_lock);
+        found
+    }
+}
