@@ -281,6 +281,20 @@ def test_a_subscription_to_something_else_does_not_hinder_sales(both):
         at_rest(conn)
 
 
+def test_a_subscription_to_a_table_that_inherits_does_not_hinder_sales(both):
+    """It holds nothing of the stock: sales are from the parent alone."""
+    publisher, subscriber = both
+    with publisher.connect() as conn:
+        conn.execute("CREATE TABLE kid (id uuid PRIMARY KEY, quantity numeric(12,2))")
+    publish(publisher, "TABLE kid")
+    with subscriber.connect() as conn:
+        open_shop(conn)
+        conn.execute("CREATE TABLE kid (PRIMARY KEY (id)) INHERITS (inventory)")
+        subscribe(publisher, subscriber)
+        assert [sell(conn, key, 1)["deducted"] for key in ITEMS] == [1, 1, 1, 1]
+        at_rest(conn)
+
+
 def test_attach_on_a_subscriber_is_refused(both):
     """It would merge stripes that the publisher goes on writing: 26 units that are sold later would come back."""
     publisher, subscriber = both
