@@ -320,6 +320,22 @@ def day_table(results):
     return table(head, [[*cells, share, f"{found['ms']:,.0f}"]])
 
 
+def audit_table(results):
+    found = results["audit"]
+    megabytes = [f"{found[name] / 2**20:.0f}" for name in ("memory_first", "memory_full")]
+    rows = [
+        ["a query by hand", spread(summary(found["by_hand"]), 1), "1", ""],
+        ["a full audit", spread(summary(found["full"]), 1), spread(ratio(found["full"], found["by_hand"])),
+         megabytes[1]],
+        ["a full audit before anything was sealed", spread(summary(found["unsealed"]), 1),
+         spread(ratio(found["unsealed"], found["by_hand"])), ""],
+        ["the first audit, which seals all", f"{found['first']:.1f}", "", megabytes[0]],
+        ["an audit after 1,000 new movements", f"{found['incremental']:.2f}", "", ""],
+    ]  # fmt: skip
+    head = [f"{found['movements']:,} movements of {found['items']:,} items", "s", "against by hand", "MB of its own"]
+    return table(head, rows)
+
+
 def server_time_table(results):
     found = results["server_time"]
     rows = [
@@ -393,6 +409,7 @@ def tables_table(results):
 
 TABLES = {
     "server_time": server_time_table,
+    "audit": audit_table,
     "day": day_table,
     "tables": tables_table,
     "first_calls": first_calls_table,
@@ -410,7 +427,7 @@ TABLES = {
 
 
 # What a run of some parts may not have.
-NEEDS = {"triggers": ["triggers"], "day": ["day"], "server_time": ["server_time"]}
+NEEDS = {"audit": ["audit"], "triggers": ["triggers"], "day": ["day"], "server_time": ["server_time"]}
 
 
 def tables(results):

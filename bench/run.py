@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Callable, NamedTuple
 
-from bench import growth, lag, measure, orders, refusals, report, server_time, shops, tables, triggers
+from bench import audit, growth, lag, measure, orders, refusals, report, server_time, shops, tables, triggers
 from bench.workloads import COMMITS, FULL, QUICK, WORKLOADS, scripts
 from dev.server import LOCAL, TREES, Server
 
@@ -26,7 +26,7 @@ SETTINGS = {
 SLICE_MORE = 1.4  # seconds that a slice takes beyond its own: the first, which is left out; connections, VACUUM
 
 
-PARTS = ("server_time", "sales", "refusals", "orders", "tables", "growth")
+PARTS = ("server_time", "sales", "refusals", "orders", "tables", "growth", "audit")
 
 
 class Step(NamedTuple):
@@ -191,7 +191,8 @@ class Growth:
             title = f"growth: loads {items:,} items, {movements:,} movements"
             steps.append(Step("growth", title, 1 + items * 13e-6 + movements * 7e-6, self.load(name, items, movements)))
         slices = 5 * (self.size.rounds + 1) * (self.size.seconds + SLICE_MORE)
-        return [*steps, Step("growth", "growth: sales in turn", slices + 10, self.measure)]
+        steps.append(Step("growth", "growth: sales in turn", slices + 10, self.measure))
+        return [*steps, Step("audit", f"audit: {self.size.audited:,} movements", self.size.audited * 35e-6, self.audit)]
 
     def load(self, name, items, movements):
         def act():
@@ -205,6 +206,9 @@ class Growth:
         self.results["growth"] = {name: figures | {"loaded_s": self.loading[name]} for name, figures in found.items()}
         longest = report.largest(name for name in items if name.startswith("movements"))
         self.results["day"] = growth.a_day(self.server, self.databases[longest])
+
+    def audit(self):
+        self.results["audit"] = audit.run(self.server, self.size.audited // 100, self.size.audited, self.size.rounds)
 
 
 def growth_settings():

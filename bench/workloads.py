@@ -47,10 +47,13 @@ class Size:
     durable_lines: tuple[int, ...] = (1, 10, 100, 1000, 8000)
     many_items: int = 10_000_000
     movements: int = 20_000_000
+    audited: int = 10_000_000
 
 
 FULL = Size()
-QUICK = Size(seconds=1, rounds=2, lines=(10, 1000), durable_lines=(1000,), many_items=300_000, movements=500_000)
+QUICK = Size(
+    seconds=1, rounds=2, lines=(10, 1000), durable_lines=(1000,), many_items=300_000, movements=500_000, audited=200_000
+)  # fmt: skip
 
 
 def scripts(pgbench, contender, workload):

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # dev/setup.sh STEP…: installs what building and testing need, all of it under .local/ (and node_modules in tests/rpc
-# and tests/clients). Steps: venv cargo-pgrx pg18 pgrx-home pg15 pgbouncer rpc clients bench. Each says what it does and
-# is skipped when already done. Nothing outside the project is changed and root is not needed. When something is
-# missing, the last line says what, and how to get it.
+# and tests/clients). Steps: venv cargo-pgrx pg18 pgrx-home pg15 pg-cron pgbouncer chromium rpc clients bench. Each says
+# what it does and is skipped when already done. Nothing outside the project is changed and root is not needed. When
+# something is missing, the last line says what, and how to get it.
 # pg15 is the one step that may fail: the reason is then left in .local/pg15.reason, and the others go on.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
@@ -113,10 +113,13 @@ not_installed() {
     done
 }
 
+apt_lists() {                 # apt-cache on the lists that debs has fetched
+    apt-cache -o Dir::State="$LOCAL/apt" -o Dir::Cache="$LOCAL/apt" -o Dir::State::status=/var/lib/dpkg/status "$@"
+}
+
 with_dependencies() {         # the lib* packages that the given ones need, themselves included
-    apt-cache -o Dir::State="$LOCAL/apt" -o Dir::Cache="$LOCAL/apt" -o Dir::State::status=/var/lib/dpkg/status \
-        depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces --no-enhances "$@" |
-        grep '^lib' | sort -u
+    apt_lists depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces --no-enhances \
+        "$@" | grep '^lib' | sort -u
 }
 
 install_pg15() {
@@ -154,6 +157,25 @@ step_pg15() {
     fi
 }
 
+# pg_cron is Debian's, too; its files go into the tree of PostgreSQL 15, which servers may be running from meanwhile.
+PGCRON_PACKAGE=postgresql-15-cron
+
+step_pg-cron() {
+    local tree=$LOCAL/pg15 unpacked=$LOCAL/pg-cron inputs lib=usr/lib/postgresql/15/lib
+    local extension=usr/share/postgresql/15/extension
+    [ -x "$(pg_config_of 15)" ] || return 0
+    inputs=$(echo "$PGCRON_PACKAGE" | hash_of)
+    if is_done pg-cron "$inputs" && [ -e "$tree/$lib/pg_cron.so" ]; then return; fi
+    say "pg_cron into .local/pg15 (Debian package, unpacked)"
+    rm -rf "$unpacked"
+    debs "$unpacked" $PGCRON_PACKAGE || die "pg_cron is missing: apt-get could not fetch $PGCRON_PACKAGE"
+    chmod -R go+rX "$unpacked"
+    cp -p "$unpacked/$extension"/pg_cron* "$tree/$extension/" && cp -p "$unpacked/$lib/pg_cron.so" "$tree/$lib/" ||
+        die "pg_cron is missing: $PGCRON_PACKAGE is not what it was (cp's message above says what it lacks)"
+    rm -rf "$unpacked"
+    mark_done pg-cron "$inputs"
+}
+
 # PgBouncer is Debian's, too, for the tests of poolers.
 PGBOUNCER_PACKAGES="pgbouncer libevent-2.1-7 libc-ares2"
 PGBOUNCER_LIBRARIES="libssl3 libpam0g libsystemd0"
@@ -176,6 +198,34 @@ step_pgbouncer() {
     LD_LIBRARY_PATH=$tree/usr/lib/$multiarch:$tree/lib/$multiarch "$tree/usr/sbin/pgbouncer" --version >&2 ||
         die "PgBouncer is missing: Debian's does not run here (its message above says why)"
     mark_done pgbouncer "$inputs"
+}
+
+# The tests open the page of an audit in a Chromium without windows: Debian's headless shell, with a font of its own.
+CHROMIUM_PACKAGES="chromium-headless-shell chromium-common fonts-dejavu-core"
+step_chromium() {
+    local tree=$LOCAL/chromium inputs lib
+    inputs=$(echo "$CHROMIUM_PACKAGES" | hash_of)
+    if is_done chromium "$inputs"; then return; fi
+    command -v apt-get >/dev/null ||
+        die "Chromium is missing: it is taken from Debian 12, and this machine has no apt-get"
+    say "Chromium into .local/chromium (Debian packages, unpacked; 100 MB)"
+    rm -rf "$tree"
+    # shellcheck disable=SC2086
+    debs "$tree" $CHROMIUM_PACKAGES || die "Chromium is missing: apt-get could not fetch: $CHROMIUM_PACKAGES"
+    # Debian's updates of it are new versions, which need other libraries: they are asked for and not listed here
+    # shellcheck disable=SC2086,SC2046
+    lib=$(not_installed $(with_dependencies $(apt_lists depends --important ${CHROMIUM_PACKAGES%% *} |
+        sed -n 's/^ *Depends: \(lib.*\)/\1/p')))
+    # shellcheck disable=SC2086
+    [ -z "$lib" ] || debs "$tree" $lib || die "Chromium is missing: apt-get could not fetch:" $lib
+    rm -rf "$tree"/usr/share/{doc,locale,man} "$tree"/usr/lib/chromium/libVkLayer_*
+    printf '<fontconfig><dir>%s</dir><cachedir>%s</cachedir></fontconfig>\n' \
+        "$tree/usr/share/fonts" "$tree/var/cache/fontconfig" > "$tree/fonts.conf"
+    chmod -R go+rX "$tree"
+    LD_LIBRARY_PATH=$tree/usr/lib/$multiarch:$tree/lib/$multiarch:$tree/usr/lib/$multiarch/pulseaudio \
+        "$tree/usr/lib/chromium/chromium-headless-shell" --version >&2 ||
+        die "Chromium is missing: Debian's does not run here (its message above says why)"
+    mark_done chromium "$inputs"
 }
 
 npm_in() {                    # npm_in FOLDER COMMAND…: the npm of the venv; no script of a package is run

@@ -16,7 +16,8 @@ esac
 [[ " $suites " != *" rpc "* ]] || steps+=(rpc)
 [[ ! " $suites " =~ \ (pytest|retries|clients)\  ]] || steps+=(pgbouncer)
 [[ ! " $suites " =~ \ (pytest|clients)\  ]] || steps+=(clients)
-[[ $1/$pg != all/ && $pg != 15 ]] || steps+=(pg15)
+[[ ! " $suites " =~ \ (pytest|audit)\  ]] || steps+=(chromium)
+[[ $1/$pg != all/ && $pg != 15 ]] || steps+=(pg15 pg-cron)
 pg_config_of "${versions[0]}" >/dev/null
 
 dev/setup.sh "${steps[@]}"

@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod attach;
+pub mod audit;
 pub mod core;
 pub mod ledger;
 pub mod pg;

@@ -2,11 +2,16 @@
 //! it.
 
 mod adjust;
+mod archive;
 mod attach;
+mod audit;
 mod available;
+mod history;
 mod order;
 mod outdated;
 mod purge;
+mod reconcile;
+mod report;
 mod restock;
 mod sell;
 mod stripe;

@@ -10,7 +10,7 @@ use pgrx::pg_extern;
 macro_rules! outdated {
     ($($name:ident)*) => {
         $(
-            /// A function of version 0.1.0.
+            /// A function of an earlier version.
             #[pg_extern(sql = false)]
             fn $name() -> i64 {
                 refuse()
@@ -22,6 +22,7 @@ macro_rules! outdated {
 outdated! {
     attach_inventory detach_inventory restock_inventory adjust_inventory transfer_inventory
     stripe_inventory unstripe_inventory available_inventory
+    adjust_item
 }
 
 fn refuse() -> i64 {

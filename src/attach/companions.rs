@@ -17,6 +17,7 @@ use crate::pg::role::act_as_unfiltered;
 use crate::pg::spi::Connection;
 use crate::statements::companions as statements;
 use crate::table::catalog::{self, Columns, Description};
+use crate::table::companion::companion_name;
 use crate::table::configuration::{CATALOG_PATH, CompanionOids, Configuration, configured_with};
 use serde_json::json;
 
@@ -222,29 +223,4 @@ pub fn have_stripes(spi: &Connection, table: &Description, home: &Home) -> Resul
 pub fn has_rows(spi: &Connection, table: &Description, companion: &Found) -> bool {
     let _acting = act_as_unfiltered(table.owner, CATALOG_PATH);
     spi.once(&statements::has_rows(&companion.name), &[]).count() > 0
-}
-
-/// The length of a name in PostgreSQL, in bytes.
-const MAX_NAME_BYTES: usize = 63;
-
-/// The stock table's name and a suffix, cut where a name ends, between two characters.
-fn companion_name(table: &str, suffix: &str) -> String {
-    let mut end = table.len().min(MAX_NAME_BYTES - suffix.len());
-    while !table.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}{suffix}", &table[..end])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::companion_name;
-
-    #[test]
-    fn a_long_name_is_cut_between_two_characters() {
-        assert_eq!(companion_name("inventory", "_movement"), "inventory_movement");
-        assert_eq!(companion_name(&"x".repeat(63), "_movement"), format!("{}_movement", "x".repeat(54)));
-        let umlauts = companion_name(&"ä".repeat(31), "_request");
-        assert_eq!(umlauts, format!("{}_request", "ä".repeat(27)));
-    }
 }

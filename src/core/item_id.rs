@@ -104,6 +104,26 @@ impl ItemId {
         }
     }
 
+    /// The id as bytes, from which [`Self::from_bytes`] makes it again; those of texts sort as ids do.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Uuid(bytes) => bytes.to_vec(),
+            Self::Integer(number) => number.to_be_bytes().to_vec(),
+            Self::Bigint(number) => number.to_be_bytes().to_vec(),
+            Self::Text(text) => text.clone().into_bytes(),
+        }
+    }
+
+    /// Reads the bytes of an id of this type.
+    pub fn from_bytes(bytes: &[u8], id_type: IdType) -> Option<Self> {
+        Some(match id_type {
+            IdType::Uuid => Self::Uuid(bytes.try_into().ok()?),
+            IdType::Integer => Self::Integer(i32::from_be_bytes(bytes.try_into().ok()?)),
+            IdType::Bigint => Self::Bigint(i64::from_be_bytes(bytes.try_into().ok()?)),
+            IdType::Text => Self::Text(std::str::from_utf8(bytes).ok()?.to_owned()),
+        })
+    }
+
     /// 32 bits of the id, for an advisory lock. Two items of a table that share them only wait for each other.
     pub fn lock_word(&self) -> u32 {
         let fold = |number: u64| (number >> 32) as u32 ^ number as u32;

@@ -17,6 +17,8 @@ pub enum MovementKind {
     External,
     /// The item was deleted.
     Closing,
+    /// reconcile_inventory: a change that nothing has recorded when it was made.
+    Correction,
 }
 
 impl MovementKind {
@@ -30,6 +32,7 @@ impl MovementKind {
             Self::Transfer => "transfer",
             Self::External => "external",
             Self::Closing => "closing",
+            Self::Correction => "correction",
         }
     }
 }

@@ -144,6 +144,24 @@ impl Quantity {
         fits.then(|| Decimal::try_from_i128_with_scale(mantissa, decimals).ok()).flatten().map(Self)
     }
 
+    /// The same text as `to_string`, faster where the digits fit a machine word.
+    pub fn printed(self) -> String {
+        let (Ok(digits), scale) = (u64::try_from(self.0.mantissa().unsigned_abs()), self.0.scale() as usize) else {
+            return self.to_string();
+        };
+        let mut text = digits.to_string();
+        if text.len() <= scale {
+            text.insert_str(0, &"0".repeat(scale + 1 - text.len()));
+        }
+        if scale > 0 {
+            text.insert(text.len() - scale, '.');
+        }
+        if self.is_negative() {
+            text.insert(0, '-');
+        }
+        text
+    }
+
     /// More than nothing.
     pub fn is_positive(self) -> bool {
         self > Self::ZERO

@@ -4,6 +4,7 @@ pub mod attribution;
 pub mod buffer;
 pub mod context;
 pub mod heap_writer;
+pub mod past;
 pub mod recorder;
 pub mod requests;
 pub mod writer;

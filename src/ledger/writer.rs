@@ -26,8 +26,24 @@ pub fn write_one(
     [old_quantity, new_quantity]: [Arg<'_>; 2],
     act: &Act,
 ) {
-    let Some(ledger) = stock.companions.movements else { return };
     let statement = if stripe.is_none() { Statement::RecordItem } else { Statement::RecordStripe };
+    insert(stock, statement, (id, stripe), [old_quantity, new_quantity], act);
+}
+
+/// Records a change that nothing has recorded when it was made.
+pub fn write_missing(stock: &Attachment, of: (&ItemId, Option<i16>), quantities: [Quantity; 2], act: &Act) {
+    // The statement of stripes takes any numeric.
+    insert(stock, Statement::RecordStripe, of, quantities.map(Arg::quantity), act);
+}
+
+fn insert(
+    stock: &Attachment,
+    statement: Statement,
+    (id, stripe): (&ItemId, Option<i16>),
+    [old_quantity, new_quantity]: [Arg<'_>; 2],
+    act: &Act,
+) {
+    let Some(ledger) = stock.companions.movements else { return };
     writing(ledger, stock.act_on_companions(), |spi| {
         let args = [
             Arg::item(id),

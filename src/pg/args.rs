@@ -18,6 +18,8 @@ use std::marker::PhantomData;
 
 pub use pgrx::AnyNumeric;
 pub use pgrx::datum::Interval;
+pub use pgrx::iter::TableIterator;
+pub use pgrx::name;
 
 /// A bound parameter. A pointer in it lives as long as the borrow it was made from.
 #[derive(Clone, Copy)]
@@ -92,6 +94,11 @@ impl Arg<'_> {
             }
         };
         Self { datum, is_null: false, life: PhantomData }
+    }
+
+    /// Binds an array of byte strings.
+    pub fn byte_strings<'b>(values: impl Iterator<Item = &'b [u8]>) -> Self {
+        Self::owned(values.map(<[u8]>::to_vec).collect::<Vec<Vec<u8>>>())
     }
 
     /// The moment now.
@@ -246,6 +253,51 @@ impl FromDatum for NumericArg {
     }
 }
 
+/// A moment as a result: microseconds since 2000-01-01 00:00 UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(pub i64);
+
+impl Moment {
+    /// The moment now.
+    pub fn now() -> Self {
+        // SAFETY: reads a clock.
+        Self(unsafe { pg_sys::GetCurrentTimestamp() })
+    }
+}
+
+impl IntoDatum for Moment {
+    fn into_datum(self) -> Option<Datum> {
+        self.0.into_datum()
+    }
+
+    fn type_oid() -> Oid {
+        pg_sys::TIMESTAMPTZOID
+    }
+}
+
+impl FromDatum for Moment {
+    unsafe fn from_polymorphic_datum(datum: Datum, is_null: bool, type_oid: Oid) -> Option<Self> {
+        // SAFETY: as the caller promises; the value is passed as it is.
+        unsafe { i64::from_polymorphic_datum(datum, is_null, type_oid) }.map(Self)
+    }
+}
+
+// SAFETY: the value is one of the type timestamptz, which is passed as it is.
+unsafe impl callconv::BoxRet for Moment {
+    unsafe fn box_into<'fcx>(self, fcinfo: &mut callconv::FcInfo<'fcx>) -> pgrx::datum::Datum<'fcx> {
+        // SAFETY: the datum is of the type that the function returns.
+        unsafe { fcinfo.return_raw_datum(Datum::from(self.0)) }
+    }
+}
+
+/// A number that PostgreSQL has printed, as a numeric.
+pub fn numeric(text: &str) -> AnyNumeric {
+    match AnyNumeric::try_from(text) {
+        Ok(numeric) => numeric,
+        Err(_) => Error::internal("a quantity is no number").raise(),
+    }
+}
+
 /// Reads a numeric with the digits that PostgreSQL prints: from its stored form, or through its text where that has
 /// more than a quantity.
 ///
@@ -255,7 +307,10 @@ pub unsafe fn read_numeric(datum: Datum) -> Result<Quantity, (Unfit, String)> {
     // SAFETY: a numeric is stored as bytes after their length; numeric_out takes one non-null numeric and returns a C
     // string in the current memory context.
     unsafe {
-        let stored = pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr());
+        let passed: *mut pg_sys::varlena = datum.cast_mut_ptr();
+        // Most are stored as they are: no copy is to be made, and no error of PostgreSQL can come of it.
+        let is_plain = pgrx::varatt_is_4b_u(passed) || (pgrx::varatt_is_1b(passed) && !pgrx::varatt_is_1b_e(passed));
+        let stored = if is_plain { passed } else { pg_sys::pg_detoast_datum_packed(passed) };
         let read = numeric_digits::read(pgrx::varlena_to_byte_slice(stored));
         if stored != datum.cast_mut_ptr() {
             pg_sys::pfree(stored.cast());
@@ -314,4 +369,5 @@ macro_rules! argument {
 argument!(UuidArg, Uuid);
 argument!(KeyArg, String);
 argument!(NumericArg, pgrx::AnyNumeric);
+argument!(Moment, pgrx::datum::TimestampWithTimeZone);
 argument!(JsonbArg, pgrx::JsonB);

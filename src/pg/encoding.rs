@@ -4,6 +4,7 @@
 //! sale must not fail for the name of who makes it.
 
 use pgrx::pg_sys;
+use std::borrow::Cow;
 use std::ffi::{CStr, CString};
 use std::fmt::Write;
 
@@ -38,6 +39,14 @@ pub fn to_server(text: &str) -> Vec<u8> {
 /// Text from the encoding of the database.
 pub fn from_server(bytes: &[u8]) -> String {
     from_server_with(bytes, "\\x")
+}
+
+/// The same as bytes, which are copied where they have to be converted; those of SQL_ASCII are what they are.
+pub fn utf8(bytes: &[u8]) -> Cow<'_, [u8]> {
+    if bytes.is_ascii() || [UTF8, SQL_ASCII].contains(&database_encoding()) {
+        return Cow::Borrowed(bytes);
+    }
+    Cow::Owned(from_server(bytes).into_bytes())
 }
 
 /// The same where no character had to become an escape; else that text as the error.

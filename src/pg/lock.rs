@@ -38,6 +38,8 @@ impl Drop for OfTransaction {
 /// The modes in which tables are locked.
 #[derive(Clone, Copy)]
 pub enum TableLock {
+    /// As a statement that reads rows.
+    AccessShare,
     /// As a statement that writes rows.
     RowExclusive,
     /// As CREATE INDEX CONCURRENTLY and VACUUM.
@@ -53,6 +55,7 @@ pub enum TableLock {
 impl TableLock {
     fn mode(self) -> pg_sys::LOCKMODE {
         (match self {
+            Self::AccessShare => pg_sys::AccessShareLock,
             Self::RowExclusive => pg_sys::RowExclusiveLock,
             Self::ShareUpdateExclusive => pg_sys::ShareUpdateExclusiveLock,
             Self::Share => pg_sys::ShareLock,
@@ -116,6 +119,7 @@ const FIRST_SPACE: u16 = 3;
 const ITEM: i16 = 257;
 const WORKER_SPACE: u16 = u16::MAX;
 const LAUNCH_SPACE: u16 = u16::MAX - 1;
+const AUDIT_SPACE: u16 = u16::MAX - 2;
 /// The lock method of locks that are released one by one.
 const USER_LOCKS: u16 = 2;
 
@@ -151,6 +155,11 @@ impl Lock {
     /// Of the session that starts that totals worker.
     pub fn of_launch(owner: Oid) -> Self {
         Self::new([owner.to_u32(), 0], LAUNCH_SPACE)
+    }
+
+    /// Of the audit of a stock table that may write.
+    pub fn of_audit(stock: Oid) -> Self {
+        Self::new([stock.to_u32(), 0], AUDIT_SPACE)
     }
 
     fn new([locktag_field2, locktag_field3]: [u32; 2], locktag_field4: u16) -> Self {

@@ -21,6 +21,7 @@ pub mod session_key;
 pub mod settings;
 pub mod spi;
 pub mod system_catalog;
+pub mod temp_files;
 pub mod transaction;
 pub mod trigger;
 pub mod types;

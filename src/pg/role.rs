@@ -87,6 +87,27 @@ fn is_in_force(search_path: &CStr) -> bool {
 }
 
 impl Acting {
+    /// Plans no scan of an index, and believes no constraint, until this is dropped. Without a level of settings of its
+    /// own, an outer one undoes it.
+    pub fn without_indexes(&self) {
+        let settings = [c"enable_indexscan", c"enable_indexonlyscan", c"enable_bitmapscan", c"constraint_exclusion"];
+        for setting in settings {
+            // SAFETY: the names and the value are C strings that PostgreSQL copies; as in `pin`.
+            unsafe {
+                pg_sys::set_config_option(
+                    setting.as_ptr(),
+                    c"off".as_ptr(),
+                    pg_sys::GucContext::PGC_USERSET,
+                    pg_sys::GucSource::PGC_S_SESSION,
+                    pg_sys::GucAction::GUC_ACTION_SAVE,
+                    true,
+                    0,
+                    false,
+                );
+            }
+        }
+    }
+
     fn pin(&mut self, search_path: &CStr) {
         // SAFETY: the name and value are C strings that PostgreSQL copies; GUC_ACTION_SAVE puts the value back when
         // the nest level is popped, by Acting::drop or by the abort of the (sub)transaction.
@@ -145,6 +166,25 @@ pub fn is_superuser(role: pg_sys::Oid) -> bool {
 pub fn is_member(role: pg_sys::Oid, of: pg_sys::Oid) -> bool {
     // SAFETY: looks memberships up; a role that does not exist has none.
     unsafe { pg_sys::is_member_of_role(role, of) }
+}
+
+/// Whether a role has the rights of another one.
+pub fn has_rights_of(role: pg_sys::Oid, of: pg_sys::Oid) -> bool {
+    // SAFETY: looks memberships up; a role that does not exist has none.
+    unsafe { pg_sys::has_privs_of_role(role, of) }
+}
+
+/// Raises PostgreSQL's own error 42501 where a role may not read a table; returns whether row-level security would hide
+/// rows from it.
+pub fn require_select(table: pg_sys::Oid, role: pg_sys::Oid, name: &CStr) -> bool {
+    // SAFETY: looks privileges and policies up, and raises an error; the table is locked, the name is a C string.
+    unsafe {
+        let found = pg_sys::pg_class_aclcheck(table, role, pg_sys::ACL_SELECT.into());
+        if found != pg_sys::AclResult::ACLCHECK_OK {
+            pg_sys::aclcheck_error(found, pg_sys::ObjectType::OBJECT_TABLE, name.as_ptr());
+        }
+        pg_sys::check_enable_rls(table, role, true) == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32
+    }
 }
 
 /// The name of a role, or its number where it was dropped meanwhile.

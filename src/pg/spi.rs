@@ -5,13 +5,14 @@
 //! no more memory than one. pgrx's own SPI client is not used: it assigns a transaction id before anything is written.
 
 use crate::core::error::{Error, Result};
-use crate::core::item_id::ItemId;
+use crate::core::item_id::{IdType, ItemId};
 use crate::core::quantity::Quantity;
-use crate::pg::args::{Arg, read_id, read_quantity};
+use crate::pg::args::{Arg, printed, read_id, read_quantity};
 use crate::pg::encoding;
 use crate::pg::types::SqlType;
 use pgrx::pg_sys::{self, Datum, Oid};
-use pgrx::{FromDatum, IntoDatum};
+use pgrx::{FromDatum, IntoDatum, PgMemoryContexts, check_for_interrupts};
+use std::borrow::Cow;
 use std::ffi::CStr;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
@@ -64,6 +65,8 @@ pub enum Snapshot {
     Isolation,
     /// The committed state now, at any isolation level: for our own configuration.
     Latest,
+    /// The active one, of the statement that runs or that was pushed.
+    Active,
 }
 
 impl Connection {
@@ -107,6 +110,9 @@ impl Connection {
                 Snapshot::Isolation => {
                     pg_sys::SPI_execute_plan(plan.0.as_ptr(), values.as_mut_ptr(), nulls.as_ptr(), false, 0)
                 }
+                Snapshot::Active => {
+                    pg_sys::SPI_execute_plan(plan.0.as_ptr(), values.as_mut_ptr(), nulls.as_ptr(), true, 0)
+                }
                 Snapshot::Latest => pg_sys::SPI_execute_snapshot(
                     plan.0.as_ptr(),
                     values.as_mut_ptr(),
@@ -131,9 +137,152 @@ impl Connection {
         self.run(&self.prepare(sql), args, Snapshot::Isolation)
     }
 
+    /// The same with the active snapshot.
+    pub fn run_active<'c>(&'c self, sql: &Sql, args: &[Arg<'_>]) -> Rows<'c> {
+        self.run(&self.prepare(sql), args, Snapshot::Active)
+    }
+
     /// The same with the latest snapshot, at any isolation level.
     pub fn once_latest<'c>(&'c self, sql: &Sql, args: &[Arg<'_>]) -> Rows<'c> {
         self.run(&self.prepare(sql), args, Snapshot::Latest)
+    }
+}
+
+/// The rows of a query, read some at a time, in the snapshot that was active when it was opened.
+pub struct Cursor<'c> {
+    portal: pg_sys::Portal,
+    _plan: Plan,
+    batch: i64,
+    life: PhantomData<&'c Connection>,
+}
+
+impl Drop for Cursor<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: opened by `cursor`, closed once; an abort closes it otherwise.
+            unsafe { pg_sys::SPI_cursor_close(self.portal) };
+        }
+    }
+}
+
+/// The rows that are fetched at once.
+const BATCH: i64 = 5_000;
+
+impl Connection {
+    /// Opens a query in the active snapshot.
+    pub fn cursor(&self, sql: &Sql, args: &[Arg<'_>]) -> Cursor<'_> {
+        let plan = self.prepare(sql);
+        let mut values: Vec<Datum> = args.iter().map(|arg| arg.datum).collect();
+        let nulls: Vec<core::ffi::c_char> =
+            args.iter().map(|arg| if arg.is_null { b'n' } else { b' ' } as core::ffi::c_char).collect();
+        // SAFETY: as in `run`; the plan lives as long as the cursor.
+        let portal = unsafe {
+            pg_sys::SPI_cursor_open(std::ptr::null(), plan.0.as_ptr(), values.as_mut_ptr(), nulls.as_ptr(), true)
+        };
+        Cursor { portal, _plan: plan, batch: BATCH, life: PhantomData }
+    }
+}
+
+impl Cursor<'_> {
+    /// Fetches so many rows at once.
+    pub fn in_batches_of(mut self, batch: i64) -> Self {
+        self.batch = batch;
+        self
+    }
+
+    /// Calls `act` with each row, whose columns have these types, in this order.
+    pub fn each(&mut self, types: &[SqlType], mut act: impl FnMut(&RowValues) -> Result<()>) -> Result<()> {
+        let mut memory = PgMemoryContexts::new("inventory_ext batch");
+        loop {
+            // SAFETY: the cursor is open; both variables are set by the fetch.
+            let rows = unsafe {
+                pg_sys::SPI_cursor_fetch(self.portal, true, self.batch);
+                Rows { table: pg_sys::SPI_tuptable, count: pg_sys::SPI_processed as usize, life: PhantomData }
+            };
+            if rows.count == 0 {
+                return Ok(());
+            }
+            // What values take that are not stored as they are read is freed with their batch.
+            // SAFETY: nothing that is allocated there outlives the calls of `act`, whose results are Rust's.
+            unsafe {
+                memory.switch_to(|_| rows.each(types, &mut act))?;
+                memory.reset();
+            }
+            check_for_interrupts!();
+        }
+    }
+}
+
+/// One row, its values by the places of their columns.
+pub struct RowValues {
+    values: Vec<Datum>,
+    nulls: Vec<bool>,
+    id_types: Vec<Option<IdType>>,
+}
+
+impl RowValues {
+    fn datum(&self, place: usize) -> Option<Datum> {
+        (!self.nulls[place]).then_some(self.values[place])
+    }
+
+    fn required(&self, place: usize) -> Result<Datum> {
+        self.datum(place).ok_or_else(missing_value)
+    }
+
+    /// The id of an item.
+    pub fn item(&self, place: usize) -> Result<ItemId> {
+        let id_type = self.id_types[place].ok_or_else(missing_value)?;
+        // SAFETY: the value is not null, of this type, and alive; it is copied.
+        unsafe { read_id(self.required(place)?, id_type) }
+    }
+
+    /// A bigint, a moment in microseconds, or a transaction.
+    pub fn number(&self, place: usize) -> Result<i64> {
+        Ok(self.required(place)?.value() as i64)
+    }
+
+    /// A smallint; None for NULL.
+    pub fn small(&self, place: usize) -> Option<i16> {
+        self.datum(place).map(|datum| datum.value() as i16)
+    }
+
+    /// A boolean.
+    pub fn flag(&self, place: usize) -> Result<bool> {
+        Ok(self.required(place)?.value() != 0)
+    }
+
+    /// A text; None for NULL.
+    pub fn text(&self, place: usize) -> Option<String> {
+        // SAFETY: the column is a text, as `each` has checked; its bytes are copied.
+        self.datum(place).and_then(|datum| unsafe { <&[u8]>::from_datum(datum, false) }).map(encoding::from_server)
+    }
+
+    /// The bytes of a text in UTF-8; None for NULL.
+    pub fn utf8(&self, place: usize) -> Option<Cow<'_, [u8]>> {
+        // SAFETY: the column is a text, as `each` has checked; its bytes live as long as the row.
+        self.datum(place).and_then(|datum| unsafe { <&[u8]>::from_datum(datum, false) }).map(encoding::utf8)
+    }
+
+    /// A text that is never NULL.
+    pub fn required_text(&self, place: usize) -> Result<String> {
+        self.text(place).ok_or_else(missing_value)
+    }
+
+    /// Bytes; None for NULL.
+    pub fn bytes(&self, place: usize) -> Option<Vec<u8>> {
+        // SAFETY: the column is a bytea, as `each` has checked; its bytes are copied.
+        self.datum(place).and_then(|datum| unsafe { Vec::<u8>::from_datum(datum, false) })
+    }
+
+    /// A numeric, as PostgreSQL prints it.
+    pub fn decimal(&self, place: usize) -> Result<String> {
+        let datum = self.required(place)?;
+        // SAFETY: the column is a numeric, as `each` has checked.
+        match unsafe { read_quantity(datum, SqlType::Numeric) } {
+            Ok(quantity) if quantity.has_room() => Ok(quantity.printed()),
+            // SAFETY: the same.
+            _ => Ok(unsafe { printed(datum, SqlType::Numeric) }),
+        }
     }
 }
 
@@ -155,6 +304,35 @@ impl Drop for Rows<'_> {
 }
 
 impl Rows<'_> {
+    /// Calls `act` with each row, whose columns have these types, in this order; an id of an item may have any type of
+    /// ids.
+    pub fn each(&self, types: &[SqlType], mut act: impl FnMut(&RowValues) -> Result<()>) -> Result<()> {
+        if self.table.is_null() || self.count == 0 {
+            return Ok(());
+        }
+        // SAFETY: the table is alive and has `count` rows, each with the columns of its descriptor.
+        unsafe {
+            let table = &*self.table;
+            let columns = pgrx::PgTupleDesc::from_pg_unchecked(table.tupdesc);
+            let id_types: Vec<_> = columns.iter().map(|column| SqlType::id_type(column.atttypid)).collect();
+            let is_one = |(column, sql_type): (&pg_sys::FormData_pg_attribute, &SqlType)| {
+                let id_type = SqlType::id_type(column.atttypid);
+                column.atttypid == sql_type.oid() || (id_type.is_some() && id_type == SqlType::id_type(sql_type.oid()))
+            };
+            if columns.len() != types.len() || !columns.iter().zip(types).all(is_one) {
+                return Err(Error::internal("a column has another type than the statement was written for"));
+            }
+            let mut row =
+                RowValues { values: vec![Datum::null(); types.len()], nulls: vec![true; types.len()], id_types };
+            for place in 0..self.count {
+                let tuple = *table.vals.add(place);
+                pg_sys::heap_deform_tuple(tuple, table.tupdesc, row.values.as_mut_ptr(), row.nulls.as_mut_ptr());
+                act(&row)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The number of rows that the statement returned or changed.
     pub fn count(&self) -> usize {
         self.count
@@ -194,6 +372,14 @@ impl Rows<'_> {
         match (found, id_type) {
             // SAFETY: the value is not null, of this type, and alive; it is copied.
             (Some((datum, false)), Some(id_type)) => unsafe { read_id(datum, id_type) },
+            _ => Err(missing_value()),
+        }
+    }
+
+    /// A moment, in microseconds since 2000-01-01 00:00 UTC.
+    pub fn moment(&self, row: usize, column: &CStr) -> Result<i64> {
+        match self.datum(row, column, |type_oid| type_oid == pg_sys::TIMESTAMPTZOID) {
+            Some((datum, false)) => Ok(datum.value() as i64),
             _ => Err(missing_value()),
         }
     }

@@ -81,6 +81,48 @@ pub fn has_one_snapshot() -> bool {
     unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
 }
 
+/// The next transaction that will begin.
+pub fn next_transaction() -> Result<i64, Box<Error>> {
+    // SAFETY: reads a counter in shared memory.
+    let next = unsafe { pg_sys::ReadNextFullTransactionId() }.value;
+    i64::try_from(next).map_err(|_| Error::internal("a transaction has no number"))
+}
+
+/// Gives the transaction its number, so that what it does from here on is known to belong to one that runs.
+pub fn require_number() {
+    // SAFETY: assigns a number where there is none.
+    unsafe { pg_sys::GetTopTransactionId() };
+}
+
+/// Runs `act` with a new snapshot active, which cursors that it opens see: what is committed now, at any isolation
+/// level.
+pub fn with_new_snapshot<T>(act: impl FnOnce() -> T) -> T {
+    next_command();
+    // SAFETY: the snapshot is taken off again below; where PostgreSQL raises an error in between, its abort does that.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
+    let result = act();
+    // SAFETY: the snapshot pushed above.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    result
+}
+
+/// Whether nothing can be written: on a standby, or in a read-only transaction.
+pub fn is_read_only() -> bool {
+    // SAFETY: reads variables of the backend.
+    unsafe { pg_sys::XactReadOnly || pg_sys::RecoveryInProgress() }
+}
+
+/// The cluster: its system identifier.
+pub fn system() -> String {
+    // SAFETY: reads the control file in shared memory.
+    unsafe { pg_sys::GetSystemIdentifier() }.to_string()
+}
+
+/// Lets the session be cancelled here.
+pub fn check_interrupts() {
+    pgrx::check_for_interrupts!();
+}
+
 /// Whether this server is a standby.
 pub fn is_standby() -> bool {
     // SAFETY: reads the state of the server.

@@ -32,6 +32,10 @@ pub enum SqlType {
     Numeric,
     /// `bytea`
     Bytea,
+    /// `bytea[]`
+    ByteaArray,
+    /// `boolean[]`
+    BoolArray,
     /// `json`
     Json,
     /// `interval`
@@ -69,6 +73,8 @@ impl SqlType {
             Self::Varchar => pg_sys::VARCHAROID,
             Self::Numeric => pg_sys::NUMERICOID,
             Self::Bytea => pg_sys::BYTEAOID,
+            Self::ByteaArray => pg_sys::BYTEAARRAYOID,
+            Self::BoolArray => pg_sys::BOOLARRAYOID,
             Self::Json => pg_sys::JSONOID,
             Self::Interval => pg_sys::INTERVALOID,
             Self::Timestamptz => pg_sys::TIMESTAMPTZOID,
@@ -78,6 +84,16 @@ impl SqlType {
             Self::OidArray => pg_sys::OIDARRAYOID,
             Self::Regclass => pg_sys::REGCLASSOID,
             Self::Bool => pg_sys::BOOLOID,
+        }
+    }
+
+    /// Its name, where it is a type of ids.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Uuid => "pg_catalog.uuid",
+            Self::Int4 => "pg_catalog.int4",
+            Self::Int8 => "pg_catalog.int8",
+            _ => "pg_catalog.text",
         }
     }
 

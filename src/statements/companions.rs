@@ -198,7 +198,7 @@ fn descriptions(companion: Companion) -> (&'static str, &'static [Described]) {
                 ("movement_id", "The order of the movements of an item."),
                 ("inventory_id", "The item."),
                 ("stripe", "The stripe of a striped item; NULL for the row of the item."),
-                ("kind", "sale, restock, adjustment, transfer, opening, closing or external."),
+                ("kind", "sale, restock, adjustment, transfer, opening, closing, correction or external."),
                 ("old_quantity", "The quantity before."),
                 ("new_quantity", "The quantity after."),
                 ("delta", "new_quantity - old_quantity."),

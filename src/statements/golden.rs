@@ -34,6 +34,84 @@ fn partitioned() -> Names {
     Names { partitioned: true, id_type, quantity, quantity_type, by_ctid: false, ..ordinary() }
 }
 
+fn audit_names() -> audit::AuditNames {
+    let [runs, chains, segments] = ["", "_chain", "_segment"].map(|suffix| format!("shop.stock_audit{suffix}"));
+    audit::AuditNames { runs, chains, segments }
+}
+
+/// The statements of the audit.
+fn of_the_audit(names: &Names) -> Vec<(&'static str, Sql)> {
+    let (ledger, tables, id_type) = ("shop.stock_movement", audit_names(), names.id_type);
+    let sales = audit::Sales { table: "shop.sale", reference: "receipt", item: "item", quantity: "units" };
+    let [runs, chains, segments] = audit::create_tables(&tables, id_type);
+    vec![
+        ("audit::create_tables, 1", runs),
+        ("audit::create_tables, 2", chains),
+        ("audit::create_tables, 3", segments),
+        ("audit::comment", audit::comment(&tables.runs, "The audits.")),
+        ("audit::oid_of", audit::oid_of()),
+        ("audit::movements", audit::movements(ledger, id_type, audit::Range::All)),
+        ("audit::movements, of an item", audit::movements(ledger, id_type, audit::Range::Item)),
+        ("audit::movements, of some items", audit::movements(ledger, id_type, audit::Range::Items)),
+        ("audit::movements, after one", audit::movements(ledger, id_type, audit::Range::After)),
+        ("audit::movements, one", audit::movements(ledger, id_type, audit::Range::One)),
+        ("audit::stock", audit::stock(names, false)),
+        ("audit::stock, of an item", audit::stock(names, true)),
+        ("audit::stripes", audit::stripes(names, true)),
+        ("audit::chains", audit::chains(names, &tables, true)),
+        ("audit::broken_items", audit::broken_items(&tables)),
+        ("audit::sealed", audit::sealed(names, &tables, true)),
+        ("audit::segments_in_order", audit::segments_in_order(&tables, id_type).0),
+        ("audit::segment_of", audit::segment_of(&tables, id_type)),
+        ("audit::heads", audit::heads(&tables)),
+        ("audit::seals", audit::seals(&tables)),
+        ("audit::last_seal", audit::last_seal(&tables)),
+        ("audit::newest_seal", audit::newest_seal(&tables)),
+        ("audit::position", audit::position(&tables)),
+        ("audit::is_of_ledger", audit::is_of_ledger(&tables, ledger)),
+        ("audit::rises", audit::rises()),
+        ("audit::items", audit::items()),
+        ("audit::last_number", audit::last_number("shop.stock_movement_movement_id_seq")),
+        ("audit::snapshot", audit::snapshot()),
+        ("audit::acknowledged", audit::acknowledged(&tables)),
+        ("audit::add_segments", audit::add_segments(&tables, id_type)),
+        ("audit::keep_chains", audit::keep_chains(&tables, id_type)),
+        ("audit::keep_run", audit::keep_run(&tables)),
+        ("audit::describe_movement", audit::describe_movement(ledger, id_type)),
+        ("audit::sold", audit::sold(id_type, sales)),
+        ("audit::deducted", audit::deducted(ledger, Some("shop.archive"))),
+        ("audit::newest_audit", audit::newest_audit(&tables)),
+        ("audit::last_movement", audit::last_movement(ledger, id_type)),
+        ("audit::archived_until", audit::archived_until(&tables)),
+    ]
+}
+
+/// The statements of the archive, of history, and of what reports it.
+fn of_history(Names { id_type, .. }: &Names) -> Vec<(&'static str, Sql)> {
+    let ledger = "shop.stock_movement";
+    vec![
+        ("archive::create", archive::create("shop.stock_movement_archive", *id_type)),
+        ("archive::index", archive::index("shop.stock_movement_archive")),
+        ("archive::cut", archive::cut(ledger, &audit_names())),
+        ("archive::others", archive::others(ledger, "shop.stock_movement_archive", *id_type)),
+        ("archive::copy", archive::copy(ledger, "shop.stock_movement_archive", *id_type)),
+        ("archive::left_out", archive::left_out(ledger, "shop.stock_movement_archive", *id_type)),
+        ("archive::delete", archive::delete(ledger, *id_type)),
+        ("archive::leave", archive::leave(ledger, "shop.stock_movement_archive", *id_type)),
+        ("past::quantity_at", past::quantity_at(ledger, None, *id_type)),
+        ("past::quantity_at, with an archive", past::quantity_at(ledger, Some("shop.archive"), *id_type)),
+        ("past::changes", past::changes(ledger, Some("shop.archive"))),
+        ("past::next_number", past::next_number(ledger, None)),
+        ("past::last_there", past::last_there(ledger)),
+        ("report::run", report::run(&audit_names())),
+        ("report::history", report::history(ledger, *id_type)),
+        ("report::by_day", report::by_day(ledger)),
+        ("schedule::database", schedule::database()),
+        ("schedule::has_cron", schedule::has_cron()),
+        ("schedule::register", schedule::register()),
+    ]
+}
+
 /// The statements that are not kept, each under the name of its function.
 fn others(names: &Names) -> Vec<(String, Sql)> {
     let Names { relation: table, id, id_type, quantity, quantity_type, stripes, totals, .. } = names;
@@ -96,6 +174,8 @@ fn others(names: &Names) -> Vec<(String, Sql)> {
         ("companions::drop_trigger", companions::drop_trigger("0_inventory", table)),
         ("companions::has_rows", companions::has_rows(stripes)),
     ];
+    statements.extend(of_the_audit(names));
+    statements.extend(of_history(names));
     statements.extend(companions::index_movements(ledger).map(|sql| ("companions::index_movements", sql)));
     for companion in Companion::ALL {
         let comments = companions::comments("shop.companion", companion, "shop.stock").into_iter().take(2);
@@ -119,7 +199,7 @@ fn shown() -> BTreeMap<String, String> {
     let mut show = |heading: &str, name: &str, sql: &Sql| {
         let types = sql.parameters.iter().enumerate().map(|(place, sql_type)| format!("${} {sql_type:?}", place + 1));
         let types =
-            types.collect::<Vec<_>>().chunks(5).map(|some| some.join(", ")).collect::<Vec<_>>().join(",\n--   ");
+            types.collect::<Vec<_>>().chunks(4).map(|some| some.join(", ")).collect::<Vec<_>>().join(",\n--   ");
         let file = name.split_once("::").map_or("kept", |(module, _)| module);
         let text =
             files.entry(format!("{file}.sql")).or_insert_with(|| "-- Written and compared by golden.rs.\n".into());

@@ -4,16 +4,21 @@
 //! are functions of the modules here. A text holds names, never values: values are bound. Every name and operator is
 //! qualified, so that the search_path of a caller has no effect. A test compares all texts with golden/*.sql.
 
+pub mod archive;
 pub mod attach;
+pub mod audit;
 pub mod catalog;
 pub mod companions;
 pub mod layout;
 mod ledger;
 pub mod leftover;
 pub mod opening;
+pub mod past;
+pub mod report;
 pub mod requests;
 mod rows;
 mod sale;
+pub mod schedule;
 mod stripes;
 mod totals;
 

@@ -4,7 +4,8 @@ use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
 use crate::core::json::{exact, number, with_stripe};
 use crate::core::quantity::Quantity;
-use crate::pg::args::Arg;
+use crate::ledger::past;
+use crate::pg::args::{Arg, Moment};
 use crate::pg::spi::Connection;
 use crate::statements::Statement;
 use crate::stock::hold::Place;
@@ -13,19 +14,41 @@ use crate::table::attachment::Attachment;
 use crate::table::rows::{self, Locked};
 use serde_json::{Value, json};
 
-/// Sets an item to the counted quantity, where it has the expected one, and returns the result.
-pub fn set(
-    spi: &Connection,
-    stock: &Attachment,
-    id: &ItemId,
-    counted: Quantity,
-    expected: Option<Quantity>,
-) -> Result<Value> {
-    stock.require_fit("p_counted_quantity", counted)?;
+/// A count.
+pub struct Count {
+    /// The counted quantity.
+    pub counted: Quantity,
+    /// What is expected to be there.
+    pub expected: Option<Quantity>,
+    /// When it was counted; None for now.
+    pub moment: Option<Moment>,
+}
+
+impl Count {
+    /// The quantity that a locked item of this stock is set to.
+    fn target(&self, spi: &Connection, stock: &Attachment, id: &ItemId, old_quantity: Quantity) -> Result<Quantity> {
+        let then = match self.moment {
+            None => old_quantity,
+            Some(moment) => past::counted_stock(spi, stock, id, moment)?,
+        };
+        if let Some(expected) = self.expected.filter(|&expected| expected != then) {
+            return Err(Error::stale(id, expected, &then.to_string()));
+        }
+        let overflow = || Error::overflow(id, old_quantity, None::<Quantity>);
+        let difference = self.counted.checked_sub(then).ok_or_else(overflow)?;
+        let target = old_quantity.checked_add(difference).ok_or_else(overflow)?;
+        if target.is_negative() { Err(Error::insufficient(id, old_quantity, difference.negated())) } else { Ok(target) }
+    }
+}
+
+/// Sets an item to what was counted, and returns the result.
+pub fn set(spi: &Connection, stock: &Attachment, id: &ItemId, count: &Count) -> Result<Value> {
+    stock.require_fit("p_counted_quantity", count.counted)?;
     if let Some(striped) = Striped::of(spi, stock, id)? {
         let seen = striped.lock_all()?;
         let old_quantity = striped.total(&seen)?;
-        let delta = difference(id, old_quantity, counted, expected)?;
+        let counted = count.target(spi, stock, id, old_quantity)?;
+        let delta = difference(id, old_quantity, counted)?;
         let unchanged = counted == old_quantity;
         let (new_quantity, stripe) = if unchanged {
             (old_quantity, striped.own())
@@ -38,19 +61,18 @@ pub fn set(
     let Locked { stored, place } = rows::lock_one(spi, stock, id)?;
     let old_quantity = match stored {
         Ok(quantity) => quantity,
-        Err(stored) => return repair(spi, stock, id, &stored, counted, expected),
+        Err(stored) if count.moment.is_none() => return repair(spi, stock, id, &stored, count.counted, count.expected),
+        Err(stored) => return Err(Error::unreadable_stock(id, &stored)),
     };
-    let delta = difference(id, old_quantity, counted, expected)?;
+    let counted = count.target(spi, stock, id, old_quantity)?;
+    let delta = difference(id, old_quantity, counted)?;
     let unchanged = counted == old_quantity;
     let new_quantity =
         if unchanged { old_quantity } else { Place::row(id, place, old_quantity).add(spi, stock, delta)? };
     Ok(result(id, old_quantity, new_quantity, delta))
 }
 
-fn difference(id: &ItemId, old_quantity: Quantity, counted: Quantity, expected: Option<Quantity>) -> Result<Quantity> {
-    if let Some(expected) = expected.filter(|&expected| expected != old_quantity) {
-        return Err(Error::stale(id, expected, &old_quantity.to_string()));
-    }
+fn difference(id: &ItemId, old_quantity: Quantity, counted: Quantity) -> Result<Quantity> {
     counted.checked_sub(old_quantity).ok_or_else(|| Error::overflow(id, old_quantity, None::<Quantity>))
 }
 

@@ -136,7 +136,7 @@ pub fn require_rights_of_caller() -> Result<()> {
 }
 
 /// Releases the locks that [`attached`] took.
-fn release(stock: &Attachment) {
+pub fn release(stock: &Attachment) {
     unlock_all(&stock.locked);
     unlock_all(&[stock.oid]);
 }

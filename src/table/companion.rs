@@ -9,8 +9,8 @@ use crate::pg::Oid;
 use crate::pg::relation::{Facts, Source};
 use crate::pg::types::SqlType;
 
-/// A column of a companion, as it was created.
-struct Column {
+/// A column of a table of ours, as it was created.
+pub struct Column {
     name: &'static str,
     /// Its type; None for the id of an item, which has the type of the stock table's ids.
     sql_type: Option<SqlType>,
@@ -28,19 +28,26 @@ impl Column {
     }
 }
 
-const fn column(name: &'static str, sql_type: SqlType) -> Column {
+/// A column that is NOT NULL.
+pub const fn column(name: &'static str, sql_type: SqlType) -> Column {
     Column { name, sql_type: Some(sql_type), not_null: true, source: Source::Writer }
 }
 
-const fn nullable(name: &'static str, sql_type: SqlType) -> Column {
+/// A column that is not.
+pub const fn nullable(name: &'static str, sql_type: SqlType) -> Column {
     Column { name, sql_type: Some(sql_type), not_null: false, source: Source::Writer }
 }
 
+/// The number that PostgreSQL gives a row.
+pub const fn identity(name: &'static str) -> Column {
+    Column { source: Source::Identity, ..column(name, SqlType::Int8) }
+}
+
 /// The id of an item.
-const ITEM: Column = Column { name: "inventory_id", sql_type: None, not_null: true, source: Source::Writer };
+pub const ITEM: Column = Column { name: "inventory_id", sql_type: None, not_null: true, source: Source::Writer };
 
 const MOVEMENTS: &[Column] = &[
-    Column { source: Source::Identity, ..column("movement_id", SqlType::Int8) },
+    identity("movement_id"),
     ITEM,
     nullable("stripe", SqlType::Int2),
     column("kind", SqlType::Text),
@@ -96,32 +103,62 @@ impl Companion {
         }
     }
 
-    /// The reason why a table cannot be this companion: it must have our columns, with ids of this type, where it is
-    /// known, and the owner of the stock table.
+    /// The reason why a table cannot be this companion.
     pub fn problem(self, facts: &Facts, owner: Oid, id_type: Option<IdType>) -> Option<String> {
-        if !facts.ordinary {
-            return Some("it is no ordinary table".to_owned());
-        }
-        if facts.inherits {
-            return Some("it inherits from another table, or another one from it".to_owned());
-        }
-        if facts.owner != owner {
-            return Some("its owner is not the owner of the stock table".to_owned());
-        }
-        let wrong = self.columns().iter().find(|ours| {
-            let found = facts.columns.iter().find(|column| column.name == ours.name);
-            !found.is_some_and(|column| {
-                ours.has_type(column.type_oid, id_type)
-                    && column.modifier == -1
-                    && (column.not_null || !ours.not_null)
-                    && column.source == ours.source
-            })
-        });
-        wrong.map(|ours| format!("column {} is not as it was created", ours.name))
+        problem(self.columns(), facts, owner, id_type)
     }
 
     /// Whether a column is one of ours.
     pub fn has_column(self, name: &str) -> bool {
         self.columns().iter().any(|ours| ours.name == name)
+    }
+}
+
+/// The reason why a table cannot be one of ours: it must have these columns, with ids of this type, where it is known,
+/// and the owner of the stock table.
+pub fn problem(ours: &[Column], facts: &Facts, owner: Oid, id_type: Option<IdType>) -> Option<String> {
+    if !facts.ordinary {
+        return Some("it is no ordinary table".to_owned());
+    }
+    if facts.inherits {
+        return Some("it inherits from another table, or another one from it".to_owned());
+    }
+    if facts.owner != owner {
+        return Some("its owner is not the owner of the stock table".to_owned());
+    }
+    let wrong = ours.iter().find(|ours| {
+        let found = facts.columns.iter().find(|column| column.name == ours.name);
+        !found.is_some_and(|column| {
+            ours.has_type(column.type_oid, id_type)
+                && column.modifier == -1
+                && (column.not_null || !ours.not_null)
+                && column.source == ours.source
+        })
+    });
+    wrong.map(|ours| format!("column {} is not as it was created", ours.name))
+}
+
+/// The length of a name in PostgreSQL, in bytes.
+pub const MAX_NAME_BYTES: usize = 63;
+
+/// The stock table's name and a suffix, cut where a name ends, between two characters.
+pub fn companion_name(table: &str, suffix: &str) -> String {
+    let mut end = table.len().min(MAX_NAME_BYTES - suffix.len());
+    while !table.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{suffix}", &table[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::companion_name;
+
+    #[test]
+    fn a_long_name_is_cut_between_two_characters() {
+        assert_eq!(companion_name("inventory", "_movement"), "inventory_movement");
+        assert_eq!(companion_name(&"x".repeat(63), "_movement"), format!("{}_movement", "x".repeat(54)));
+        let umlauts = companion_name(&"ä".repeat(31), "_request");
+        assert_eq!(umlauts, format!("{}_request", "ä".repeat(27)));
     }
 }

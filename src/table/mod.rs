@@ -1,6 +1,7 @@
 //! The attached table: its configuration, its catalog entries, the cache, its rows and its triggers.
 
 pub mod attachment;
+pub mod beside_ledger;
 pub mod cache;
 pub mod catalog;
 pub mod choice;

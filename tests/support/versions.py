@@ -20,6 +20,7 @@ DEPEND_ON_THE_VERSION = {
     "crashes/test_backend_kills.py": "the worker's signal handler, and the restart after a kill",
     "crashes/test_prepared.py": "locks that outlive their session",
     "copies": "each version brings its own pg_dump, pg_basebackup, pg_upgrade and logical replication",
+    "audit/test_schedule.py": "pg_cron is there for 15",
     "attach/test_attach.py": "NOT NULL is a constraint of its own since 18",
     "attach/test_attach_refuses.py": "18 has virtual generated columns",
     "attach/test_dropped_companions.py": "event triggers",

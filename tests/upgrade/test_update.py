@@ -271,9 +271,10 @@ def test_an_update_that_fails_leaves_the_old_version(old):
     assert call(old, "decrement_inventory", p_inventory_id=NAILS, p_quantity=1)["success"]
 
 
-def test_a_database_without_a_shop_is_updated(db):
+@pytest.mark.parametrize("version", ["0.1.0", "0.2.0", "0.3.0"])
+def test_a_database_without_a_shop_is_updated(db, version):
     with db.connect() as conn:
-        conn.execute("DROP EXTENSION inventory_ext; CREATE EXTENSION inventory_ext VERSION '0.1.0'")
+        conn.execute(f"DROP EXTENSION inventory_ext; CREATE EXTENSION inventory_ext VERSION '{version}'")
         conn.execute(UPDATE)
         assert public_api(conn) == EXPECTED.read_text()
         conn.execute("CREATE TABLE inventory (id uuid PRIMARY KEY, quantity integer)")
@@ -366,3 +367,21 @@ def test_a_grantor_that_cannot_be_taken_on_does_not_stop_the_update(bare, db, sc
     grantees = """SELECT acl.grantee::regrole::text FROM pg_proc AS p CROSS JOIN LATERAL aclexplode(p.proacl) AS acl
                    WHERE p.proname = 'restock_inventory' AND acl.grantee <> p.proowner"""
     assert {grantee for (grantee,) in bare.execute(grantees).fetchall()} == {manager, till}
+
+
+@pytest.mark.parametrize("version", ["0.2.0", "0.3.0"])
+def test_the_grants_of_a_function_that_gains_an_argument_are_kept(bare, db, version):
+    clerk, till = (create_role(bare, db, name) for name in ("clerk", "till"))
+    bare.execute(f"CREATE EXTENSION inventory_ext VERSION '{version}'")
+    bare.execute(f'GRANT EXECUTE ON FUNCTION adjust_inventory TO "{clerk}" WITH GRANT OPTION')
+    with db.connect(clerk) as session:
+        session.execute(f'GRANT EXECUTE ON FUNCTION adjust_inventory TO "{till}"')
+    bare.execute(UPDATE)
+    found = bare.execute(
+        "SELECT pg_get_userbyid(a.grantor), pg_get_userbyid(a.grantee), a.is_grantable FROM pg_proc AS p, aclexplode("
+        "p.proacl) AS a WHERE p.proname = 'adjust_inventory' AND a.grantee <> p.proowner ORDER BY 2"
+    ).fetchall()
+    assert found == [("postgres", clerk, True), (clerk, till, False)]
+    dump = subprocess.run(["pg_dump", db.name], env=db.server.env(), capture_output=True, text=True, check=True).stdout
+    granted = [line for line in dump.splitlines() if line.startswith("GRANT ALL ON FUNCTION public.adjust_inventory(")]
+    assert len(granted) == 2, "the grants are in a dump"

@@ -17,6 +17,19 @@ impl Error {
         )
     }
 
+    /// `22023`: no stock is known of the moment.
+    pub fn moment_out_of_range(item: &ItemId, problem: &str) -> Box<Self> {
+        Self::new(
+            "22023",
+            "there is no stock of that moment to compare the count with",
+            json!({
+                "reason": "counted_at", "argument": "p_counted_at", "inventory_id": item.to_json(),
+                "problem": problem,
+            }),
+            "Pass the moment of the count, or leave p_counted_at out and count without sales meanwhile.",
+        )
+    }
+
     /// `22023`: a key names an item by at most 255 bytes, so that nobody could sell it.
     pub fn long_id(bytes: usize) -> Box<Self> {
         Self::new(

@@ -5,6 +5,7 @@
 //! raises itself are never converted: they pass unchanged.
 
 mod attachment;
+mod audit;
 mod input;
 mod protection;
 mod stock;

@@ -61,8 +61,9 @@ ALTER TABLE shop.stock ADD CONSTRAINT quantity_non_negative
 -- attach::add_check, 2
 ALTER TABLE shop.stock VALIDATE CONSTRAINT quantity_non_negative;
 
--- attach::insert_configuration: $1 Oid, $2 Text, $3 Text, $4 Text, $5 Text,
---   $6 Oid, $7 Oid, $8 Oid, $9 Oid, $10 Bool
+-- attach::insert_configuration: $1 Oid, $2 Text, $3 Text, $4 Text,
+--   $5 Text, $6 Oid, $7 Oid, $8 Oid,
+--   $9 Oid, $10 Bool
 INSERT INTO public.inventory_attachment
         (stock_table, stock_schema, stock_name, check_name, id_column, quantity_column, run_as,
          movement_table, request_table, stripe_table, total_table, striped)

@@ -162,32 +162,32 @@ UPDATE shop.stock AS stock SET "On hand" = $2::pg_catalog.numeric
 RETURNING stock."On hand" AS quantity,
           (stock."On hand" OPERATOR(pg_catalog.-) $3::pg_catalog.numeric)::pg_catalog.text AS adjusted;
 
--- RecordItem (ordinary, uuids, numeric): $1 Uuid, $2 Int2, $3 Text, $4 Numeric, $5 Numeric,
---   $6 Text, $7 Text, $8 Text
+-- RecordItem (ordinary, uuids, numeric): $1 Uuid, $2 Int2, $3 Text, $4 Numeric,
+--   $5 Numeric, $6 Text, $7 Text, $8 Text
 INSERT INTO shop.stock_movement
        (inventory_id, stripe, kind, old_quantity, new_quantity, reference, idempotency_key, actor)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
 
--- RecordItem (partitioned, text ids, integer): $1 Text, $2 Int2, $3 Text, $4 Int4, $5 Int4,
---   $6 Text, $7 Text, $8 Text
+-- RecordItem (partitioned, text ids, integer): $1 Text, $2 Int2, $3 Text, $4 Int4,
+--   $5 Int4, $6 Text, $7 Text, $8 Text
 INSERT INTO shop.stock_movement
        (inventory_id, stripe, kind, old_quantity, new_quantity, reference, idempotency_key, actor)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
 
--- RecordStripe (ordinary, uuids, numeric): $1 Uuid, $2 Int2, $3 Text, $4 Numeric, $5 Numeric,
---   $6 Text, $7 Text, $8 Text
+-- RecordStripe (ordinary, uuids, numeric): $1 Uuid, $2 Int2, $3 Text, $4 Numeric,
+--   $5 Numeric, $6 Text, $7 Text, $8 Text
 INSERT INTO shop.stock_movement
        (inventory_id, stripe, kind, old_quantity, new_quantity, reference, idempotency_key, actor)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
 
--- RecordStripe (partitioned, text ids, integer): $1 Text, $2 Int2, $3 Text, $4 Numeric, $5 Numeric,
---   $6 Text, $7 Text, $8 Text
+-- RecordStripe (partitioned, text ids, integer): $1 Text, $2 Int2, $3 Text, $4 Numeric,
+--   $5 Numeric, $6 Text, $7 Text, $8 Text
 INSERT INTO shop.stock_movement
        (inventory_id, stripe, kind, old_quantity, new_quantity, reference, idempotency_key, actor)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
 
--- RecordMany (ordinary, uuids, numeric): $1 UuidArray, $2 Int2Array, $3 TextArray, $4 TextArray, $5 TextArray,
---   $6 Text, $7 Text, $8 Text
+-- RecordMany (ordinary, uuids, numeric): $1 UuidArray, $2 Int2Array, $3 TextArray, $4 TextArray,
+--   $5 TextArray, $6 Text, $7 Text, $8 Text
 INSERT INTO shop.stock_movement
        (inventory_id, stripe, kind, old_quantity, new_quantity, reference, idempotency_key, actor)
 SELECT change.id, change.stripe, change.kind, change.old_quantity, change.new_quantity, $6, $7, $8
@@ -195,8 +195,8 @@ SELECT change.id, change.stripe, change.kind, change.old_quantity, change.new_qu
                   pg_catalog.unnest($4::pg_catalog.numeric[]), pg_catalog.unnest($5::pg_catalog.numeric[]))
        AS change (id, stripe, kind, old_quantity, new_quantity);
 
--- RecordMany (partitioned, text ids, integer): $1 TextArray, $2 Int2Array, $3 TextArray, $4 TextArray, $5 TextArray,
---   $6 Text, $7 Text, $8 Text
+-- RecordMany (partitioned, text ids, integer): $1 TextArray, $2 Int2Array, $3 TextArray, $4 TextArray,
+--   $5 TextArray, $6 Text, $7 Text, $8 Text
 INSERT INTO shop.stock_movement
        (inventory_id, stripe, kind, old_quantity, new_quantity, reference, idempotency_key, actor)
 SELECT change.id, change.stripe, change.kind, change.old_quantity, change.new_quantity, $6, $7, $8

@@ -1,0 +1,18 @@
+//! archive_movements.
+
+use crate::audit::archive;
+use crate::core::error::{Error, Result};
+use crate::core::json::spaced;
+use crate::pg::args::Moment;
+use crate::pg::report::finish;
+use pgrx::pg_extern;
+
+/// Moves closed history out of the ledger, while sales go on.
+#[pg_extern(sql = false)]
+fn archive_movements(p_before: Option<Moment>) -> Vec<u8> {
+    finish(move_out(p_before))
+}
+
+fn move_out(before: Option<Moment>) -> Result<String> {
+    archive::archive(before.ok_or_else(|| Error::null_argument("p_before"))?).map(|result| spaced(&result))
+}

@@ -1,0 +1,250 @@
+//! What is known of each chain, as records in temporary files: written one by one, read part by part.
+
+use crate::core::error::{Error, Result};
+use crate::core::item_id::ItemId;
+use crate::core::seal::Hash;
+use crate::pg::temp_files::TempFiles;
+
+/// The bytes of a sealed movement: its number and its hash.
+pub const SEALED_BYTES: usize = 40;
+
+/// What a movement means for the presence of its item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// It is removed.
+    Closing,
+    /// Anything else.
+    Other,
+}
+
+impl Mark {
+    /// That of a kind.
+    pub fn of(kind: &[u8]) -> Self {
+        if kind == b"closing" { Self::Closing } else { Self::Other }
+    }
+}
+
+/// One movement.
+#[derive(Clone, Copy, Debug)]
+pub struct Link<'a> {
+    /// Its number.
+    pub id: i64,
+    /// When it was written.
+    pub time: i64,
+    /// Whether it removes the item.
+    pub mark: Mark,
+    /// It has the form of what archiving leaves.
+    pub is_left: bool,
+    /// The quantity before.
+    pub old_quantity: &'a str,
+    /// The quantity after.
+    pub new_quantity: &'a str,
+    /// Its hash.
+    pub hash: Hash,
+}
+
+/// How far a chain is verified.
+#[derive(Clone, Copy, Debug)]
+pub struct Checkpoint<'a> {
+    /// The last movement; its hash is that of the last segment.
+    pub last: Link<'a>,
+    /// The chain was broken after it.
+    pub broken: bool,
+}
+
+/// What a record says.
+#[derive(Clone, Copy, Debug)]
+pub enum What<'a> {
+    /// How far the chain is verified.
+    Checkpoint(Checkpoint<'a>),
+    /// Movements that were sealed together: of each its number and its hash.
+    Sealed(&'a [u8]),
+    /// A movement that was archived.
+    Archived(Link<'a>),
+    /// A movement of the ledger.
+    Movement(Link<'a>),
+    /// The quantity in the row, or in the stripe.
+    OnHand(&'a str),
+}
+
+/// One record.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// The first bytes of the item, which most comparisons need alone.
+    prefix: u128,
+    /// The item, as bytes.
+    pub item: &'a [u8],
+    /// The stripe; 0 for the row of the item.
+    pub stripe: i16,
+    /// Its place in the chain: the number of the movement that it is about.
+    pub place: i64,
+    kind: u8,
+    rest: &'a [u8],
+}
+
+/// Kinds sort as they are needed: checkpoint and sealed movements come first.
+const CHECKPOINT: u8 = 0;
+const SEALED: u8 = 1;
+const ARCHIVED: u8 = 2;
+const MOVEMENT: u8 = 3;
+const ON_HAND: u8 = 4;
+
+impl<'a> Record<'a> {
+    /// Records of an item sort by chain and place.
+    fn sort_key(&self) -> (u128, &[u8], i16, i64, u8) {
+        (self.prefix, self.item, self.stripe, self.place, self.kind)
+    }
+
+    /// What it says.
+    pub fn what(&self) -> Result<What<'a>> {
+        let mut reader = Unread(self.rest);
+        let mut read = || {
+            Some(match self.kind {
+                CHECKPOINT => {
+                    let id = reader.number()?;
+                    let broken = reader.flag()?;
+                    What::Checkpoint(Checkpoint { last: reader.link(id)?, broken })
+                }
+                SEALED => What::Sealed(self.rest),
+                ARCHIVED => What::Archived(reader.link(self.place)?),
+                MOVEMENT => What::Movement(reader.link(self.place)?),
+                ON_HAND => What::OnHand(std::str::from_utf8(self.rest).ok()?),
+                _ => return None,
+            })
+        };
+        read().ok_or_else(broken_file)
+    }
+
+    /// Whether it is a quantity that is there.
+    pub fn is_on_hand(&self) -> bool {
+        self.kind == ON_HAND
+    }
+}
+
+fn broken_file() -> Box<Error> {
+    Error::internal("a temporary file is not as it was written")
+}
+
+/// Writes records into the part that their item belongs to.
+pub struct Writer {
+    /// The parts.
+    pub files: TempFiles,
+    buffer: Vec<u8>,
+}
+
+impl Writer {
+    /// Writes to these parts.
+    pub fn new(files: TempFiles) -> Self {
+        Self { files, buffer: Vec::new() }
+    }
+
+    /// Adds a record.
+    pub fn add(&mut self, item: &ItemId, stripe: i16, what: What<'_>) {
+        let part = item.lock_word() as usize % self.files.parts();
+        let (place, kind) = match &what {
+            What::Checkpoint(_) => (i64::MIN, CHECKPOINT),
+            What::Sealed(_) => (i64::MIN, SEALED),
+            What::Archived(link) => (link.id, ARCHIVED),
+            What::Movement(link) => (link.id, MOVEMENT),
+            What::OnHand(_) => (i64::MAX, ON_HAND),
+        };
+        // The length of the whole comes first, and is known last.
+        self.buffer.clear();
+        self.buffer.extend([0; 4]);
+        self.bytes(&item.to_bytes());
+        self.buffer.extend(stripe.to_be_bytes());
+        self.buffer.extend(place.to_be_bytes());
+        self.buffer.push(kind);
+        match what {
+            What::Checkpoint(Checkpoint { last, broken }) => {
+                self.buffer.extend(last.id.to_be_bytes());
+                self.buffer.push(u8::from(broken));
+                self.link(&last);
+            }
+            What::Sealed(movements) => self.buffer.extend(movements),
+            What::Archived(link) | What::Movement(link) => self.link(&link),
+            What::OnHand(quantity) => self.buffer.extend(quantity.as_bytes()),
+        }
+        // A value of PostgreSQL has less than 2^30 bytes.
+        let length = (self.buffer.len() as u32 - 4).to_be_bytes();
+        self.buffer[..4].copy_from_slice(&length);
+        self.files.write(part, &self.buffer);
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.buffer.extend((bytes.len() as u32).to_be_bytes());
+        self.buffer.extend(bytes);
+    }
+
+    fn link(&mut self, link: &Link<'_>) {
+        self.buffer.extend(link.time.to_be_bytes());
+        self.buffer.push(u8::from(link.mark == Mark::Closing));
+        self.buffer.push(u8::from(link.is_left));
+        self.bytes(link.old_quantity.as_bytes());
+        self.bytes(link.new_quantity.as_bytes());
+        self.buffer.extend(link.hash);
+    }
+}
+
+/// Reads the records of a part, sorted.
+pub fn sorted(bytes: &[u8]) -> Result<Vec<Record<'_>>> {
+    let mut reader = Unread(bytes);
+    let mut records = Vec::new();
+    while !reader.0.is_empty() {
+        records.try_reserve(1).map_err(|_| Error::out_of_memory(bytes.len()))?;
+        records.push(reader.record().ok_or_else(broken_file)?);
+    }
+    records.sort_unstable_by(|one, other| one.sort_key().cmp(&other.sort_key()));
+    Ok(records)
+}
+
+struct Unread<'a>(&'a [u8]);
+
+impl<'a> Unread<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    fn number(&mut self) -> Option<i64> {
+        self.array().map(i64::from_be_bytes)
+    }
+
+    fn flag(&mut self) -> Option<bool> {
+        self.array().map(|[byte]| byte != 0)
+    }
+
+    fn bytes(&mut self) -> Option<&'a [u8]> {
+        let length = self.array().map(u32::from_be_bytes)?;
+        self.take(length as usize)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.bytes()?).ok()
+    }
+
+    fn link(&mut self, id: i64) -> Option<Link<'a>> {
+        let time = self.number()?;
+        let mark = if self.flag()? { Mark::Closing } else { Mark::Other };
+        let is_left = self.flag()?;
+        let (old_quantity, new_quantity) = (self.text()?, self.text()?);
+        Some(Link { id, time, mark, is_left, old_quantity, new_quantity, hash: self.array()? })
+    }
+
+    fn record(&mut self) -> Option<Record<'a>> {
+        let mut record = Unread(self.bytes()?);
+        let item = record.bytes()?;
+        let mut prefix = [0; 16];
+        let length = item.len().min(prefix.len());
+        prefix[..length].copy_from_slice(&item[..length]);
+        let stripe = record.array().map(i16::from_be_bytes)?;
+        let place = record.number()?;
+        let [kind] = record.array()?;
+        Some(Record { prefix: u128::from_be_bytes(prefix), item, stripe, place, kind, rest: record.0 })
+    }
+}

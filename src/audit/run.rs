@@ -1,0 +1,223 @@
+//! One run of the audit.
+
+use crate::audit::access::{as_owner, as_owner_of_all};
+use crate::audit::chain::{self, Acknowledged, CheckExtent};
+use crate::audit::discrepancy::Discrepancy;
+use crate::audit::kept::{Finished, acknowledged, keep_run};
+use crate::audit::scan::{self, Origin, ScanScope, hash_of};
+use crate::audit::sealing::{Previous, Sealer};
+use crate::audit::tables::{self, Audited};
+use crate::audit::{records, seals};
+use crate::core::error::{Error, Result};
+use crate::core::item_id::ItemId;
+use crate::core::seal::NOTHING;
+use crate::pg::Oid;
+use crate::pg::args::Arg;
+use crate::pg::relation;
+use crate::pg::report;
+use crate::pg::role::current_role;
+use crate::pg::spi::Connection;
+use crate::pg::transaction::{check_interrupts, is_read_only, next_transaction, with_new_snapshot};
+use crate::statements::audit::{self as statements, AuditNames};
+use crate::table::attachment::Attachment;
+use serde_json::{Value, json};
+
+/// The most discrepancies that are returned; all are counted.
+const MOST_FOUND: usize = 100_000;
+/// The most of them that are kept with the run, and described by the movement before which they arose.
+const MOST_KEPT: usize = 10_000;
+/// With more broken items than this, the whole ledger is read.
+const MOST_BROKEN: usize = 10_000;
+
+/// Audits all items, or one, and returns what it found.
+pub fn audit(key: Option<&str>, full: bool) -> Result<Vec<Discrepancy>> {
+    let role = current_role();
+    let audit = |spi: &Connection, stock: &Attachment| {
+        let item = key.map(|key| stock.item("p_item", key)).transpose()?;
+        let may_write = !is_read_only();
+        let open = if full { tables::open_any } else { tables::open };
+        let audited = open(spi, stock, may_write)?;
+        let run = Run { spi, stock, audited: &audited, item: item.as_ref(), full, role };
+        match &audited.tables {
+            Some(tables) if may_write => run.keeping(tables),
+            _ => with_new_snapshot(|| run.check(&Origin::First, &mut None)).map(|checked| checked.found),
+        }
+    };
+    if full { as_owner_of_all(audit) } else { as_owner(audit) }
+}
+
+struct Run<'a> {
+    spi: &'a Connection,
+    stock: &'a Attachment,
+    audited: &'a Audited,
+    item: Option<&'a ItemId>,
+    full: bool,
+    /// Who called.
+    role: Oid,
+}
+
+struct Checked {
+    found: Vec<Discrepancy>,
+    /// How many there are; more than `found` where those are too many.
+    discrepancies: i64,
+    movements: i64,
+    items: i64,
+}
+
+impl Run<'_> {
+    /// Audits, seals, and keeps the run.
+    fn keeping(&self, tables: &AuditNames) -> Result<Vec<Discrepancy>> {
+        let spi = self.spi;
+        // Both are read before the snapshot: a transaction that has a number up to this one had begun by then.
+        let position: i64 =
+            spi.once_latest(&statements::last_number(&self.audited.sequence), &[]).required(0, c"number")?;
+        let next_transaction = next_transaction()?;
+        let previous = previous(spi, tables)?;
+        let start = if self.full { Origin::First } else { self.start(tables)? };
+        let mut sealer = Some(Sealer::new(self.audited, tables, previous));
+        let (checked, begun) = with_new_snapshot(|| {
+            let begun = spi.run_active(&statements::snapshot(), &[]);
+            self.check(&start, &mut sealer).map(|checked| (checked, begun))
+        })?;
+        let moment: i64 = begun.moment(0, c"moment")?;
+        let seal = sealer.and_then(|sealer| sealer.finish(moment));
+        let finished = Finished {
+            kind: "audit",
+            begun: &begun,
+            full: self.full,
+            movements: checked.movements,
+            items: checked.items,
+            discrepancies: checked.discrepancies,
+            found: checked.found.iter().take(MOST_KEPT).map(Discrepancy::to_json).collect(),
+            item: self.item,
+            position,
+            next_transaction,
+            role: self.role,
+            acknowledged: None,
+            seal: seal.as_ref(),
+        };
+        keep_run(spi, tables, &finished)?;
+        if checked.discrepancies > i64::try_from(checked.found.len()).unwrap_or(i64::MAX) {
+            report::warning(
+                &format!("{} discrepancies were found, of which not all are returned", checked.discrepancies),
+                "Look at those that are returned first; most have one cause.",
+            );
+        }
+        Ok(checked.found)
+    }
+
+    fn start(&self, tables: &AuditNames) -> Result<Origin> {
+        let position: Option<i64> = self.spi.once_latest(&statements::position(tables), &[]).get(0, c"position");
+        let Some(position) = position else { return Ok(Origin::First) };
+        let broken = self.spi.once_latest(&statements::broken_items(tables), &[]);
+        if broken.count() > MOST_BROKEN {
+            return Ok(Origin::First);
+        }
+        let items = (0..broken.count()).map(|row| broken.item(row, c"id")).collect::<Result<_>>()?;
+        Ok(Origin::After(position, items))
+    }
+
+    fn check(&self, start: &Origin, sealer: &mut Option<Sealer<'_>>) -> Result<Checked> {
+        let (spi, audited) = (self.spi, self.audited);
+        let acknowledged = match &audited.tables {
+            Some(tables) => acknowledged(spi, tables, self.stock)?,
+            None => Acknowledged::new(),
+        };
+        let sealed_up_to = self.full.then_some(i64::MAX);
+        let movements = estimate(spi, audited, start).max(self.items()?);
+        let scope = ScanScope {
+            item: self.item,
+            start: start.clone(),
+            sealed_up_to,
+            stock: true,
+            archive: self.full,
+            movements,
+        };
+        let scanned = scan::read(spi, &self.stock.names, audited, &scope)?;
+        let all_seals = self.full && audited.tables.is_some();
+        let full = self.full || audited.tables.is_none();
+        let extent = CheckExtent { full, all_seals, acknowledged: &acknowledged };
+        let mut checked = Checked { found: Vec::new(), discrepancies: 0, movements: scanned.movements, items: 0 };
+        if self.full
+            && self.item.is_none()
+            && let Some(tables) = &audited.tables
+        {
+            checked.found.extend(seals::altered(spi, audited, tables, i64::MAX)?);
+            checked.discrepancies = checked.found.len() as i64;
+        }
+        for part in 0..scanned.files.parts() {
+            let bytes = scanned.files.read(part)?;
+            let records = records::sorted(&bytes)?;
+            for records in records.chunk_by(|one, other| one.item == other.item) {
+                let id = records.first().and_then(|record| ItemId::from_bytes(record.item, audited.id_type));
+                let id = id.ok_or_else(|| Error::internal("an item in a temporary file is none"))?;
+                let mut found = Vec::new();
+                let chains = chain::check(&id, records, extent, &mut found)?;
+                checked.items += 1;
+                checked.discrepancies += found.len() as i64;
+                found.truncate(MOST_FOUND.saturating_sub(checked.found.len()));
+                checked.found.extend(found);
+                if let Some(sealer) = sealer {
+                    chains.iter().try_for_each(|chain| sealer.add(&id, chain))?;
+                }
+            }
+            check_interrupts();
+        }
+        self.describe(&mut checked.found)?;
+        Ok(checked)
+    }
+
+    /// About how many items there are.
+    fn items(&self) -> Result<i64> {
+        let tables = relation::with_partitions(self.stock.oid);
+        Ok(self.spi.once_latest(&statements::items(), &[Arg::owned(tables)]).get(0, c"items").unwrap_or(0))
+    }
+
+    /// Names the movement before which each discrepancy arose.
+    fn describe(&self, found: &mut [Discrepancy]) -> Result<()> {
+        let sql = statements::describe_movement(&self.audited.ledger, self.audited.id_type);
+        for discrepancy in found.iter_mut().take(MOST_KEPT) {
+            let (Some(item), Some((movement, _))) = (&discrepancy.item, discrepancy.before) else { continue };
+            let rows = self.spi.run_active(&sql, &[Arg::item(item), Arg::owned(movement)]);
+            if rows.count() == 0 {
+                continue;
+            }
+            let mut facts = json!({
+                "kind": rows.text(0, c"kind"), "reference": rows.text(0, c"reference"),
+                "actor": rows.text(0, c"actor"), "xact_id": rows.text(0, c"transaction"),
+            });
+            if let (Value::Object(facts), Value::Object(known)) = (&mut facts, &discrepancy.detail) {
+                facts.extend(known.clone());
+            }
+            discrepancy.detail = facts;
+        }
+        Ok(())
+    }
+}
+
+/// Audits all items, keeps the run, and returns what it found.
+pub fn keep_audit(spi: &Connection, stock: &Attachment, audited: &Audited, role: Oid) -> Result<Vec<Discrepancy>> {
+    let tables = audited.tables.as_ref().ok_or_else(|| Error::internal("the audit has no tables"))?;
+    let run = Run { spi, stock, audited, item: None, full: true, role };
+    run.keeping(tables)
+}
+
+/// The newest seal.
+pub fn previous(spi: &Connection, tables: &AuditNames) -> Result<Previous> {
+    let mut previous = Previous { number: 0, hash: NOTHING };
+    let rows = spi.once_latest(&statements::last_seal(tables), &[]);
+    rows.each(&statements::LAST_SEAL_TYPES, |row| {
+        previous = Previous { number: row.number(0)?, hash: hash_of(row, 1)? };
+        Ok(())
+    })?;
+    Ok(previous)
+}
+
+/// About how many movements are read.
+fn estimate(spi: &Connection, audited: &Audited, start: &Origin) -> i64 {
+    let last = spi.once_latest(&statements::last_number(&audited.sequence), &[]).get(0, c"number").unwrap_or(0);
+    match start {
+        Origin::First => last,
+        Origin::After(position, _) => last - position,
+    }
+}
