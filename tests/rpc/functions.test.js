@@ -8,7 +8,7 @@ import { openShop } from './shop.js'
 
 // The functions with named arguments: the others are those of triggers and of the type inventory_key.
 const FUNCTIONS = `
-  SELECT proname AS name, proargnames AS arguments, pronargdefaults AS optional,
+  SELECT proname AS name, proargnames[1:pronargs] AS arguments, pronargdefaults AS optional,
          ARRAY(SELECT format_type(t, NULL) FROM unnest(proargtypes) WITH ORDINALITY AS a(t, n) ORDER BY n) AS types
     FROM pg_proc AS f
     JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = f.oid AND d.deptype = 'e'
