@@ -5,7 +5,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 SUITES := lint unit pgrx-test failpoints regress isolation rpc pytest check-repo
-SUBJECTS := attach tenants upgrade sales input ledger stripes retries rights crashes copies models clients audit
+SUBJECTS := attach tenants upgrade sales input ledger stripes retries rights crashes copies models clients audit \
+	monitoring
 .PHONY: help demo psql test bench $(SUITES) $(SUBJECTS) setup build install clean distclean
 
 IN_ENV := . dev/env.sh && exec
@@ -37,8 +38,8 @@ bench:      ## measures against a plain UPDATE and PL/pgSQL, about half an hour;
 	@dev/setup.sh bench
 	@$(IN_ENV) python -m bench.run --pg $(or $(PG),18) $(if $(QUICK),--quick)
 
-setup:      ## only what building and testing need: Python packages, cargo-pgrx, PostgreSQL 18 and 15, PgBouncer, Chromium, PostgREST, clients
-	@dev/setup.sh $(BASE) pg15 pg-cron pgbouncer chromium rpc clients
+setup:      ## only what building and testing need: Python packages, cargo-pgrx, PostgreSQL 18 and 15, PgBouncer, Chromium, Prometheus, PostgREST, clients
+	@dev/setup.sh $(BASE) pg15 pg-cron pgbouncer chromium monitoring rpc clients
 
 build:      ## builds the extension and installs it into the PostgreSQL under .local/; PG=15
 	@$(BUILD_PG)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # dev/setup.sh STEP…: installs what building and testing need, all of it under .local/ (and node_modules in tests/rpc
-# and tests/clients). Steps: venv cargo-pgrx pg18 pgrx-home pg15 pg-cron pgbouncer chromium rpc clients bench. Each says
-# what it does and is skipped when already done. Nothing outside the project is changed and root is not needed. When
-# something is missing, the last line says what, and how to get it.
+# and tests/clients). Steps: venv cargo-pgrx pg18 pgrx-home pg15 pg-cron pgbouncer chromium monitoring rpc clients
+# bench. Each says what it does and is skipped when already done. Nothing outside the project is changed and root is
+# not needed. When something is missing, the last line says what, and how to get it.
 # pg15 is the one step that may fail: the reason is then left in .local/pg15.reason, and the others go on.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
@@ -226,6 +226,26 @@ step_chromium() {
         "$tree/usr/lib/chromium/chromium-headless-shell" --version >&2 ||
         die "Chromium is missing: Debian's does not run here (its message above says why)"
     mark_done chromium "$inputs"
+}
+
+# Prometheus and the exporter that it reads are Debian's, too: the tests run the files of monitoring/ with them.
+MONITORING_PACKAGES="prometheus prometheus-sql-exporter"
+
+step_monitoring() {
+    local tree=$LOCAL/monitoring inputs
+    inputs=$(echo "$MONITORING_PACKAGES" | hash_of)
+    if is_done monitoring "$inputs"; then return; fi
+    command -v apt-get >/dev/null ||
+        die "Prometheus is missing: it is taken from Debian 12, and this machine has no apt-get"
+    say "Prometheus and its SQL exporter into .local/monitoring (Debian packages, unpacked; 100 MB)"
+    rm -rf "$tree"
+    # shellcheck disable=SC2086
+    debs "$tree" $MONITORING_PACKAGES || die "Prometheus is missing: apt-get could not fetch: $MONITORING_PACKAGES"
+    rm -rf "$tree"/{etc,lib,var} "$tree"/usr/share
+    chmod -R go+rX "$tree"
+    "$tree/usr/bin/promtool" --version >&2 && "$tree/usr/bin/prometheus-sql-exporter" -version >&2 ||
+        die "Prometheus is missing: Debian's does not run here (its message above says why)"
+    mark_done monitoring "$inputs"
 }
 
 npm_in() {                    # npm_in FOLDER COMMAND…: the npm of the venv; no script of a package is run

@@ -17,6 +17,7 @@ esac
 [[ ! " $suites " =~ \ (pytest|retries|clients)\  ]] || steps+=(pgbouncer)
 [[ ! " $suites " =~ \ (pytest|clients)\  ]] || steps+=(clients)
 [[ ! " $suites " =~ \ (pytest|audit)\  ]] || steps+=(chromium)
+[[ ! " $suites " =~ \ (pytest|monitoring)\  ]] || steps+=(monitoring)
 [[ $1/$pg != all/ && $pg != 15 ]] || steps+=(pg15 pg-cron)
 pg_config_of "${versions[0]}" >/dev/null
 

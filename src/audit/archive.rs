@@ -111,7 +111,7 @@ impl Archiving<'_> {
         let mut sealer = Sealer::new(self.audited, self.tables, previous(spi, self.tables)?);
         left.each(&audit_statements::movement_types(id_type), |row| {
             let item = row.item(1)?;
-            let movement = Movement::read(row, &item)?;
+            let movement = Movement::read(row, &item, true)?;
             sealer.add_left(&item, row.small(2).unwrap_or(0), &movement.link())
         })?;
         drop(left);

@@ -2,7 +2,7 @@
 
 use crate::audit::discrepancy::{Discrepancy, Kind};
 use crate::audit::records::{Checkpoint, Link, Mark, Record, SEALED_BYTES, What};
-use crate::core::error::Result;
+use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
 use serde_json::json;
 use std::collections::HashSet;
@@ -76,7 +76,7 @@ impl<'a, 'r> Chain<'a, 'r> {
             extent,
             checkpoint: None,
             sealed: Vec::new(),
-            movements: Vec::with_capacity(records.len()),
+            movements: Vec::new(),
             on_hand: None,
             last: None,
             explained: false,
@@ -85,6 +85,10 @@ impl<'a, 'r> Chain<'a, 'r> {
             links: Vec::new(),
             found: Vec::new(),
         };
+        // An item with very many movements must not end the server where there is no memory for them.
+        let bytes = records.len() * size_of::<(Link<'_>, bool)>();
+        let reserved = chain.movements.try_reserve_exact(records.len());
+        reserved.and_then(|()| chain.links.try_reserve(records.len())).map_err(|_| Error::out_of_memory(bytes))?;
         for record in records {
             match record.what()? {
                 What::Checkpoint(checkpoint) => chain.checkpoint = Some(checkpoint),

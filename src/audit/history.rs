@@ -154,7 +154,7 @@ impl Follower<'_> {
             let sql = statements::movements(table, id_type, Range::One);
             self.spi.run_active(&sql, &[Arg::owned(*seen)]).each(&statements::movement_types(id_type), |row| {
                 let item = row.item(1)?;
-                is_same |= hex(&Movement::read(row, &item)?.link().hash).starts_with(digits.as_str());
+                is_same |= hex(&Movement::read(row, &item, true)?.link().hash).starts_with(digits.as_str());
                 found = Some((item, row.small(2).unwrap_or(0)));
                 Ok(())
             })?;
@@ -215,7 +215,7 @@ impl Follower<'_> {
         for table in [Some(self.ledger), archive].into_iter().flatten() {
             let sql = statements::movements(table, id_type, Range::One);
             spi.run_active(&sql, &[Arg::owned(last)]).each(&statements::movement_types(id_type), |row| {
-                let hash = hex(&Movement::read(row, &row.item(1)?)?.link().hash);
+                let hash = hex(&Movement::read(row, &row.item(1)?, true)?.link().hash);
                 position.seen = Some((last, hash[..DIGITS].to_owned()));
                 Ok(())
             })?;

@@ -1,7 +1,7 @@
 //! The runs that are kept.
 
 use crate::audit::chain::Acknowledged;
-use crate::core::error::Result;
+use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
 use crate::core::seal::Seal;
 use crate::ledger::context;
@@ -83,9 +83,22 @@ fn oldest_other(begun: &Rows<'_>, next: i64) -> Result<i64> {
 /// The breaks that reconciliations have acknowledged.
 pub fn acknowledged(spi: &Connection, tables: &AuditNames, stock: &Attachment) -> Result<Acknowledged> {
     let rows = spi.run_active(&statements::acknowledged(tables), &[]);
-    let read = |row| {
-        let item = stock.item("item", &rows.required_text(row, c"item")?)?;
-        Ok((item, rows.required(row, c"stripe")?, rows.required(row, c"movement")?))
-    };
-    (0..rows.count()).map(read).collect()
+    let mut breaks = Acknowledged::new();
+    for row in 0..rows.count() {
+        for known in list(tables, &rows.required_text(row, c"acknowledged")?)? {
+            let number = |key| known.get(key).and_then(Value::as_i64);
+            let stripe = number("stripe").and_then(|stripe| i16::try_from(stripe).ok());
+            let item = known.get("item").and_then(Value::as_str).map(|item| stock.item("item", item)).transpose()?;
+            let (Some(item), Some(stripe), Some(movement)) = (item, stripe, number("movement")) else {
+                return Err(Error::altered_run(&tables.runs, "an acknowledged break lacks its place"));
+            };
+            breaks.insert((item, stripe, movement));
+        }
+    }
+    Ok(breaks)
+}
+
+/// The objects of a list that a run has kept.
+pub fn list(tables: &AuditNames, json: &str) -> Result<Vec<Value>> {
+    serde_json::from_str(json).map_err(|_| Error::altered_run(&tables.runs, "a list of the run is none"))
 }

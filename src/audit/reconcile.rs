@@ -6,7 +6,7 @@
 use crate::audit::access::require_member;
 use crate::audit::chain::{self, Acknowledged, CheckExtent};
 use crate::audit::discrepancy::{Discrepancy, Kind};
-use crate::audit::kept::{Finished, acknowledged, keep_run};
+use crate::audit::kept::{self, Finished, acknowledged, keep_run};
 use crate::audit::records;
 use crate::audit::scan::{self, Origin, ScanScope};
 use crate::audit::tables::{self, Audited};
@@ -154,6 +154,7 @@ impl Reconciliation<'_> {
                 item: Some(self.item),
                 start: Origin::First,
                 sealed_up_to: full.then_some(i64::MAX),
+                hashes: full,
                 stock: true,
                 archive: full,
                 movements: 0,
@@ -263,8 +264,7 @@ impl Reconciliation<'_> {
         if rows.count() == 0 {
             return Err(Error::not_audited(self.item));
         }
-        let found: Vec<Value> = serde_json::from_str(&rows.required_text(0, c"found")?)
-            .map_err(|_| Error::internal("what an audit has found is no JSON"))?;
+        let found = kept::list(self.tables()?, &rows.required_text(0, c"found")?)?;
         let id = self.item.to_json();
         let of_item: Vec<_> = found.iter().filter(|found| found.get("inventory_id") == Some(&id)).cloned().collect();
         // Of very many discrepancies not all are kept.

@@ -2,7 +2,7 @@
 
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
-use crate::core::seal::Hash;
+use crate::core::seal::{Hash, NOTHING};
 use crate::pg::temp_files::TempFiles;
 
 /// The bytes of a sealed movement: its number and its hash.
@@ -39,7 +39,7 @@ pub struct Link<'a> {
     pub old_quantity: &'a str,
     /// The quantity after.
     pub new_quantity: &'a str,
-    /// Its hash.
+    /// Its hash; nothing where no hashes are read.
     pub hash: Hash,
 }
 
@@ -88,6 +88,11 @@ const SEALED: u8 = 1;
 const ARCHIVED: u8 = 2;
 const MOVEMENT: u8 = 3;
 const ON_HAND: u8 = 4;
+
+/// What is true of a movement, as bits.
+const CLOSING: u8 = 1;
+const LEFT: u8 = 2;
+const HASHED: u8 = 4;
 
 impl<'a> Record<'a> {
     /// Records of an item sort by chain and place.
@@ -178,11 +183,13 @@ impl Writer {
 
     fn link(&mut self, link: &Link<'_>) {
         self.buffer.extend(link.time.to_be_bytes());
-        self.buffer.push(u8::from(link.mark == Mark::Closing));
-        self.buffer.push(u8::from(link.is_left));
+        let flags = [(link.mark == Mark::Closing, CLOSING), (link.is_left, LEFT), (link.hash != NOTHING, HASHED)];
+        self.buffer.push(flags.iter().filter(|(is_set, _)| *is_set).fold(0, |flags, (_, flag)| flags | flag));
         self.bytes(link.old_quantity.as_bytes());
         self.bytes(link.new_quantity.as_bytes());
-        self.buffer.extend(link.hash);
+        if link.hash != NOTHING {
+            self.buffer.extend(link.hash);
+        }
     }
 }
 
@@ -230,10 +237,11 @@ impl<'a> Unread<'a> {
 
     fn link(&mut self, id: i64) -> Option<Link<'a>> {
         let time = self.number()?;
-        let mark = if self.flag()? { Mark::Closing } else { Mark::Other };
-        let is_left = self.flag()?;
+        let [flags] = self.array()?;
+        let mark = if flags & CLOSING > 0 { Mark::Closing } else { Mark::Other };
         let (old_quantity, new_quantity) = (self.text()?, self.text()?);
-        Some(Link { id, time, mark, is_left, old_quantity, new_quantity, hash: self.array()? })
+        let hash = if flags & HASHED > 0 { self.array()? } else { NOTHING };
+        Some(Link { id, time, mark, is_left: flags & LEFT > 0, old_quantity, new_quantity, hash })
     }
 
     fn record(&mut self) -> Option<Record<'a>> {

@@ -5,6 +5,7 @@
 
 use crate::audit::access::as_owner;
 use crate::audit::charts;
+use crate::audit::kept;
 use crate::audit::tables;
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
@@ -39,8 +40,7 @@ pub fn page(run: Option<i64>) -> Result<String> {
         }
         let text = |column| rows.required_text(0, column);
         let number = |column| rows.required::<i64>(0, column);
-        let found: Vec<Value> = serde_json::from_str(&text(c"found")?)
-            .map_err(|_| Error::internal("what an audit has found is no JSON"))?;
+        let found = kept::list(tables, &text(c"found")?)?;
         let facts = [
             ("Run", number(c"run_id")?.to_string()),
             ("Began", text(c"started_at")?),

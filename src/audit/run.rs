@@ -129,6 +129,7 @@ impl Run<'_> {
             item: self.item,
             start: start.clone(),
             sealed_up_to,
+            hashes: sealed_up_to.is_some() || sealer.is_some(),
             stock: true,
             archive: self.full,
             movements,
@@ -210,6 +211,9 @@ pub fn previous(spi: &Connection, tables: &AuditNames) -> Result<Previous> {
         previous = Previous { number: row.number(0)?, hash: hash_of(row, 1)? };
         Ok(())
     })?;
+    if previous.number == i64::MAX {
+        return Err(Error::altered_run(&tables.runs, "no seal can follow one with this number"));
+    }
     Ok(previous)
 }
 

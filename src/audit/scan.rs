@@ -6,7 +6,7 @@ use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
 use crate::core::seal::{self, Hash, NOTHING};
 use crate::pg::args::Arg;
-use crate::pg::spi::{Connection, RowValues};
+use crate::pg::spi::{Connection, RowValues, missing_value};
 use crate::pg::temp_files::TempFiles;
 use crate::pg::types::SqlType;
 use crate::statements::Names;
@@ -41,6 +41,8 @@ pub struct ScanScope<'a> {
     pub start: Origin,
     /// Movements that were sealed up to this seal are compared with what was sealed.
     pub sealed_up_to: Option<i64>,
+    /// The hashes of movements are needed, to be sealed or compared.
+    pub hashes: bool,
     /// Stock and stripes, too.
     pub stock: bool,
     /// Movements that were archived, too.
@@ -182,10 +184,11 @@ impl Scan<'_> {
         mut add: impl FnMut(&mut Writer, (&ItemId, i16), &Movement) -> bool,
     ) -> Result<()> {
         let id_type = self.audited.id_type;
+        let hashes = self.scope.hashes;
         let (spi, sql) = (self.spi, statements::movements(table, id_type, range));
         spi.cursor(&sql, args).each(&statements::movement_types(id_type), |row| {
             let item = row.item(1)?;
-            let movement = Movement::read(row, &item)?;
+            let movement = Movement::read(row, &item, hashes)?;
             let is_read = add(&mut self.writer, (&item, row.small(2).unwrap_or(0)), &movement);
             self.movements += i64::from(is_read);
             Ok(())
@@ -205,17 +208,16 @@ pub struct Movement {
 }
 
 impl Movement {
-    /// Reads a row of [`statements::movements`].
-    pub fn read(row: &RowValues, item: &ItemId) -> Result<Self> {
+    /// Reads a row of [`statements::movements`], with its hash or without.
+    pub fn read(row: &RowValues, item: &ItemId, hashes: bool) -> Result<Self> {
         let quantities = [row.decimal(4)?, row.decimal(5)?];
-        let (id, time, mark, is_left, hash) = Self::hashed(row, item, &quantities, |movement| {
-            let is_of_kind = movement.kind == b"opening" || movement.kind == b"closing";
-            let is_of_archiving = movement.reference.is_some_and(|reference| reference.starts_with(LEFT_REFERENCE));
-            let is_left = is_of_kind && is_of_archiving && movement.key.is_none();
-            (movement.id, movement.time, Mark::of(movement.kind), is_left, movement.hash())
-        })?;
+        let hash = if hashes { Self::hashed(row, item, &quantities, |movement| movement.hash())? } else { NOTHING };
+        let kind = row.utf8(3).ok_or_else(missing_value)?;
+        let is_of_archiving = || row.utf8(6).is_some_and(|reference| reference.starts_with(LEFT_REFERENCE));
+        let is_left = matches!(&*kind, b"opening" | b"closing") && is_of_archiving() && row.utf8(7).is_none();
         let [old_quantity, new_quantity] = quantities;
-        Ok(Self { id, time, mark, is_left, old_quantity, new_quantity, hash })
+        let (id, time) = (row.number(0)?, row.number(10)?);
+        Ok(Self { id, time, mark: Mark::of(&kind), is_left, old_quantity, new_quantity, hash })
     }
 
     /// The fields of such a row that are hashed.
@@ -229,8 +231,7 @@ impl Movement {
         [old_quantity, new_quantity]: &[String; 2],
         act: impl FnOnce(&seal::HashedMovement<'_>) -> T,
     ) -> Result<T> {
-        let required = || Error::internal("a value that is never NULL is missing");
-        let (kind, actor) = (row.utf8(3).ok_or_else(required)?, row.utf8(8).ok_or_else(required)?);
+        let (kind, actor) = (row.utf8(3).ok_or_else(missing_value)?, row.utf8(8).ok_or_else(missing_value)?);
         let (reference, key) = (row.utf8(6), row.utf8(7));
         Ok(act(&seal::HashedMovement {
             id: row.number(0)?,

@@ -65,6 +65,7 @@ pub fn verify(digest: &Value) -> Result<Vec<Discrepancy>> {
                 item: None,
                 start: Origin::First,
                 sealed_up_to: Some(number),
+                hashes: true,
                 stock: false,
                 archive: true,
                 movements,
@@ -305,7 +306,7 @@ fn find(spi: &Connection, audited: &Audited, movement: i64) -> Result<Located> {
         let sql = statements::movements(table, audited.id_type, Range::One);
         spi.once(&sql, &[Arg::owned(movement)]).each(&statements::movement_types(audited.id_type), |row| {
             let item = row.item(1)?;
-            let (hash, fields) = (Movement::read(row, &item)?.link().hash, Movement::fields_of(row, &item)?);
+            let (hash, fields) = (Movement::read(row, &item, true)?.link().hash, Movement::fields_of(row, &item)?);
             found = found.take().or(Some(Located { item, stripe: row.small(2).unwrap_or(0), hash, fields }));
             Ok(())
         })?;

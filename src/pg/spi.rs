@@ -430,6 +430,7 @@ impl Rows<'_> {
     }
 }
 
-fn missing_value() -> Box<Error> {
+/// A value is NULL that never is.
+pub fn missing_value() -> Box<Error> {
     Error::internal("a value that is never NULL is missing")
 }

@@ -301,10 +301,8 @@ pub fn snapshot() -> Sql {
 /// The discrepancies that a reconciliation has acknowledged.
 pub fn acknowledged(audit: &AuditNames) -> Sql {
     let text = format!(
-        "SELECT a.item, a.stripe, a.movement
+        "SELECT r.acknowledged::pg_catalog.text AS acknowledged
   FROM ONLY {} AS r
- CROSS JOIN LATERAL pg_catalog.json_to_recordset(r.acknowledged)
-       AS a (item pg_catalog.text, stripe pg_catalog.int2, movement pg_catalog.int8)
  WHERE r.acknowledged IS NOT NULL",
         audit.runs
     );

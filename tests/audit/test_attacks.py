@@ -263,3 +263,27 @@ def test_a_relation_of_a_guest_in_the_place_of_the_archive_stops_no_reader(db, o
     owner.execute("SELECT adjust_inventory(1, 94, p_counted_at => now())")
     error = refused(owner, "SELECT archive_movements(now())")
     assert (error.sqlstate, error.reason) == ("42P07", "audit_table")
+
+
+@pytest.mark.parametrize(
+    ("altered", "call"),
+    [
+        ("found = '7'", "reconcile_inventory(1, p_apply => true, p_reason => 'found')"),
+        ("found = '{\"a\": 1}'", "inventory_audit_report()"),
+        ("acknowledged = '7'", "audit_inventory()"),
+        ("acknowledged = '[{\"item\": \"1\", \"stripe\": 99999999, \"movement\": 1}]'", "audit_inventory()"),
+        ("seal_number = 9223372036854775807", "audit_inventory()"),
+        ("seal_number = 9223372036854775807", "archive_movements(now())"),
+    ],
+)
+def test_an_altered_run_is_named_and_no_internal_error(owner, altered, call):
+    owner.execute("ALTER TABLE inventory DISABLE TRIGGER USER; UPDATE inventory SET quantity = 90 WHERE id = 1")
+    owner.execute("ALTER TABLE inventory ENABLE TRIGGER USER")
+    assert kinds(owner) == ["on_hand_drift"]
+    owner.execute(f"UPDATE inventory_audit SET {altered} WHERE run_id = (SELECT max(run_id) FROM inventory_audit)")
+    error = refused(owner, f"SELECT {call}")
+    assert (error.sqlstate, error.reason) == ("55000", "altered_run"), call
+    with owner.transaction():
+        for table in ("audit", "audit_chain", "audit_segment"):
+            owner.execute(f"ALTER TABLE inventory_{table} RENAME TO old_{table}")
+    assert kinds(owner) == ["on_hand_drift"]

@@ -55,6 +55,17 @@ impl Error {
         )
     }
 
+    /// `55000`: a row of the runs is not as it was written.
+    pub fn altered_run(runs: &str, problem: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "a kept run of the audit was altered",
+            json!({"reason": "altered_run", "relation": runs, "problem": problem}),
+            "Restore the row from a backup. Otherwise rename the tables of the audit and the archive: the next audit \
+             makes new ones.",
+        )
+    }
+
     /// `55000`: a ledger was renamed, and what belongs to it was not.
     pub fn audit_of_another(runs: &str) -> Box<Self> {
         Self::new(

@@ -275,10 +275,8 @@ SELECT pg_catalog.pg_snapshot_xmin(s.snapshot)::pg_catalog.text::pg_catalog.int8
                pg_catalog.pg_current_xact_id_if_assigned() AS own) AS s;
 
 -- audit::acknowledged
-SELECT a.item, a.stripe, a.movement
+SELECT r.acknowledged::pg_catalog.text AS acknowledged
   FROM ONLY shop.stock_audit AS r
- CROSS JOIN LATERAL pg_catalog.json_to_recordset(r.acknowledged)
-       AS a (item pg_catalog.text, stripe pg_catalog.int2, movement pg_catalog.int8)
  WHERE r.acknowledged IS NOT NULL;
 
 -- audit::add_segments (ordinary, uuids, numeric): $1 Int8, $2 Int8Array, $3 UuidArray, $4 Int2Array,
