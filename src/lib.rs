@@ -10,6 +10,7 @@ pub mod core;
 pub mod ledger;
 pub mod pg;
 pub mod statements;
+pub mod stats;
 pub mod stock;
 pub mod stripes;
 pub mod table;
@@ -24,11 +25,14 @@ pgrx::extension_sql_file!("../sql/key.sql", name = "key", requires = ["attachmen
 pgrx::extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["key"]);
 pgrx::extension_sql_file!("../sql/triggers.sql", name = "triggers", requires = ["functions"]);
 pgrx::extension_sql_file!("../sql/rights.sql", name = "rights", requires = ["triggers"]);
+pgrx::extension_sql_file!("../sql/statistics.sql", name = "statistics", requires = ["rights"]);
 
 /// Called by PostgreSQL once a backend, when the library is loaded.
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     pg::settings::define();
+    pg::shared_memory::register(stats::layout::size);
+    pg::report::register();
     pg::invalidation::register();
     pg::utility::register();
     pg::trigger::register(api::triggers::handlers());

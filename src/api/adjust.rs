@@ -12,6 +12,8 @@ use crate::pg::report::finish;
 use crate::stock::adjust::{self, Count};
 use crate::stock::amount::not_negative;
 use crate::stock::call::{Call, in_context, only};
+use crate::stats::function::Function;
+use crate::stats::meter::counted;
 use pgrx::pg_extern;
 use serde_json::{Value, json};
 
@@ -28,7 +30,7 @@ fn adjust_counted_item(
     let reason = ContextText::argument("p_reason", p_reason.map(from_server));
     let quantities = [p_counted_quantity.as_ref(), p_expected_quantity.as_ref()];
     let key = ContextText::argument("p_idempotency_key", p_idempotency_key.map(from_server));
-    finish(in_context(reason, key, |context| count(p_inventory_id, quantities, p_counted_at, context)))
+    finish(counted(Function::AdjustInventory, || in_context(reason, key, |context| count(p_inventory_id, quantities, p_counted_at, context))))
 }
 
 fn count(
@@ -42,7 +44,7 @@ fn count(
     let expected = expected.map(|value| not_negative("p_expected_quantity", Some(value))).transpose()?;
     let reference = context.reference.clone();
     let call = Call {
-        function: "adjust_inventory",
+        function: Function::AdjustInventory,
         kind: MovementKind::Adjustment,
         extent: Extent::OneRow,
         needs_all: true,

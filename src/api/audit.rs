@@ -8,6 +8,8 @@ use crate::core::json::spaced;
 use crate::pg::args::{AnyNumeric, KeyArg, Moment, TableIterator, name, numeric};
 use crate::pg::encoding::{from_server, to_server};
 use crate::pg::report::finish;
+use crate::stats::function::Function;
+use crate::stats::meter::counted;
 use pgrx::pg_extern;
 use serde_json::Value;
 
@@ -36,7 +38,7 @@ fn audit_inventory(
         name!(detail, Vec<u8>),
     ),
 > {
-    let found = audit(p_item, p_full).unwrap_or_else(|error| error.raise());
+    let found = counted(Function::AuditInventory, || audit(p_item, p_full)).unwrap_or_else(|error| error.raise());
     let now = Moment::now();
     TableIterator::new(found.into_iter().map(move |found| {
         let number = |text: &Option<String>| text.as_deref().map(numeric);
@@ -86,7 +88,7 @@ fn verify_inventory(
         name!(detail, Vec<u8>),
     ),
 > {
-    let found = verify(p_digest).unwrap_or_else(|error| error.raise());
+    let found = counted(Function::VerifyInventory, || verify(p_digest)).unwrap_or_else(|error| error.raise());
     TableIterator::new(found.into_iter().map(|found| {
         let (kind, item) = (to_server(found.kind.name()), text_of(found.item.as_ref()));
         (kind, found.movement, item, to_server(&spaced(&found.detail)))

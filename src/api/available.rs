@@ -8,12 +8,14 @@ use crate::stock::call::on_stock;
 use crate::stripes::striped;
 use crate::stripes::totals;
 use crate::table::attachment::Intent;
+use crate::stats::function::Function;
+use crate::stats::meter::counted;
 use pgrx::pg_extern;
 
 /// Returns the exact committed quantity of an item, striped or not.
 #[pg_extern(sql = false)]
 fn available_item(p_inventory_id: Option<KeyArg>) -> AnyNumeric {
-    available(p_inventory_id).unwrap_or_else(|error| error.raise())
+    counted(Function::AvailableInventory, || available(p_inventory_id)).unwrap_or_else(|error| error.raise())
 }
 
 fn available(id: Option<KeyArg>) -> Result<AnyNumeric> {

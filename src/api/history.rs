@@ -6,6 +6,8 @@ use crate::core::json::spaced;
 use crate::pg::args::{AnyNumeric, KeyArg, Moment};
 use crate::pg::encoding::from_server;
 use crate::pg::report::finish;
+use crate::stats::function::Function;
+use crate::stats::meter::counted;
 use pgrx::pg_extern;
 
 /// The most bytes of a position: it is a small object.
@@ -16,7 +18,7 @@ const MAX_CHANGES: i32 = 10_000;
 /// Returns the stock of an item at a moment, as the ledger has it.
 #[pg_extern(sql = false)]
 fn inventory_at(p_item: Option<KeyArg>, p_at: Option<Moment>) -> Option<AnyNumeric> {
-    at(p_item, p_at).unwrap_or_else(|error| error.raise())
+    counted(Function::InventoryAt, || at(p_item, p_at)).unwrap_or_else(|error| error.raise())
 }
 
 fn at(item: Option<KeyArg>, moment: Option<Moment>) -> Result<Option<AnyNumeric>> {
@@ -27,7 +29,7 @@ fn at(item: Option<KeyArg>, moment: Option<Moment>) -> Result<Option<AnyNumeric>
 /// Returns the movements after a position, for a reader that follows the ledger.
 #[pg_extern(sql = false)]
 fn inventory_changes(p_after: Option<&[u8]>, p_limit: Option<i32>) -> Vec<u8> {
-    finish(changes(p_after, p_limit))
+    finish(counted(Function::InventoryChanges, || changes(p_after, p_limit)))
 }
 
 fn changes(after: Option<&[u8]>, limit: Option<i32>) -> Result<String> {

@@ -14,6 +14,7 @@ mod reconcile;
 mod report;
 mod restock;
 mod sell;
+mod stats;
 mod stripe;
 mod transfer;
 pub mod triggers;

@@ -12,6 +12,8 @@ use crate::pg::settings;
 use crate::stock::call::{Call, in_context};
 use crate::stock::order;
 use crate::stock::shortage::OnShortage;
+use crate::stats::function::Function;
+use crate::stats::meter::counted;
 use pgrx::pg_extern;
 
 /// Deducts a whole order, all of it or nothing.
@@ -25,7 +27,7 @@ fn decrement_inventory_batch(
     let reference = ContextText::argument("p_reference", p_reference.map(from_server));
     let key = ContextText::argument("p_idempotency_key", p_idempotency_key.map(from_server));
     let on_shortage = p_on_shortage.map(from_server);
-    finish(in_context(reference, key, |context| deduct(p_items, on_shortage, context)))
+    finish(counted(Function::DecrementInventoryBatch, || in_context(reference, key, |context| deduct(p_items, on_shortage, context))))
 }
 
 fn deduct(items: Option<JsonbArg>, on_shortage: Option<String>, context: CallContext) -> Result<String> {
@@ -34,7 +36,7 @@ fn deduct(items: Option<JsonbArg>, on_shortage: Option<String>, context: CallCon
     let order = order_lines::read(&items, settings::max_batch_lines())?;
     let reference = context.reference.clone();
     let call = Call {
-        function: "decrement_inventory_batch",
+        function: Function::DecrementInventoryBatch,
         kind: MovementKind::Sale,
         extent: if order.is_single() { Extent::OneRow } else { Extent::ManyRows },
         needs_all: on_shortage == OnShortage::Abort,

@@ -6,12 +6,14 @@ use crate::pg::args::Interval;
 use crate::pg::transaction::require_writable;
 use crate::table::cache;
 use crate::table::cursors;
+use crate::stats::function::Function;
+use crate::stats::meter::counted;
 use pgrx::pg_extern;
 
 /// Deletes idempotency keys that are older than an interval.
 #[pg_extern(sql = false)]
 fn purge_requests(p_older_than: Option<Interval>) -> i64 {
-    purge(p_older_than).unwrap_or_else(|error| error.raise())
+    counted(Function::PurgeRequests, || purge(p_older_than)).unwrap_or_else(|error| error.raise())
 }
 
 fn purge(older_than: Option<Interval>) -> Result<i64> {

@@ -10,6 +10,8 @@ use crate::pg::args::{AnyNumeric, KeyArg, Moment, TableIterator, name, numeric};
 use crate::pg::encoding::{from_c, from_server, to_server};
 use crate::pg::report::finish;
 use crate::stock::call::in_context;
+use crate::stats::function::Function;
+use crate::stats::meter::counted;
 use pgrx::pg_extern;
 use std::ffi::CStr;
 
@@ -22,7 +24,8 @@ fn reconcile_inventory(
     p_reason: Option<&[u8]>,
 ) -> Vec<u8> {
     let reason = ContextText::argument("p_reason", p_reason.map(from_server));
-    finish(in_context(reason, ContextText::nothing(), |context| reconcile(p_item, p_trust, p_apply, &context)))
+    let reconcile = |context| reconcile(p_item, p_trust, p_apply, &context);
+    finish(counted(Function::ReconcileInventory, || in_context(reason, ContextText::nothing(), reconcile)))
 }
 
 fn reconcile(item: Option<KeyArg>, trust: Option<&[u8]>, apply: Option<bool>, context: &CallContext) -> Result<String> {
@@ -53,7 +56,7 @@ fn audit_sales(
     ),
 > {
     let columns = [p_reference_column, p_item_column, p_quantity_column].map(|name| name.map(from_c));
-    let found = compare(p_sales, columns, p_since).unwrap_or_else(|error| error.raise());
+    let found = counted(Function::AuditSales, || compare(p_sales, columns, p_since)).unwrap_or_else(|error| error.raise());
     TableIterator::new(found.into_iter().map(|found| {
         let Difference { kind, reference, item, sold, deducted, movements } = found;
         let [kind, reference, item] = [kind, &reference, &item].map(to_server);

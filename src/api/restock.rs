@@ -11,6 +11,8 @@ use crate::pg::report::finish;
 use crate::stock::amount;
 use crate::stock::call::{Call, in_context, only};
 use crate::stock::hold;
+use crate::stats::function::Function;
+use crate::stats::meter::counted;
 use pgrx::pg_extern;
 use serde_json::json;
 
@@ -24,7 +26,7 @@ fn restock_item(
 ) -> Vec<u8> {
     let reference = ContextText::argument("p_reference", p_reference.map(from_server));
     let key = ContextText::argument("p_idempotency_key", p_idempotency_key.map(from_server));
-    finish(in_context(reference, key, |context| restock(p_inventory_id, p_quantity.as_ref(), context)))
+    finish(counted(Function::RestockInventory, || in_context(reference, key, |context| restock(p_inventory_id, p_quantity.as_ref(), context))))
 }
 
 fn restock(id: Option<KeyArg>, quantity: Option<&NumericArg>, context: CallContext) -> Result<String> {
@@ -32,7 +34,7 @@ fn restock(id: Option<KeyArg>, quantity: Option<&NumericArg>, context: CallConte
     let added = amount::positive("p_quantity", quantity)?;
     let reference = context.reference.clone();
     let call = Call {
-        function: "restock_inventory",
+        function: Function::RestockInventory,
         kind: MovementKind::Restock,
         extent: Extent::OneRow,
         needs_all: true,

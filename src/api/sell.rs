@@ -12,16 +12,18 @@ use crate::stock::amount;
 use crate::stock::call::{Call, in_context, only};
 use crate::stock::sale;
 use crate::table::attachment::Attachment;
+use crate::stats::function::Function;
+use crate::stats::meter::counted;
 use pgrx::pg_extern;
 use serde_json::json;
 
 /// Deducts a quantity from the stock of an item, exactly and completely, or changes nothing.
 #[pg_extern(sql = false)]
 fn decrement_inventory(p_inventory_id: Option<UuidArg>, p_quantity: Option<NumericArg>) -> Vec<u8> {
-    finish(in_context(ContextText::nothing(), ContextText::nothing(), |context| {
+    finish(selling(Function::DecrementInventory, [ContextText::nothing(), ContextText::nothing()], |context| {
         let id = p_inventory_id.ok_or_else(|| Error::null_argument("p_inventory_id"))?.id();
         let resolve = |stock: &Attachment| stock.require_uuids().map(|()| id);
-        sell("decrement_inventory", resolve, p_quantity.as_ref(), context)
+        sell(Function::DecrementInventory, resolve, p_quantity.as_ref(), context)
     }))
 }
 
@@ -35,15 +37,23 @@ fn decrement_item(
 ) -> Vec<u8> {
     let reference = ContextText::argument("p_reference", p_reference.map(from_server));
     let key = ContextText::argument("p_idempotency_key", p_idempotency_key.map(from_server));
-    finish(in_context(reference, key, |context| {
+    finish(selling(Function::DecrementItem, [reference, key], |context| {
         let item = p_item.ok_or_else(|| Error::null_argument("p_item"))?.text()?;
         let resolve = |stock: &Attachment| stock.item("p_item", &item);
-        sell("decrement_item", resolve, p_quantity.as_ref(), context)
+        sell(Function::DecrementItem, resolve, p_quantity.as_ref(), context)
     }))
 }
 
+fn selling(
+    function: Function,
+    [reference, key]: [ContextText; 2],
+    act: impl FnOnce(CallContext) -> Result<String>,
+) -> Result<String> {
+    counted(function, || in_context(reference, key, act))
+}
+
 fn sell(
-    function: &'static str,
+    function: Function,
     resolve: impl FnOnce(&Attachment) -> Result<ItemId>,
     argument: Option<&NumericArg>,
     context: CallContext,

@@ -18,6 +18,8 @@ use crate::stock::call::{Call, in_context, only, require_no_other};
 use crate::stripes::layout::{MAX_STRIPES, divide, merge};
 use crate::table::attachment::Attachment;
 use crate::table::cache;
+use crate::stats::function::Function;
+use crate::stats::meter::counted;
 use pgrx::pg_extern;
 use serde_json::{Value, json};
 use std::ffi::CStr;
@@ -26,14 +28,14 @@ use std::ffi::CStr;
 #[pg_extern(sql = false)]
 fn stripe_item(p_inventory_id: Option<KeyArg>, p_stripes: Option<i32>) -> Vec<u8> {
     let (reference, key) = (ContextText::nothing(), ContextText::nothing());
-    finish(in_context(reference, key, |context| stripe(p_inventory_id, p_stripes, context)))
+    finish(counted(Function::StripeInventory, || in_context(reference, key, |context| stripe(p_inventory_id, p_stripes, context))))
 }
 
 /// Merges the stripes of an item back into its row of the stock table.
 #[pg_extern(sql = false)]
 fn unstripe_item(p_inventory_id: Option<KeyArg>) -> Vec<u8> {
     let (reference, key) = (ContextText::nothing(), ContextText::nothing());
-    finish(in_context(reference, key, |context| unstripe(p_inventory_id, context)))
+    finish(counted(Function::UnstripeInventory, || in_context(reference, key, |context| unstripe(p_inventory_id, context))))
 }
 
 fn stripe(id: Option<KeyArg>, stripes: Option<i32>, context: CallContext) -> Result<String> {
@@ -42,7 +44,7 @@ fn stripe(id: Option<KeyArg>, stripes: Option<i32>, context: CallContext) -> Res
     let count = i16::try_from(stripes).ok().filter(|count| (2..=MAX_STRIPES).contains(count));
     let count = count.ok_or_else(|| Error::stripe_count(stripes, MAX_STRIPES))?;
     alone(
-        ("stripe_inventory", c"stripe_inventory()"),
+        (Function::StripeInventory, c"stripe_inventory()"),
         context,
         &key,
         |id, reference| json!([id.to_json(), count, reference]),
@@ -59,7 +61,7 @@ fn stripe(id: Option<KeyArg>, stripes: Option<i32>, context: CallContext) -> Res
 fn unstripe(id: Option<KeyArg>, context: CallContext) -> Result<String> {
     let key = id.ok_or_else(|| Error::null_argument("p_inventory_id"))?.text()?;
     alone(
-        ("unstripe_inventory", c"unstripe_inventory()"),
+        (Function::UnstripeInventory, c"unstripe_inventory()"),
         context,
         &key,
         |id, reference| json!([id.to_json(), reference]),
@@ -72,21 +74,21 @@ fn unstripe(id: Option<KeyArg>, context: CallContext) -> Result<String> {
 
 /// Runs `act` while no other session changes stock, and announces the change of the layout.
 fn alone(
-    (function, command): (&'static str, &'static CStr),
+    (function, command): (Function, &'static CStr),
     context: CallContext,
     key: &str,
     arguments: impl FnOnce(&ItemId, Option<&str>) -> Value,
     act: impl FnOnce(&Connection, &Attachment, &ItemId) -> Result<Value>,
 ) -> Result<String> {
     require_writable(command);
-    require_no_other(function)?;
+    require_no_other(function.name())?;
     // Totals are written as the owner, in the caller's session or in the worker.
     cache::require_rights_of_caller()?;
     let stock = cache::current_alone()?;
     stock.require_trusted_code()?;
     // Changes of the calling statement are not recorded yet, nor checked against the stripes that there were.
     if has_pending_triggers(stock.oid) {
-        return Err(Error::write_running(function));
+        return Err(Error::write_running(function.name()));
     }
     let reference = context.reference.clone();
     let (kind, extent) = (MovementKind::Transfer, Extent::ManyRows);

@@ -12,6 +12,8 @@ use crate::pg::report::finish;
 use crate::stock::amount;
 use crate::stock::call::{Call, in_context};
 use crate::stock::transfer::shift;
+use crate::stats::function::Function;
+use crate::stats::meter::counted;
 use pgrx::pg_extern;
 use serde_json::json;
 
@@ -26,7 +28,7 @@ fn transfer_items(
 ) -> Vec<u8> {
     let reference = ContextText::argument("p_reference", p_reference.map(from_server));
     let key = ContextText::argument("p_idempotency_key", p_idempotency_key.map(from_server));
-    finish(in_context(reference, key, |context| transfer([p_from, p_to], p_quantity.as_ref(), context)))
+    finish(counted(Function::TransferInventory, || in_context(reference, key, |context| transfer([p_from, p_to], p_quantity.as_ref(), context))))
 }
 
 fn transfer([from, to]: [Option<KeyArg>; 2], quantity: Option<&NumericArg>, context: CallContext) -> Result<String> {
@@ -35,7 +37,7 @@ fn transfer([from, to]: [Option<KeyArg>; 2], quantity: Option<&NumericArg>, cont
     let moved = amount::positive("p_quantity", quantity)?;
     let reference = context.reference.clone();
     let (kind, extent) = (MovementKind::Transfer, Extent::ManyRows);
-    let call = Call { function: "transfer_inventory", kind, extent, needs_all: true, context };
+    let call = Call { function: Function::TransferInventory, kind, extent, needs_all: true, context };
     call.run(
         |stock| {
             let [from, to] = [stock.item("p_from", &from)?, stock.item("p_to", &to)?];

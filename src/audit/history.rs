@@ -151,7 +151,7 @@ impl Follower<'_> {
         let mut found = None;
         let archive = audited.archive.as_ref().map(|archive| archive.name.as_str());
         for table in [Some(self.ledger), archive].into_iter().flatten() {
-            let sql = statements::movements(table, id_type, Range::One);
+            let sql = statements::movements(table, id_type, Range::One, true);
             self.spi.run_active(&sql, &[Arg::owned(*seen)]).each(&statements::movement_types(id_type), |row| {
                 let item = row.item(1)?;
                 is_same |= hex(&Movement::read(row, &item, true)?.link().hash).starts_with(digits.as_str());
@@ -213,7 +213,7 @@ impl Follower<'_> {
         let id_type = self.stock.names.id_type;
         // What archiving has left has the number of a movement in the archive, which comes second.
         for table in [Some(self.ledger), archive].into_iter().flatten() {
-            let sql = statements::movements(table, id_type, Range::One);
+            let sql = statements::movements(table, id_type, Range::One, true);
             spi.run_active(&sql, &[Arg::owned(last)]).each(&statements::movement_types(id_type), |row| {
                 let hash = hex(&Movement::read(row, &row.item(1)?, true)?.link().hash);
                 position.seen = Some((last, hash[..DIGITS].to_owned()));

@@ -185,7 +185,7 @@ impl Scan<'_> {
     ) -> Result<()> {
         let id_type = self.audited.id_type;
         let hashes = self.scope.hashes;
-        let (spi, sql) = (self.spi, statements::movements(table, id_type, range));
+        let (spi, sql) = (self.spi, statements::movements(table, id_type, range, hashes));
         spi.cursor(&sql, args).each(&statements::movement_types(id_type), |row| {
             let item = row.item(1)?;
             let movement = Movement::read(row, &item, hashes)?;

@@ -303,7 +303,7 @@ fn find(spi: &Connection, audited: &Audited, movement: i64) -> Result<Located> {
     let mut found = None;
     // What archiving has left has the number of a movement that is in the archive.
     for table in audited.archive.iter().map(|archive| &archive.name).chain([&audited.ledger]) {
-        let sql = statements::movements(table, audited.id_type, Range::One);
+        let sql = statements::movements(table, audited.id_type, Range::One, true);
         spi.once(&sql, &[Arg::owned(movement)]).each(&statements::movement_types(audited.id_type), |row| {
             let item = row.item(1)?;
             let (hash, fields) = (Movement::read(row, &item, true)?.link().hash, Movement::fields_of(row, &item)?);

@@ -14,6 +14,7 @@ use crate::pg::transaction;
 use crate::pg::types::SqlType;
 use crate::table::attachment::Attachment;
 use crate::table::native::{LedgerColumns, Native};
+use crate::stats::meter;
 
 /// The most movements that are written at once, to bound their memory.
 const MOST: usize = 1_000;
@@ -111,6 +112,7 @@ fn write(
     if let Some((ledger, columns)) = ledger {
         let act = attribution::act(stock.oid).ok_or_else(|| Error::internal("a change belongs to no act"))?;
         record(ledger, (columns, SqlType::of_id(stock.names.id_type)), (steps, &written), &act)?;
+        meter::moved(steps.len());
     }
     transaction::next_command();
     Ok(Some(written))

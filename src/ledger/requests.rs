@@ -13,6 +13,7 @@ use crate::pg::lock::lock_for_writing;
 use crate::pg::spi::{Connection, connected};
 use crate::statements::{Statement, requests};
 use crate::table::attachment::Attachment;
+use crate::stats::meter;
 use std::collections::HashSet;
 
 /// A call as its retries must repeat it.
@@ -51,6 +52,7 @@ pub fn once(
     match claim(spi, stock, request)? {
         Claim::Ours => {}
         Claim::Taken(result) => {
+            meter::replayed();
             // No other session holds the key any more, so rows may be locked: policies for UPDATE count, too.
             let hidden = hidden_items(spi, stock, request.items, Statement::ChangeableItems)?;
             let shown = hidden.iter().find(|id| shows_quantity(&result, id));

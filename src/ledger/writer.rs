@@ -11,6 +11,7 @@ use crate::pg::spi::{Connection, connected};
 use crate::pg::transaction;
 use crate::statements::Statement;
 use crate::table::attachment::Attachment;
+use crate::stats::meter;
 use std::rc::Rc;
 
 /// Runs one statement that adds to the ledger, as its owner.
@@ -56,6 +57,7 @@ fn insert(
             Arg::text(act.actor.as_str()),
         ];
         stock.run(spi, statement, &args);
+        meter::moved(1);
     });
 }
 
@@ -103,6 +105,7 @@ fn write(stock: &Attachment, mut notes: Vec<Note>) {
                 Arg::text(act.actor.as_str()),
             ];
             stock.run(spi, Statement::RecordMany, &args);
+            meter::moved(notes.len());
         });
     }
 }

@@ -140,6 +140,14 @@ impl Heap {
         Ok(is_of_this_transaction(&self.fetch(place)?.tuple))
     }
 
+    /// Whether a transaction has written the row that had no number yet when `next` was the next one.
+    pub fn is_written_since(&self, place: TupleId, next: i64) -> Result<bool> {
+        let writer = writer(&self.fetch(place)?.tuple);
+        // Numbers go round: the later of two is at most half a round ahead.
+        let is_later = (writer.into_inner().wrapping_sub(next as u32)).cast_signed() >= 0;
+        Ok(writer >= pg_sys::FirstNormalTransactionId && is_later)
+    }
+
     /// Writes a quantity into one column of a row that this transaction has locked, and whose version is the newest.
     /// Returns the quantity in the new row, as the table holds it.
     pub fn update(&self, mut place: TupleId, column: i16, value: Arg<'_>, sql_type: SqlType) -> Result<Quantity> {
@@ -300,8 +308,13 @@ impl Heap {
     }
 }
 
+fn writer(tuple: &pg_sys::HeapTupleData) -> pg_sys::TransactionId {
+    // SAFETY: the header of a tuple in a pinned buffer.
+    unsafe { (*tuple.t_data).t_choice.t_heap.t_xmin }
+}
+
 fn is_of_this_transaction(tuple: &pg_sys::HeapTupleData) -> bool {
     // SAFETY: the header of a tuple in a pinned buffer. A frozen one keeps the number of its transaction, which
     // PostgreSQL compares, too: COPY FREEZE writes such rows.
-    unsafe { pg_sys::TransactionIdIsCurrentTransactionId((*tuple.t_data).t_choice.t_heap.t_xmin) }
+    unsafe { pg_sys::TransactionIdIsCurrentTransactionId(writer(tuple)) }
 }

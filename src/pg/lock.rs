@@ -115,8 +115,8 @@ pub const GATE: i16 = 0;
 
 /// SQL functions use 1 and 2.
 const FIRST_SPACE: u16 = 3;
-/// After the gate and 256 stripes.
-const ITEM: i16 = 257;
+/// The item as a whole: after the gate and 256 stripes.
+pub const ITEM: i16 = 257;
 const WORKER_SPACE: u16 = u16::MAX;
 const LAUNCH_SPACE: u16 = u16::MAX - 1;
 const AUDIT_SPACE: u16 = u16::MAX - 2;

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 pub mod args;
+pub mod clock;
 pub mod detail;
 pub mod encoding;
 pub mod failpoint;
@@ -19,6 +20,7 @@ pub mod report;
 pub mod role;
 pub mod session_key;
 pub mod settings;
+pub mod shared_memory;
 pub mod spi;
 pub mod system_catalog;
 pub mod temp_files;

@@ -9,8 +9,41 @@ use crate::pg::encoding::{c_text, to_server};
 use crate::pg::settings::{self, ErrorStyle};
 use pgrx::PgLogLevel;
 use pgrx::pg_sys;
+use pgrx::pg_sys::panic::CaughtError;
 use serde_json::Value;
+use std::cell::Cell;
 use std::ffi::CString;
+
+thread_local! {
+    /// The hook of another library, to be called on; set once, when the library is loaded.
+    static NEXT: Cell<pg_sys::emit_log_hook_type> = const { Cell::new(None) };
+    /// The error that is raised is a refusal: PostgreSQL's hook has no argument of ours.
+    static REFUSED: Cell<bool> = const { Cell::new(false) };
+}
+
+const SHORTAGE: &str = "IV001";
+
+/// Keeps refusals out of the server's log where that is asked for; called once a process.
+pub fn register() {
+    // SAFETY: called from _PG_init; the library is never unloaded.
+    unsafe {
+        NEXT.set(pg_sys::emit_log_hook);
+        pg_sys::emit_log_hook = Some(filter_log);
+    }
+}
+
+unsafe extern "C-unwind" fn filter_log(data: *mut pg_sys::ErrorData) {
+    // SAFETY: PostgreSQL calls with an error that it is about to report; a hook calls the next one.
+    unsafe {
+        let code = (*data).sqlerrcode.cast_unsigned();
+        if REFUSED.take() && !settings::log_refusals() && [packed(SHORTAGE), packed("PT409")].contains(&code) {
+            (*data).output_to_server = false;
+        }
+        if let Some(next) = NEXT.get() {
+            next(data);
+        }
+    }
+}
 
 impl Error {
     /// Raises the error; PostgreSQL aborts the statement. All frames between here and PostgreSQL are unwound.
@@ -21,8 +54,9 @@ impl Error {
         unreachable!("an error report of level ERROR does not return")
     }
 
-    /// SQLSTATE and MESSAGE in the error style in force.
+    /// SQLSTATE and MESSAGE in the error style in force, for an error that is about to be raised.
     fn in_style(&self) -> (&'static str, String) {
+        REFUSED.set(self.code.sqlstate == SHORTAGE);
         match (settings::error_style(), self.code.postgrest) {
             (ErrorStyle::Postgrest, Some([sqlstate, constant])) => (sqlstate, constant.to_owned()),
             _ => (self.code.sqlstate, self.message.clone()),
@@ -34,7 +68,7 @@ impl Error {
         let (sqlstate, message) = self.in_style();
         let detail = spaced(&Value::Object(self.detail));
         let [message, detail, hint] = [message.as_str(), &detail, self.hint].map(palloced);
-        let (elevel, sqlerrcode) = (PgLogLevel::ERROR as i32, packed(sqlstate));
+        let (elevel, sqlerrcode) = (PgLogLevel::ERROR as i32, packed(sqlstate).cast_signed());
         pg_sys::ErrorData { elevel, sqlerrcode, message, detail, hint, ..Default::default() }
     }
 }
@@ -82,6 +116,11 @@ pub fn debug(message: &str) {
     report(PgLogLevel::DEBUG1 as i32, "00000", message, None, None);
 }
 
+/// A line in the server's log, with facts.
+pub fn log_with(message: &str, facts: &Value) {
+    report(PgLogLevel::LOG as i32, "00000", message, Some(&spaced(facts)), None);
+}
+
 /// A line in the server's log.
 pub fn log(message: &str, hint: &str) {
     report(PgLogLevel::LOG as i32, "01000", message, None, Some(hint));
@@ -99,7 +138,7 @@ fn report(elevel: i32, sqlstate: &str, message: &str, detail: Option<&str>, hint
     let pointer = |text: &Option<CString>| text.as_ref().map_or(std::ptr::null_mut(), |t| t.as_ptr().cast_mut());
     let mut data = pg_sys::ErrorData {
         elevel,
-        sqlerrcode: packed(sqlstate),
+        sqlerrcode: packed(sqlstate).cast_signed(),
         message: message.as_ptr().cast_mut(),
         detail: pointer(&detail),
         hint: pointer(&hint),
@@ -111,9 +150,25 @@ fn report(elevel: i32, sqlstate: &str, message: &str, detail: Option<&str>, hint
 }
 
 /// The five characters of a SQLSTATE in six bits each, as PostgreSQL's MAKE_SQLSTATE packs them.
-fn packed(sqlstate: &str) -> i32 {
-    sqlstate
-        .bytes()
-        .enumerate()
-        .fold(0, |code, (place, byte)| code | (i32::from(byte.wrapping_sub(b'0') & 0x3f) << (6 * place)))
+pub fn packed(sqlstate: &str) -> u32 {
+    let bits = |byte: u8| u32::from(byte.wrapping_sub(b'0') & 0x3f);
+    sqlstate.bytes().enumerate().fold(0, |code, (place, byte)| code | (bits(byte) << (6 * place)))
+}
+
+/// The five characters of a packed SQLSTATE.
+pub fn unpacked(code: u32) -> String {
+    (0..5).map(|place| char::from(b'0' + (code >> (6 * place) & 0x3f) as u8)).collect()
+}
+
+/// The packed SQLSTATE of an error that unwinds.
+pub fn sqlstate_of_panic(payload: &(dyn std::any::Any + Send)) -> u32 {
+    match payload.downcast_ref() {
+        // pgrx knows only codes that are PostgreSQL's own; the error itself is still on PostgreSQL's stack.
+        // SAFETY: there is an error on it.
+        Some(CaughtError::PostgresError(_)) => unsafe { pg_sys::geterrcode() }.cast_unsigned(),
+        Some(CaughtError::ErrorReport(report) | CaughtError::RustPanic { ereport: report, .. }) => {
+            (report.sql_error_code() as i32).cast_unsigned()
+        }
+        None => packed("XX000"),
+    }
 }

@@ -1,6 +1,7 @@
 //! Every setting, with why its default is its default. The prefix `inventory_ext` is reserved.
 //!
-//! Anyone may set these but max_batch_lines, which relaxes a check and so is the superuser's.
+//! Anyone may set these but max_batch_lines, which relaxes a check, and those of statistics and log: they are the
+//! superuser's.
 
 use crate::pg::encoding;
 use crate::pg::session_key;
@@ -69,6 +70,18 @@ static REQUEST_HEADERS: GucSetting<bool> = GucSetting::<bool>::new(false);
 // 10,000: an order of a wholesaler; its locks are held until commit, so more should be several orders.
 static MAX_BATCH_LINES: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 
+// on: counting costs one call in fifty of its time.
+static TRACK: GucSetting<bool> = GucSetting::<bool>::new(true);
+
+// 100: so many items have each more than a hundredth of all waits, or of all refusals.
+static HOT_ITEMS: GucSetting<i32> = GucSetting::<i32>::new(100);
+
+// -1: a shop whose tills wait for each other is no error; who looks for slow sales sets it.
+static LOG_LOCK_WAIT: GucSetting<i32> = GucSetting::<i32>::new(-1);
+
+// on: PostgreSQL logs every error; a shop that sells out may not want half a kilobyte for each refusal.
+static LOG_REFUSALS: GucSetting<bool> = GucSetting::<bool>::new(true);
+
 // Unset: no place stops a backend.
 #[cfg(feature = "failpoints")]
 static FAILPOINT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
@@ -119,6 +132,26 @@ pub fn request_headers() -> bool {
 /// The most elements of one p_items.
 pub fn max_batch_lines() -> usize {
     MAX_BATCH_LINES.get().unsigned_abs() as usize
+}
+
+/// Whether calls are counted.
+pub fn track() -> bool {
+    TRACK.get()
+}
+
+/// The length of a list of hot items.
+pub fn hot_items() -> usize {
+    HOT_ITEMS.get().unsigned_abs() as usize
+}
+
+/// The shortest wait for a lock that is logged, in milliseconds; None, none is.
+pub fn log_lock_wait() -> Option<f64> {
+    Some(LOG_LOCK_WAIT.get()).filter(|least| *least >= 0).map(f64::from)
+}
+
+/// Whether refusals of a shortage are in the server's log.
+pub fn log_refusals() -> bool {
+    LOG_REFUSALS.get()
 }
 
 fn text(setting: &GucSetting<Option<CString>>) -> Option<String> {
@@ -174,6 +207,7 @@ pub fn define() {
         GucContext::Suset,
         none,
     );
+    define_statistics();
     #[cfg(feature = "failpoints")]
     GucRegistry::define_string_guc(
         c"inventory_ext.failpoint",
@@ -184,6 +218,47 @@ pub fn define() {
         none,
     );
     reserve_prefix();
+}
+
+/// The settings of statistics and log, which are the superuser's: nobody is to hide what he does.
+fn define_statistics() {
+    let flags = [
+        (
+            c"inventory_ext.track",
+            c"Whether calls are counted.",
+            c"See inventory_stats, inventory_latency, inventory_hot_items and inventory_lock_queue.",
+            &TRACK,
+        ),
+        (
+            c"inventory_ext.log_refusals",
+            c"Whether the server's log has the refusals of a shortage, SQLSTATE IV001.",
+            c"off: the caller still gets the error, and inventory_stats counts it.",
+            &LOG_REFUSALS,
+        ),
+    ];
+    for (name, short, long, setting) in flags {
+        GucRegistry::define_bool_guc(name, short, long, setting, GucContext::Suset, GucFlags::default());
+    }
+    GucRegistry::define_int_guc(
+        c"inventory_ext.hot_items",
+        c"The number of items in each list of inventory_hot_items.",
+        c"One list has the items that calls wait for most, one those that are refused most.",
+        &HOT_ITEMS,
+        1,
+        1_000,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"inventory_ext.log_lock_wait",
+        c"The shortest wait for the lock of an item that is logged.",
+        c"0: every wait that is counted. -1: none.",
+        &LOG_LOCK_WAIT,
+        -1,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_MS,
+    );
 }
 
 /// The settings by which a caller describes a call, with SET LOCAL.

@@ -137,3 +137,27 @@ pub fn require_writable(command: &CStr) {
         pg_sys::PreventCommandIfReadOnly(command.as_ptr());
     }
 }
+
+/// The database of this session.
+pub fn database() -> pg_sys::Oid {
+    // SAFETY: a variable of the backend, set when it starts.
+    unsafe { pg_sys::MyDatabaseId }
+}
+
+/// Set once a process, with the callback below, which has no argument of ours.
+static AT_EXIT: OnceLock<fn()> = OnceLock::new();
+
+/// Runs `act` when this process exits, while it still has its shared memory.
+pub fn at_exit(act: fn()) {
+    if AT_EXIT.set(act).is_ok() {
+        // SAFETY: the callback is of the library, which is never unloaded.
+        unsafe { pg_sys::before_shmem_exit(Some(process_exits), pg_sys::Datum::null()) };
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn process_exits(_code: i32, _nothing: pg_sys::Datum) {
+    if let Some(act) = AT_EXIT.get() {
+        act();
+    }
+}

@@ -66,11 +66,18 @@ pub fn movement_types(id_type: IdType) -> [SqlType; 11] {
 }
 
 /// Movements, with every column that is hashed.
-pub fn movements(ledger: &str, id_type: IdType, range: Range) -> Sql {
+///
+/// Without hashes the columns that only they need are NULL.
+pub fn movements(ledger: &str, id_type: IdType, range: Range, hashes: bool) -> Sql {
     let (condition, parameters) = range.condition(id_type, "m.movement_id");
+    let of_hashes = if hashes {
+        "m.reference,\n       m.idempotency_key, m.actor, m.xact_id"
+    } else {
+        "NULL::pg_catalog.text,\n       NULL::pg_catalog.text, NULL::pg_catalog.text, NULL::pg_catalog.xid8"
+    };
     let text = format!(
-        "SELECT m.movement_id, m.inventory_id, m.stripe, m.kind, m.old_quantity, m.new_quantity, m.reference,
-       m.idempotency_key, m.actor, m.xact_id, m.occurred_at
+        "SELECT m.movement_id, m.inventory_id, m.stripe, m.kind, m.old_quantity, m.new_quantity, {of_hashes},
+       m.occurred_at
   FROM ONLY {ledger} AS m{}",
         condition.replace("{item}", "m.inventory_id")
     );

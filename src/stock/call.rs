@@ -13,11 +13,13 @@ use crate::stripes::totals;
 use crate::table::attachment::{Attachment, Intent};
 use crate::table::cache;
 use crate::table::cursors;
+use crate::stats::function::Function;
+use crate::stats::meter;
 
 /// The function that is called, and how the ledger records it.
 pub struct Call {
     /// The public name of the function.
-    pub function: &'static str,
+    pub function: Function,
     /// The kind of its movements.
     pub kind: MovementKind,
     /// How many rows it changes.
@@ -40,6 +42,7 @@ pub fn in_context(
     act: impl FnOnce(CallContext) -> Result<String>,
 ) -> Result<String> {
     let context = CallContext::read(reference, key)?;
+    meter::has_reference(context.reference.as_deref());
     let reference = context.reference.clone();
     act(context).map_err(|error| error.traced(reference.as_deref()))
 }
@@ -81,7 +84,7 @@ impl Call {
             match &self.context.key {
                 None => recorded(),
                 Some(key) => {
-                    let (function, needs_all, items) = (self.function, self.needs_all, items(&named));
+                    let (function, needs_all, items) = (self.function.name(), self.needs_all, items(&named));
                     let request = Request { key, function, arguments: arguments(&named), items: &items, needs_all };
                     requests::once(spi, stock, &request, recorded)
                 }

@@ -20,6 +20,7 @@ use crate::stock::shortage;
 use crate::stripes::striped::Striped;
 use crate::table::attachment::Attachment;
 use crate::table::rows;
+use crate::stats::waits::{self, Target};
 
 /// Sells a quantity of an item, and returns the result as JSON. `argument` is the quantity as it was passed.
 pub fn sell(
@@ -74,13 +75,16 @@ impl<'a> Sale<'a> {
         }
         for _ in 0..2 {
             let statement = self.stock.by_strength(Statement::LockEnough, Statement::LockEnoughNoKey);
-            let locked = self.stock.run(self.spi, statement, &[Arg::item(self.id), self.bound]);
+            let lock = || self.stock.run(self.spi, statement, &[Arg::item(self.id), self.bound]);
+            let (locked, _) = waits::taking(self.stock.oid, Target::Item(self.id), lock);
             if locked.count() > 0 {
                 return self.decide(locked);
             }
             self.look()?;
         }
-        let locked = self.run(self.stock.by_strength(Statement::LockItem, Statement::LockItemNoKey));
+        let statement = self.stock.by_strength(Statement::LockItem, Statement::LockItemNoKey);
+        let lock = || self.stock.run(self.spi, statement, &[Arg::item(self.id)]);
+        let (locked, _) = waits::taking(self.stock.oid, Target::Item(self.id), lock);
         if locked.count() == 0 {
             return Err(Error::unknown_item(self.id));
         }
@@ -127,10 +131,6 @@ impl<'a> Sale<'a> {
         }
         let new_quantity = self.read(&written)?;
         if new_quantity == expected { Ok(new_quantity) } else { Err(failed(Some(new_quantity))) }
-    }
-
-    fn run(&self, statement: Statement) -> Rows<'a> {
-        self.stock.run(self.spi, statement, &[Arg::item(self.id)])
     }
 
     fn read(&self, rows: &Rows<'_>) -> Result<Quantity> {

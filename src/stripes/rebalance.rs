@@ -6,7 +6,7 @@ use crate::core::error::{Error, Result};
 use crate::core::movement::MovementKind;
 use crate::core::quantity::Quantity;
 use crate::ledger::attribution::acting_as;
-use crate::pg::lock::Mode;
+use crate::pg::lock::{ITEM, Mode};
 use crate::stripes::striped::{Held, ItemLock, Search, Seen, Step, Striped, write};
 use std::cmp::Reverse;
 
@@ -38,7 +38,7 @@ impl<'a> Striped<'a> {
         if self.item_lock.get() == ItemLock::Shared {
             // Two sales that kept their share would wait for each other.
             self.item().release(Mode::Share);
-            self.item().wait(Mode::Exclusive);
+            self.wait(ITEM, Mode::Exclusive);
             self.item_lock.set(ItemLock::Alone);
             return self.search_alone(requested);
         }
@@ -69,7 +69,7 @@ impl<'a> Striped<'a> {
         }
         // All are free: a session that holds a stripe shares the item.
         if used.iter().all(|&stripe| self.lock(stripe).take(Mode::Exclusive)) {
-            self.item().wait(Mode::Share);
+            self.wait(ITEM, Mode::Share);
             self.item().release(Mode::Exclusive);
             self.item_lock.set(ItemLock::Shared);
         }

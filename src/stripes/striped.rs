@@ -13,11 +13,12 @@ use crate::ledger::heap_writer;
 use crate::pg::args::Arg;
 use crate::pg::failpoint::{self, Point};
 use crate::pg::heap;
-use crate::pg::lock::{GATE, Lock, Mode};
+use crate::pg::lock::{GATE, ITEM, Lock, Mode};
 use crate::pg::spi::{Connection, Rows, Snapshot};
 use crate::pg::transaction::has_one_snapshot;
 use crate::pg::types::SqlType;
 use crate::statements::Statement;
+use crate::stats::waits::{self, Target};
 use crate::stripes::totals;
 use crate::table::attachment::Attachment;
 use crate::table::rows;
@@ -122,14 +123,14 @@ impl<'a> Striped<'a> {
     pub fn search(&self, requested: Quantity) -> Result<Search<'a>> {
         if self.deepens(requested)? {
             // A restock meanwhile would be checked without the decimals of this sale.
-            self.item().wait(Mode::Exclusive);
+            self.wait(ITEM, Mode::Exclusive);
             self.item_lock.set(ItemLock::AloneToTheEnd);
             return self.search_alone(requested);
         }
         if self.item().is_held_alone() {
             return self.search_alone(requested);
         }
-        self.item().wait(Mode::Share);
+        self.wait(ITEM, Mode::Share);
         self.item_lock.set(ItemLock::Shared);
         let own_is_free = self.lock(self.own).take(Mode::Exclusive);
         if own_is_free {
@@ -146,7 +147,7 @@ impl<'a> Striped<'a> {
             let Some(&nearest) = enough.first() else { break };
             let free = enough.into_iter().find(|&stripe| self.lock(stripe).take(Mode::Exclusive));
             let stripe = free.unwrap_or_else(|| {
-                self.lock(nearest).wait(Mode::Exclusive);
+                self.wait(nearest, Mode::Exclusive);
                 nearest
             });
             if let Some(held) = self.read(stripe, requested)? {
@@ -187,12 +188,12 @@ impl<'a> Striped<'a> {
     ///
     /// With the gate held only sales run, and they only take: the committed sum is the most there can be.
     pub fn any(&self) -> Result<(Held<'a>, Quantity)> {
-        self.lock(GATE).wait(Mode::Exclusive);
-        self.item().wait(Mode::Share);
+        self.wait(GATE, Mode::Exclusive);
+        self.wait(ITEM, Mode::Share);
         let most = self.total(&self.committed()?)?;
         let free = self.rotation().find(|&stripe| self.lock(stripe).take(Mode::Exclusive));
         let stripe = free.unwrap_or_else(|| {
-            self.lock(self.own).wait(Mode::Exclusive);
+            self.wait(self.own, Mode::Exclusive);
             self.own
         });
         Ok((self.held(stripe)?, most))
@@ -201,7 +202,7 @@ impl<'a> Striped<'a> {
     /// The quantities of the stripes, with the item held alone and all its rows locked: in a transaction with an older
     /// snapshot PostgreSQL raises a serialization failure.
     pub fn lock_all(&self) -> Result<Seen> {
-        self.item().wait(Mode::Exclusive);
+        self.wait(ITEM, Mode::Exclusive);
         let seen = self.read_with(Statement::LockStripes, Snapshot::Isolation)?;
         failpoint::reached(Point::Locked);
         Ok(seen)
@@ -241,6 +242,14 @@ impl<'a> Striped<'a> {
 
     pub(super) fn lock(&self, stripe: i16) -> Lock {
         Lock::of_stripe(self.stock.oid, &self.id, stripe)
+    }
+
+    /// Waits for a lock of the item; only where it is not free, that is measured.
+    pub(super) fn wait(&self, place: i16, mode: Mode) {
+        let lock = self.lock(place);
+        if !lock.take(mode) {
+            waits::taking(self.stock.oid, Target::Stripe(&self.id, place), || lock.wait(mode));
+        }
     }
 
     fn release(&self, stripe: i16) {

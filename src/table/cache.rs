@@ -26,6 +26,7 @@ use crate::table::choice;
 use crate::table::configuration::{Configured, configuration, configured, configured_with};
 use crate::table::health;
 use crate::table::native;
+use crate::stats::meter;
 use serde_json::json;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -63,6 +64,7 @@ pub fn current() -> Result<Rc<Attachment>> {
         };
         if choice.is_current() {
             choice.require_unshadowed(&stock)?;
+            meter::is_about(stock.oid);
             return Ok(stock);
         }
         release(&stock);

@@ -7,11 +7,13 @@ use crate::core::item_id::ItemId;
 use crate::core::quantity::{Capacity, Quantity};
 use crate::pg::args::Arg;
 use crate::pg::failpoint::{self, Point};
-use crate::pg::heap::TupleId;
+use crate::pg::heap::{Heap, TupleId};
 use crate::pg::lookup;
 use crate::pg::spi::Connection;
+use crate::pg::transaction::next_transaction;
 use crate::statements::Statement;
 use crate::table::attachment::Attachment;
+use crate::stats::waits::{self, Target};
 use std::collections::HashMap;
 
 /// The quantity in the row of an item; the error is the text of a value that is no quantity.
@@ -44,14 +46,39 @@ pub fn look(spi: &Connection, stock: &Attachment, id: &ItemId) -> Option<Stored>
 pub fn lock(spi: &Connection, stock: &Attachment, ids: &[ItemId]) -> Result<HashMap<ItemId, Locked>> {
     stock.require_sale_rights();
     let statement = stock.by_strength(Statement::LockItems, Statement::LockItemsNoKey);
-    let rows = stock.run(spi, statement, &[stock.bind_items(ids)]);
+    // Of several it is found out afterwards which one was waited for.
+    let next = if ids.len() > 1 { Some(next_transaction()?) } else { None };
+    let lock = || stock.run(spi, statement, &[stock.bind_items(ids)]);
+    let (rows, waited) = waits::taking(stock.oid, Target::of(ids), lock);
     failpoint::reached(Point::Locked);
     let locked = |row| {
         let stored = rows.quantity(row, c"quantity", stock.names.quantity_type);
         let place = if stock.names.by_ctid { Some(rows.required(row, c"row")?) } else { None };
         Ok((rows.item(row, c"id")?, Locked { stored, place }))
     };
-    (0..rows.count()).map(locked).collect()
+    let locked = (0..rows.count()).map(locked).collect::<Result<HashMap<_, _>>>()?;
+    if let Some((next, time)) = next.zip(waited) {
+        note_waits(stock, &locked, (next, time))?;
+    }
+    Ok(locked)
+}
+
+/// Notes for which of several items a call waited: their rows were written by a transaction that had no number yet.
+fn note_waits(stock: &Attachment, locked: &HashMap<ItemId, Locked>, (next, time): (i64, u64)) -> Result<()> {
+    if stock.native().is_none() {
+        return Ok(());
+    }
+    let heap = Heap::open(stock.oid);
+    let mut written = Vec::new();
+    for (id, row) in locked {
+        if let Some(place) = row.place
+            && heap.is_written_since(place, next)?
+        {
+            written.push(id);
+        }
+    }
+    waits::note(stock.oid, &written, time);
+    Ok(())
 }
 
 /// Locks one item and reads its quantity.

@@ -18,7 +18,8 @@ from rust_text import ROOT, blank, files_of_tests, sources
 PG = os.environ.get("PG", "18")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MANUAL_OF_FUNCTIONS = "".join((ROOT / "docs" / name).read_text() for name in ("functions.md", "audit-functions.md"))
-ALL_PAGES = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "demo/README.md"]
+OTHER_PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "demo/README.md", "monitoring/README.md")
+ALL_PAGES = [*PAGES, *(ROOT / name for name in OTHER_PAGES)]
 
 
 def name_of(page):

@@ -86,42 +86,55 @@ SELECT pg_catalog.to_regclass($1)::pg_catalog.oid AS oid;
 
 -- audit::movements
 SELECT m.movement_id, m.inventory_id, m.stripe, m.kind, m.old_quantity, m.new_quantity, m.reference,
-       m.idempotency_key, m.actor, m.xact_id, m.occurred_at
+       m.idempotency_key, m.actor, m.xact_id,
+       m.occurred_at
+  FROM ONLY shop.stock_movement AS m;
+
+-- audit::movements, without hashes
+SELECT m.movement_id, m.inventory_id, m.stripe, m.kind, m.old_quantity, m.new_quantity, NULL::pg_catalog.text,
+       NULL::pg_catalog.text, NULL::pg_catalog.text, NULL::pg_catalog.xid8,
+       m.occurred_at
   FROM ONLY shop.stock_movement AS m;
 
 -- audit::movements, of an item (ordinary, uuids, numeric): $1 Uuid
 SELECT m.movement_id, m.inventory_id, m.stripe, m.kind, m.old_quantity, m.new_quantity, m.reference,
-       m.idempotency_key, m.actor, m.xact_id, m.occurred_at
+       m.idempotency_key, m.actor, m.xact_id,
+       m.occurred_at
   FROM ONLY shop.stock_movement AS m
  WHERE m.inventory_id OPERATOR(pg_catalog.=) $1;
 
 -- audit::movements, of an item (partitioned, text ids, integer): $1 Text
 SELECT m.movement_id, m.inventory_id, m.stripe, m.kind, m.old_quantity, m.new_quantity, m.reference,
-       m.idempotency_key, m.actor, m.xact_id, m.occurred_at
+       m.idempotency_key, m.actor, m.xact_id,
+       m.occurred_at
   FROM ONLY shop.stock_movement AS m
  WHERE m.inventory_id OPERATOR(pg_catalog.=) $1;
 
 -- audit::movements, of some items (ordinary, uuids, numeric): $1 UuidArray
 SELECT m.movement_id, m.inventory_id, m.stripe, m.kind, m.old_quantity, m.new_quantity, m.reference,
-       m.idempotency_key, m.actor, m.xact_id, m.occurred_at
+       m.idempotency_key, m.actor, m.xact_id,
+       m.occurred_at
   FROM ONLY shop.stock_movement AS m
  WHERE m.inventory_id OPERATOR(pg_catalog.=) ANY ($1);
 
 -- audit::movements, of some items (partitioned, text ids, integer): $1 TextArray
 SELECT m.movement_id, m.inventory_id, m.stripe, m.kind, m.old_quantity, m.new_quantity, m.reference,
-       m.idempotency_key, m.actor, m.xact_id, m.occurred_at
+       m.idempotency_key, m.actor, m.xact_id,
+       m.occurred_at
   FROM ONLY shop.stock_movement AS m
  WHERE m.inventory_id OPERATOR(pg_catalog.=) ANY ($1);
 
 -- audit::movements, after one: $1 Int8
 SELECT m.movement_id, m.inventory_id, m.stripe, m.kind, m.old_quantity, m.new_quantity, m.reference,
-       m.idempotency_key, m.actor, m.xact_id, m.occurred_at
+       m.idempotency_key, m.actor, m.xact_id,
+       m.occurred_at
   FROM ONLY shop.stock_movement AS m
  WHERE m.movement_id OPERATOR(pg_catalog.>) $1;
 
 -- audit::movements, one: $1 Int8
 SELECT m.movement_id, m.inventory_id, m.stripe, m.kind, m.old_quantity, m.new_quantity, m.reference,
-       m.idempotency_key, m.actor, m.xact_id, m.occurred_at
+       m.idempotency_key, m.actor, m.xact_id,
+       m.occurred_at
   FROM ONLY shop.stock_movement AS m
  WHERE m.movement_id OPERATOR(pg_catalog.=) $1;
 

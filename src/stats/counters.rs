@@ -1,0 +1,264 @@
+//! The counters of each function of each stock table.
+//!
+//! A table, and a pair of a table and a function, gets its place with one exchange of a word, and keeps it until the
+//! server ends.
+
+use crate::pg::Oid;
+use crate::pg::shared_memory::{MADE_AT, SharedMemory};
+use crate::pg::transaction::database;
+use crate::stats::function::Function;
+use crate::stats::histogram;
+use crate::stats::layout::{
+    ENTRIES, ENTRY_WORDS, FIRST_ENTRY, FIRST_TABLE, NOT_COUNTED, SQLSTATES, TABLE_WORDS, TABLES,
+};
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The figures of a call that has ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Figures {
+    /// How long it took, in nanoseconds.
+    pub time: u64,
+    /// The movements that it wrote, whether they were committed or not.
+    pub movements: u64,
+    /// The result was that of an earlier call with the same idempotency key.
+    pub replayed: bool,
+    /// It took locks on items.
+    pub locked: bool,
+    /// How long that took, in nanoseconds.
+    pub lock_time: u64,
+    /// How often it waited for one.
+    pub waits: u64,
+    /// The packed SQLSTATE of its error; None where it succeeded.
+    pub sqlstate: Option<u32>,
+}
+
+const KEY: usize = 0;
+const CALLS: usize = 1;
+const SUCCESSES: usize = 2;
+const REPLAYS: usize = 3;
+const MOVEMENTS: usize = 4;
+const TIME: usize = 5;
+const LONGEST: usize = 6;
+const LOCKING: usize = 7;
+const WAITS: usize = 8;
+const LOCK_TIME: usize = 9;
+const LONGEST_LOCK: usize = 10;
+const FIRST_SQLSTATE: usize = 16;
+/// Errors whose SQLSTATE has no place of its own.
+const OTHERS: usize = FIRST_SQLSTATE + 2 * SQLSTATES;
+const TIMES: usize = OTHERS + 2;
+const LOCK_TIMES: usize = TIMES + histogram::BUCKETS;
+
+thread_local! {
+    /// The places that this process has used: a cache of what never changes.
+    static PLACES: RefCell<Vec<(u32, Function, usize)>> = const { RefCell::new(Vec::new()) };
+}
+const MOST_PLACES: usize = 32;
+
+/// Counts a call. `table` is invalid where the call failed before its stock table was known.
+pub fn count(memory: SharedMemory, table: Oid, function: Function, figures: &Figures) {
+    let Some(place) = place(memory, table.to_u32(), function) else {
+        memory.words[NOT_COUNTED].fetch_add(1, Ordering::Relaxed);
+        return;
+    };
+    let words = entry(memory, place);
+    let add = |word: usize, number: u64| {
+        if number > 0 {
+            words[word].fetch_add(number, Ordering::Relaxed);
+        }
+    };
+    add(CALLS, 1);
+    add(MOVEMENTS, figures.movements);
+    add(REPLAYS, u64::from(figures.replayed));
+    add(TIME, figures.time);
+    raise(&words[LONGEST], figures.time);
+    add(TIMES + histogram::bucket(figures.time), 1);
+    if figures.locked {
+        add(LOCKING, 1);
+        add(WAITS, figures.waits);
+        add(LOCK_TIME, figures.lock_time);
+        raise(&words[LONGEST_LOCK], figures.lock_time);
+        add(LOCK_TIMES + histogram::bucket(figures.lock_time), 1);
+    }
+    match figures.sqlstate {
+        None => add(SUCCESSES, 1),
+        Some(sqlstate) => add(place_of_sqlstate(words, sqlstate), 1),
+    }
+}
+
+fn raise(word: &AtomicU64, number: u64) {
+    if word.load(Ordering::Relaxed) < number {
+        word.fetch_max(number, Ordering::Relaxed);
+    }
+}
+
+/// The word that counts a SQLSTATE.
+fn place_of_sqlstate(words: &[AtomicU64], sqlstate: u32) -> usize {
+    let wanted = u64::from(sqlstate) + 1;
+    let is_ours = |place: &usize| claim(&words[FIRST_SQLSTATE + 2 * place], wanted);
+    (0..SQLSTATES).find(is_ours).map_or(OTHERS + 1, |place| FIRST_SQLSTATE + 2 * place + 1)
+}
+
+/// Whether a word has this value, which it gets where it has none.
+fn claim(word: &AtomicU64, value: u64) -> bool {
+    match word.load(Ordering::Relaxed) {
+        0 => match word.compare_exchange(0, value, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => true,
+            Err(other) => other == value,
+        },
+        other => other == value,
+    }
+}
+
+fn entry(memory: SharedMemory, place: usize) -> &'static [AtomicU64] {
+    let begin = FIRST_ENTRY + place * ENTRY_WORDS;
+    &memory.words[begin..begin + ENTRY_WORDS]
+}
+
+fn place(memory: SharedMemory, table: u32, function: Function) -> Option<usize> {
+    PLACES.with_borrow_mut(|places| {
+        let known = places.iter().find(|(of, named, _)| *of == table && *named == function);
+        if let Some((_, _, place)) = known {
+            return Some(*place);
+        }
+        let slot = place_of_table(memory, table)?;
+        let key = ((slot as u64 + 1) << 8) | function as u64;
+        let place = probe(key, ENTRIES).find(|place| claim(&entry(memory, *place)[KEY], key))?;
+        if places.len() >= MOST_PLACES {
+            places.clear();
+        }
+        places.push((table, function, place));
+        Some(place)
+    })
+}
+
+/// Every place once, from that of a hash on.
+fn probe(key: u64, places: usize) -> impl Iterator<Item = usize> {
+    let first = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize;
+    (0..places).map(move |step| (first + step) % places)
+}
+
+fn key_of_table(table: u32) -> u64 {
+    u64::from(database().to_u32()) << 32 | u64::from(table)
+}
+
+fn place_of_table(memory: SharedMemory, table: u32) -> Option<usize> {
+    let key = key_of_table(table);
+    probe(key, TABLES).find(|slot| claim(&memory.words[FIRST_TABLE + slot * TABLE_WORDS], key))
+}
+
+/// When the counters of this database were reset; 0, they never were. Its place is that of its invalid table.
+fn reset_at(memory: SharedMemory) -> Option<&'static AtomicU64> {
+    place_of_table(memory, 0).map(|slot| &memory.words[FIRST_TABLE + slot * TABLE_WORDS + 1])
+}
+
+/// Since when the calls of this database are counted: microseconds since 2000-01-01 00:00 UTC.
+pub fn since(memory: SharedMemory) -> Option<i64> {
+    let reset = reset_at(memory).map(|word| word.load(Ordering::Relaxed)).filter(|moment| *moment > 0);
+    reset.or(Some(memory.words[MADE_AT].load(Ordering::Relaxed))).map(u64::cast_signed)
+}
+
+/// The calls, of all databases, for which there was no place.
+pub fn not_counted(memory: SharedMemory) -> u64 {
+    memory.words[NOT_COUNTED].load(Ordering::Relaxed)
+}
+
+/// Sets the counters of this database to zero.
+pub fn reset(memory: SharedMemory, now: i64) {
+    for (_, _, words) in entries(memory) {
+        words[KEY + 1..].iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    }
+    if let Some(word) = reset_at(memory) {
+        word.store(now.cast_unsigned(), Ordering::Relaxed);
+    }
+}
+
+/// The entries in use, of all databases.
+pub fn used(memory: SharedMemory) -> usize {
+    (0..ENTRIES).filter(|place| entry(memory, *place)[KEY].load(Ordering::Relaxed) > 0).count()
+}
+
+/// The entries of this database: stock table, function, words.
+fn entries(memory: SharedMemory) -> Vec<(u32, Function, &'static [AtomicU64])> {
+    let own = database().to_u32();
+    let of_database = |place| {
+        let words = entry(memory, place);
+        let key = words[KEY].load(Ordering::Relaxed);
+        let slot = (key >> 8).checked_sub(1)? as usize;
+        let table = memory.words.get(FIRST_TABLE + slot * TABLE_WORDS)?.load(Ordering::Relaxed);
+        let function = Function::of_number(key as u8)?;
+        (table >> 32 == u64::from(own)).then_some((table as u32, function, words))
+    };
+    (0..ENTRIES).filter_map(of_database).collect()
+}
+
+/// The counters of a function of a stock table, read.
+pub struct Counted {
+    /// The stock table; 0 where none was known.
+    pub table: u32,
+    /// The function.
+    pub function: Function,
+    /// How often it was called.
+    pub calls: u64,
+    /// How often without an error.
+    pub successes: u64,
+    /// Results of an earlier call.
+    pub replays: u64,
+    /// Movements written.
+    pub movements: u64,
+    /// Time of all calls.
+    pub time: Times,
+    /// Calls that took locks.
+    pub locking: u64,
+    /// Waits for one.
+    pub waits: u64,
+    /// Time that taking them took.
+    pub lock_time: Times,
+    /// Errors by packed SQLSTATE; None for all that have no place.
+    pub errors: Vec<(Option<u32>, u64)>,
+}
+
+/// Durations, in nanoseconds.
+pub struct Times {
+    /// Their sum.
+    pub total: u64,
+    /// The longest.
+    pub longest: u64,
+    /// How many were in each bucket.
+    pub histogram: Vec<u64>,
+}
+
+/// All counters of this database.
+pub fn read(memory: SharedMemory) -> Vec<Counted> {
+    entries(memory).into_iter().map(|(table, function, words)| read_entry(table, function, words)).collect()
+}
+
+fn read_entry(table: u32, function: Function, words: &[AtomicU64]) -> Counted {
+    let word = |word: usize| words[word].load(Ordering::Relaxed);
+    let times = |[total, longest, first]: [usize; 3]| Times {
+        total: word(total),
+        longest: word(longest),
+        histogram: histogram::read(&words[first..first + histogram::BUCKETS]),
+    };
+    let apart = (0..SQLSTATES).map(|place| FIRST_SQLSTATE + 2 * place);
+    let mut errors: Vec<_> =
+        apart.map(|place| (word(place).checked_sub(1).map(|code| code as u32), word(place + 1))).collect();
+    errors.retain(|(code, count)| code.is_some() && *count > 0);
+    if word(OTHERS + 1) > 0 {
+        errors.push((None, word(OTHERS + 1)));
+    }
+    Counted {
+        table,
+        function,
+        calls: word(CALLS),
+        successes: word(SUCCESSES),
+        replays: word(REPLAYS),
+        movements: word(MOVEMENTS),
+        time: times([TIME, LONGEST, TIMES]),
+        locking: word(LOCKING),
+        waits: word(WAITS),
+        lock_time: times([LOCK_TIME, LONGEST_LOCK, LOCK_TIMES]),
+        errors,
+    }
+}

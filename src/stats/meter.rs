@@ -1,0 +1,152 @@
+//! Measures a call from its beginning to its end, however it ends.
+//!
+//! The calls that run are a stack of this process, not an argument: where the process is ended in the middle of a call,
+//! PostgreSQL unwinds nothing, and the call is counted when the process exits.
+
+use crate::core::error::Result;
+use crate::pg::Oid;
+use crate::pg::clock;
+use crate::pg::report::{self, sqlstate_of_panic};
+use crate::pg::settings;
+use crate::pg::shared_memory::{self, SharedMemory};
+use crate::pg::transaction::at_exit;
+use crate::stats::counters::{self, Figures};
+use crate::stats::function::Function;
+use crate::stats::hot::{self, List};
+use serde_json::Value;
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+/// A call that runs.
+struct Running {
+    function: Function,
+    table: Oid,
+    begin: u64,
+    reference: Option<String>,
+    figures: Figures,
+}
+
+thread_local! {
+    /// The calls of this process that run, the innermost last.
+    static RUNNING: RefCell<Vec<Running>> = const { RefCell::new(Vec::new()) };
+    /// The exit of this process is watched: a fact of the process, set once.
+    static EXIT_WATCHED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether calls are to be counted.
+pub fn is_on() -> bool {
+    settings::track()
+}
+
+/// The shared memory, where calls are counted.
+pub fn memory() -> Option<SharedMemory> {
+    if is_on() { shared_memory::attach().ok() } else { None }
+}
+
+/// Runs a call, and counts it.
+pub fn counted<T>(function: Function, act: impl FnOnce() -> Result<T>) -> Result<T> {
+    let Some(memory) = memory() else { return act() };
+    if !EXIT_WATCHED.replace(true) {
+        at_exit(count_interrupted);
+    }
+    let begin = clock::nanoseconds();
+    let depth = RUNNING.with_borrow_mut(|running| {
+        running.push(Running { function, table: Oid::INVALID, begin, reference: None, figures: Figures::default() });
+        running.len() - 1
+    });
+    match catch_unwind(AssertUnwindSafe(act)) {
+        Ok(result) => {
+            let error = result.as_ref().err();
+            let table = ended(memory, depth, error.map(|error| report::packed(error.code.sqlstate)));
+            if let Some(error) = error.filter(|error| error.code.sqlstate == "IV001") {
+                refused_items(&error.detail, |item| hot::note(memory, List::Refusals, table, item, 1));
+            }
+            result
+        }
+        Err(payload) => {
+            ended(memory, depth, Some(sqlstate_of_panic(payload.as_ref())));
+            resume_unwind(payload)
+        }
+    }
+}
+
+/// Counts the call at this depth, and returns its table.
+fn ended(memory: SharedMemory, depth: usize, sqlstate: Option<u32>) -> Oid {
+    let ended = RUNNING.with_borrow_mut(|running| {
+        running.truncate(depth + 1);
+        running.pop()
+    });
+    let Some(Running { function, table, begin, mut figures, .. }) = ended else { return Oid::INVALID };
+    figures.time = clock::nanoseconds() - begin;
+    figures.sqlstate = sqlstate;
+    counters::count(memory, table, function, &figures);
+    table
+}
+
+/// The process ends, in the middle of these calls.
+fn count_interrupted() {
+    let depth = RUNNING.with_borrow(Vec::len);
+    if let Ok(memory) = shared_memory::attach() {
+        (0..depth).rev().for_each(|depth| {
+            ended(memory, depth, Some(report::packed("57P01")));
+        });
+    }
+}
+
+/// The items that an error says are short.
+fn refused_items(detail: &serde_json::Map<String, Value>, mut refuse: impl FnMut(&str)) {
+    let mut of = |facts: &serde_json::Map<String, Value>| match facts.get("inventory_id") {
+        Some(Value::String(item)) => refuse(item),
+        Some(Value::Number(item)) => refuse(&item.to_string()),
+        _ => {}
+    };
+    of(detail);
+    for line in detail.get("lines").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_object) {
+        of(line);
+    }
+}
+
+fn innermost(act: impl FnOnce(&mut Running)) {
+    RUNNING.with_borrow_mut(|running| running.last_mut().map(act));
+}
+
+/// The running call is about this stock table.
+pub fn is_about(table: Oid) {
+    innermost(|running| running.table = table);
+}
+
+/// The running call has this reference.
+pub fn has_reference(reference: Option<&str>) {
+    if let Some(reference) = reference {
+        innermost(|running| running.reference = Some(reference.to_owned()));
+    }
+}
+
+/// The running call wrote so many movements.
+pub fn moved(movements: usize) {
+    innermost(|running| running.figures.movements += movements as u64);
+}
+
+/// The result of the running call is that of an earlier one.
+pub fn replayed() {
+    innermost(|running| running.figures.replayed = true);
+}
+
+/// The running call took a lock.
+pub(super) fn locked(time: u64, waited: bool) {
+    innermost(|running| {
+        running.figures.locked = true;
+        running.figures.lock_time += time;
+        running.figures.waits += u64::from(waited);
+    });
+}
+
+/// The reference of the running call.
+pub(super) fn reference() -> Option<String> {
+    with_reference(|reference| reference.map(str::to_owned))
+}
+
+/// Calls `act` with it.
+pub(super) fn with_reference<T>(act: impl FnOnce(Option<&str>) -> T) -> T {
+    RUNNING.with_borrow(|running| act(running.last().and_then(|running| running.reference.as_deref())))
+}

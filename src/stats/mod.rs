@@ -1,0 +1,14 @@
+//! Statistics of calls in shared memory: counters, the hottest items, and who takes which lock now.
+//!
+//! Nothing here fails a call: where there is no shared memory, nothing is counted, and the views say why. Counters are
+//! words that are added to when a call has ended, however it ended; they survive a rollback, and begin at zero when the
+//! server does. Who reads them while calls run may see some figures of a call before others.
+
+pub mod counters;
+pub mod function;
+pub mod histogram;
+pub mod hot;
+pub mod layout;
+pub mod meter;
+mod text;
+pub mod waits;
