@@ -7,6 +7,7 @@ used: its place is taken by matplotlib, which knows the kinds of panels that the
 
 import argparse
 import json
+import math
 import random
 import re
 import threading
@@ -133,7 +134,8 @@ def read(prometheus, panel, begin, end):
             rows = [(labels, [(end, value)]) for labels, value in prometheus.query(asked(target))]
         else:
             rows = prometheus.query_range(asked(target), begin, end, STEP_SECONDS)
-        found += [(label_of(target, labels), points, labels) for labels, points in rows]
+        drawn = [(labels, [(at, value) for at, value in points if not math.isnan(value)]) for labels, points in rows]
+        found += [(label_of(target, labels), points, labels) for labels, points in drawn if points]
     return found
 
 
@@ -176,7 +178,6 @@ def draw_timeseries(axes, panel, series, firing):
     from matplotlib.ticker import FuncFormatter
 
     defaults = panel["fieldConfig"]["defaults"]
-    series = sorted(series, key=lambda row: -sum(value for _, value in row[1]))
     for color, (legend, points, _) in zip(LINES * 3, series):
         times, values = zip(*points)
         axes.plot(times, values, color=color, linewidth=1.1, label=legend)
@@ -229,7 +230,7 @@ def draw_table(axes, panel, series, _):
 
 DRAW = {"stat": draw_stat, "timeseries": draw_timeseries, "bargauge": draw_bargauge, "table": draw_table}
 INSIDE = {  # left, right, bottom and top of the drawing in its panel, in pixels
-    "stat": (2, 2, 2, 26), "timeseries": (52, 12, 52, 34), "bargauge": (170, 8, 8, 32), "table": (8, 8, 6, 28),
+    "stat": (2, 2, 2, 26), "timeseries": (52, 12, 52, 34), "bargauge": (150, 8, 8, 32), "table": (8, 8, 6, 28),
 }  # fmt: skip
 
 

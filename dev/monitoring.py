@@ -39,9 +39,9 @@ class Program:
         self.folder, self.name, self.ready, self.arguments_of = folder, name, ready, arguments_of
         assert (PROGRAMS / name).exists(), f"{name} is missing: get it with: dev/setup.sh monitoring"
 
-    def start(self):
+    def start(self, port=None):
         for _ in range(5):  # another process may take the port meanwhile
-            self.port = _free_port()
+            self.port = port or _free_port()
             # it ends with Python, however Python ends
             command = ["setpriv", "--pdeathsig", "KILL", PROGRAMS / self.name, *self.arguments_of(self.port)]
             with open(self.log_path, "wb") as log:

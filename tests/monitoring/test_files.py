@@ -6,11 +6,13 @@ import subprocess
 
 import pytest
 
+from bench import dashboard
 from dev.monitoring import FILES, PROGRAMS
 
 ROOT = FILES.parent
 ALERTS = (FILES / "alerts.yml").read_text()
 DASHBOARD = json.loads((FILES / "dashboard.json").read_text())
+MOST_BYTES = 300_000
 NAMES = ["Contention", "Refusals", "Replays", "AuditFailed", "AuditLate", "StatsUnavailable"]
 
 
@@ -91,3 +93,9 @@ def test_the_panels_fill_the_dashboard():
     assert len(set(taken)) == len(taken), "two panels overlap"
     assert {column for column, _ in taken} == set(range(24))
     assert len(taken) == 24 * (1 + max(row for _, row in taken)), "there is a gap"
+
+
+def test_the_picture_can_be_drawn_again_and_is_small():
+    assert {panel["type"] for panel in DASHBOARD["panels"]} == dashboard.DRAW.keys()
+    assert dashboard.PICTURE.stat().st_size < MOST_BYTES
+    assert f"({dashboard.PICTURE.name})" in (ROOT / "docs/operations.md").read_text()

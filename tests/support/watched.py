@@ -10,7 +10,7 @@ from databases import Database
 from dev.monitoring import Prometheus, monitored
 from shop import ONE, TWO, item, shop
 
-TABLES = ("inventory", "contended", "refused", "replayed", "wrong", "late", "never")
+TABLES = ("inventory", "contended", "stuck", "refused", "replayed", "wrong", "late", "never")
 ITEMS = 15
 PATIENCE_SECONDS = 60  # an alert is due within half of it
 
@@ -21,10 +21,7 @@ class Watched:
     prometheus: Prometheus
 
     def session(self, table):
-        """A connection whose calls mean that table."""
-        conn = self.db.connect()
-        conn.execute("SELECT set_config('inventory_ext.stock_table', %s, false)", (f"public.{table}",))
-        return conn
+        return session_of(self.db, table)
 
     def firing(self):
         """{(alert, stock table)}"""
@@ -51,19 +48,26 @@ def watch_shop(server):
         conn.execute("CREATE EXTENSION inventory_ext")
         for table in TABLES:
             shop(conn, {item(number): "100000" for number in range(1, ITEMS + 1)}, table)
+    for table in TABLES:
+        with session_of(db, table) as conn:
+            conn.execute("SELECT decrement_item(%s, 1)", (str(ONE),))
+            conn.execute("SELECT decrement_inventory_batch(%s)", (order(TWO),))
+            if table != "never":
+                conn.execute("SELECT count(*) FROM audit_inventory()")
     with monitored(server, "shop") as prometheus:
         watched = Watched(db, prometheus)
-        for table in TABLES:
-            with watched.session(table) as conn:
-                conn.execute("SELECT decrement_item(%s, 1)", (str(ONE),))
-                conn.execute("SELECT decrement_inventory_batch(%s)", (order(TWO),))
-                if table != "never":
-                    conn.execute("SELECT count(*) FROM audit_inventory()")
         counted = f'count(inventory_function_calls_total{{function="decrement_inventory_batch"}}) == {len(TABLES)}'
         audited = f"count(inventory_audit_finished_timestamp_seconds > 0) == {len(TABLES) - 1}"
         for promql in (counted, audited):
             watched.eventually(lambda promql=promql: prometheus.query(promql), promql)
         yield watched
+
+
+def session_of(db, table):
+    """A connection whose calls mean that table."""
+    conn = db.connect()
+    conn.execute("SELECT set_config('inventory_ext.stock_table', %s, false)", (f"public.{table}",))
+    return conn
 
 
 def order(key, quantity=1):
