@@ -175,7 +175,7 @@ def draw_stat(axes, panel, series, _):
 
 
 def draw_timeseries(axes, panel, series, firing):
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     defaults = panel["fieldConfig"]["defaults"]
     for color, (legend, points, _) in zip(LINES * 3, series):
@@ -189,6 +189,7 @@ def draw_timeseries(axes, panel, series, firing):
         axes.axvline(begin, color=LEVELS["red"], linewidth=0.8, linestyle=":")
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: with_unit(value, defaults["unit"])))
+    axes.xaxis.set_major_locator(MaxNLocator(6, prune="both"))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda at, _: time.strftime("%H:%M:%S", time.gmtime(at))))
     axes.tick_params(colors=FAINT, labelsize=7.5, length=0)
     axes.grid(color="#2c2f36", linewidth=0.6)

@@ -85,6 +85,34 @@ COMMENT ON FUNCTION @extschema@.inventory_stats_state() IS 'Returns whether call
 Result: one row.
 Source of the rules: docs/monitoring.md.';
 
+CREATE FUNCTION @extschema@.inventory_stats_audits() RETURNS TABLE (
+    table_id pg_catalog.oid,
+    last_audit pg_catalog.timestamptz,
+    discrepancies pg_catalog.int8
+)
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'inventory_stats_audits_wrapper';
+
+COMMENT ON FUNCTION @extschema@.inventory_stats_audits() IS
+'Returns the newest audit of every attached table that has a ledger.
+
+Result: a row for each; last_audit is NULL where there was none, or it cannot be read.
+Source of the rules: docs/monitoring.md.';
+
+CREATE FUNCTION @extschema@.inventory_advice() RETURNS TABLE (
+    kind pg_catalog.text,
+    stock_table pg_catalog.text,
+    inventory_id pg_catalog.text,
+    advice pg_catalog.text,
+    detail pg_catalog.json
+)
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'inventory_advice_wrapper';
+
+COMMENT ON FUNCTION @extschema@.inventory_advice() IS 'Returns advice for the stock tables of this database.
+
+Result: a row for each piece of advice. kind: stripe, unstripe, index, fillfactor, deferrable_trigger, archive,
+missing_brin, purge, write_path, unusable.
+Source of the rules: docs/monitoring.md.';
+
 CREATE FUNCTION @extschema@.reset_inventory_stats() RETURNS pg_catalog.void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reset_inventory_stats_wrapper';
 
@@ -156,6 +184,17 @@ SELECT s.available, s.reason, s.stats_reset, s.entries, s.entries_max, s.not_cou
 COMMENT ON VIEW @extschema@.inventory_stats_info IS
     'Whether calls are counted, why not, and since when.';
 
+CREATE VIEW @extschema@.inventory_audits AS
+SELECT t.stock_table, s.last_audit, s.discrepancies
+  FROM @extschema@.inventory_stats_audits() AS s
+  JOIN (SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS stock_table
+          FROM pg_catalog.pg_class AS c
+          JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+       ) AS t ON t.oid OPERATOR(pg_catalog.=) s.table_id;
+
+COMMENT ON VIEW @extschema@.inventory_audits IS
+    'When each attached table that has a ledger was audited last, and how many discrepancies were found.';
+
 -- Default privileges of the installing role apply to what was created above. This block revokes them.
 DO LANGUAGE plpgsql $rights$
 DECLARE
@@ -174,15 +213,16 @@ BEGIN
                    AND p.probin OPERATOR(pg_catalog.=) 'MODULE_PATHNAME'
                    AND p.prosrc OPERATOR(pg_catalog.=) ANY ('{inventory_stats_calls_wrapper,
                        inventory_stats_latency_wrapper, inventory_stats_hot_wrapper, inventory_stats_locking_wrapper,
-                       inventory_stats_state_wrapper, reset_inventory_stats_wrapper}'::pg_catalog.text[])
+                       inventory_stats_state_wrapper, inventory_stats_audits_wrapper, inventory_advice_wrapper,
+                       reset_inventory_stats_wrapper}'::pg_catalog.text[])
                 UNION ALL
                 SELECT 'TABLE ' OPERATOR(pg_catalog.||) c.oid::pg_catalog.regclass::pg_catalog.text,
                        c.relacl, c.relowner
                   FROM pg_catalog.pg_class AS c
                  WHERE c.oid OPERATOR(pg_catalog.=) ANY (ARRAY['@extschema@.inventory_stats',
                        '@extschema@.inventory_latency', '@extschema@.inventory_hot_items',
-                       '@extschema@.inventory_lock_queue', '@extschema@.inventory_stats_info'
-                       ]::pg_catalog.regclass[]::pg_catalog.oid[])
+                       '@extschema@.inventory_lock_queue', '@extschema@.inventory_stats_info',
+                       '@extschema@.inventory_audits']::pg_catalog.regclass[]::pg_catalog.oid[])
                ) AS object (name, acl, owner)
          CROSS JOIN LATERAL pg_catalog.aclexplode(object.acl) AS acl
          WHERE acl.grantee OPERATOR(pg_catalog.<>) object.owner
@@ -190,10 +230,12 @@ BEGIN
         EXECUTE revocation;
     END LOOP;
     GRANT SELECT ON TABLE @extschema@.inventory_stats, @extschema@.inventory_latency,
-        @extschema@.inventory_hot_items, @extschema@.inventory_lock_queue, @extschema@.inventory_stats_info
+        @extschema@.inventory_hot_items, @extschema@.inventory_lock_queue, @extschema@.inventory_stats_info,
+        @extschema@.inventory_audits
         TO pg_read_all_stats;
     GRANT EXECUTE ON FUNCTION @extschema@.inventory_stats_calls(), @extschema@.inventory_stats_latency(),
-        @extschema@.inventory_stats_hot(), @extschema@.inventory_stats_locking(), @extschema@.inventory_stats_state()
+        @extschema@.inventory_stats_hot(), @extschema@.inventory_stats_locking(), @extschema@.inventory_stats_state(),
+        @extschema@.inventory_stats_audits(), @extschema@.inventory_advice()
         TO pg_read_all_stats;
 END
 $rights$;

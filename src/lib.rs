@@ -3,6 +3,7 @@
 //! The layers, each of which imports only from those before it, and the functions that the entry points in `pg` call.
 //! docs/internals.md draws them.
 
+pub mod advice;
 pub mod api;
 pub mod attach;
 pub mod audit;

@@ -1,9 +1,13 @@
-//! inventory_stats, inventory_latency, inventory_hot_items, inventory_lock_queue, inventory_stats_info and
-//! reset_inventory_stats: the functions behind the views.
+//! reset_inventory_stats, inventory_advice, and the functions behind the views inventory_stats, inventory_latency,
+//! inventory_hot_items, inventory_lock_queue, inventory_stats_info and inventory_audits.
 
+use crate::advice::{self, Advice};
+use crate::audit::overview;
+use crate::core::json::spaced;
 use crate::pg::Oid;
 use crate::pg::args::{Moment, TableIterator, name};
 use crate::pg::encoding::to_server;
+use crate::pg::relation::qualified_name;
 use crate::pg::report::unpacked;
 use crate::pg::shared_memory::attach;
 use crate::stats::counters::{self, Counted, Times};
@@ -218,4 +222,35 @@ fn reset_inventory_stats() {
         counters::reset(memory, Moment::now().0);
         hot::reset(memory);
     }
+}
+
+/// Returns the newest audit of every attached table that has a ledger.
+#[pg_extern(sql = false)]
+fn inventory_stats_audits() -> TableIterator<
+    'static,
+    (name!(table_id, Option<Oid>), name!(last_audit, Option<Moment>), name!(discrepancies, Option<i64>)),
+> {
+    let audits = overview::newest().unwrap_or_else(|error| error.raise());
+    TableIterator::new(audits.into_iter().map(|newest| (Some(newest.table), newest.ended, newest.discrepancies)))
+}
+
+/// Returns advice for the stock tables of this database.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity, reason = "the columns of the result")]
+fn inventory_advice() -> TableIterator<
+    'static,
+    (
+        name!(kind, Vec<u8>),
+        name!(stock_table, Option<Vec<u8>>),
+        name!(inventory_id, Option<Vec<u8>>),
+        name!(advice, Vec<u8>),
+        name!(detail, Vec<u8>),
+    ),
+> {
+    let advice = advice::advice().unwrap_or_else(|error| error.raise());
+    TableIterator::new(advice.into_iter().map(|Advice { kind, table, item, advice, detail }| {
+        let table = table.map(|table| to_server(&qualified_name(table)));
+        let item = item.as_deref().map(to_server);
+        (to_server(kind), table, item, to_server(&advice), to_server(&spaced(&detail)))
+    }))
 }

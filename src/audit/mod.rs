@@ -10,6 +10,7 @@ pub mod charts;
 pub mod discrepancy;
 pub mod history;
 pub mod kept;
+pub mod overview;
 pub mod reconcile;
 pub mod records;
 pub mod report;

@@ -20,7 +20,9 @@ use crate::table::attachment::Attachment;
 use crate::table::beside_ledger::{self, ARCHIVE, Beside, LedgerHome};
 use crate::table::companion::{Column, ITEM, column, identity, nullable};
 
-const SUFFIXES: [&str; 3] = ["_audit", "_audit_chain", "_audit_segment"];
+/// Follows the beginning of the ledger's name in that of the table of runs.
+pub const RUNS_SUFFIX: &str = "_audit";
+const SUFFIXES: [&str; 3] = [RUNS_SUFFIX, "_audit_chain", "_audit_segment"];
 
 const RUNS: &[Column] = &[
     identity("run_id"),

@@ -140,12 +140,11 @@ impl Heap {
         Ok(is_of_this_transaction(&self.fetch(place)?.tuple))
     }
 
-    /// Whether a transaction has written the row that had no number yet when `next` was the next one.
-    pub fn is_written_since(&self, place: TupleId, next: i64) -> Result<bool> {
+    /// Whether a transaction has written the row that ran, or had not begun, when the calling statement began.
+    pub fn is_written_meanwhile(&self, place: TupleId) -> Result<bool> {
         let writer = writer(&self.fetch(place)?.tuple);
-        // Numbers go round: the later of two is at most half a round ahead.
-        let is_later = (writer.into_inner().wrapping_sub(next as u32)).cast_signed() >= 0;
-        Ok(writer >= pg_sys::FirstNormalTransactionId && is_later)
+        // SAFETY: the snapshot of the calling statement, which is active for as long as it runs.
+        Ok(unsafe { pg_sys::ActiveSnapshotSet() && pg_sys::XidInMVCCSnapshot(writer, pg_sys::GetActiveSnapshot()) })
     }
 
     /// Writes a quantity into one column of a row that this transaction has locked, and whose version is the newest.

@@ -110,6 +110,18 @@ pub fn lock_alone(tables: &[Oid], lock: TableLock) {
     }
 }
 
+/// When this process last began to wait for a lock, of a row, a table or our own: another value after a statement says
+/// that it waited. PostgreSQL starts the clock of its deadlock check where it does, and keeps the time.
+pub fn last_wait() -> i64 {
+    // Of utils/timeout.h, for which pgrx has no bindings; the number is the same in all versions.
+    const DEADLOCK_TIMEOUT: std::ffi::c_uint = 1;
+    unsafe extern "C-unwind" {
+        fn get_timeout_start_time(id: std::ffi::c_uint) -> pg_sys::TimestampTz;
+    }
+    // SAFETY: reads a variable of the backend.
+    unsafe { get_timeout_start_time(DEADLOCK_TIMEOUT) }
+}
+
 /// The lock that comes before all stripes of an item: one restock at a time.
 pub const GATE: i16 = 0;
 

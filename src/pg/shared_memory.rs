@@ -160,9 +160,7 @@ fn name_lock(begin: *mut c_void) {
 mod segment {
     use super::{Unavailable, bytes, c_void, initialize, name_lock, pg_sys};
     use crate::pg::encoding::c_text;
-    use pgrx::PgTryBuilder;
-    use pgrx::pg_sys::panic::CaughtError;
-    use std::panic::AssertUnwindSafe;
+    use crate::pg::transaction::in_subtransaction;
 
     /// Creates or finds the segment, in a subtransaction: where that fails, what it held is released, and the call that
     /// wanted to be counted goes on.
@@ -170,36 +168,12 @@ mod segment {
         let size = bytes();
         // A library of another version may be loaded in other sessions: its memory has another size, and so a name.
         let name = c_text(&format!("inventory_ext {size}"));
-        // SAFETY: variables of the backend, restored below as PL/pgSQL restores them around a block.
-        let (context, owner) = unsafe { (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner) };
-        let restore = || {
-            // SAFETY: those that were in force before.
-            unsafe {
-                pg_sys::CurrentMemoryContext = context;
-                pg_sys::CurrentResourceOwner = owner;
-            }
-        };
-        // SAFETY: a transaction runs, for a function was called; the subtransaction is ended in either case.
-        unsafe { pg_sys::BeginInternalSubTransaction(std::ptr::null()) };
-        let attached = PgTryBuilder::new(AssertUnwindSafe(|| {
+        let attach = || {
             let mut found = false;
             // SAFETY: the name is a C string of less than 64 bytes; the callback initializes as many bytes.
-            let begin =
-                unsafe { pg_sys::GetNamedDSMSegment(name.as_ptr(), size, Some(initialize), &raw mut found) };
-            // SAFETY: the subtransaction that was begun above.
-            unsafe { pg_sys::ReleaseCurrentSubTransaction() };
-            Ok(begin)
-        }))
-        .catch_others(|caught| {
-            // SAFETY: as above.
-            unsafe { pg_sys::RollbackAndReleaseCurrentSubTransaction() };
-            Err(Unavailable::Failed(match &caught {
-                CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report.message().to_owned(),
-                CaughtError::RustPanic { ereport, .. } => ereport.message().to_owned(),
-            }))
-        })
-        .execute();
-        restore();
+            unsafe { pg_sys::GetNamedDSMSegment(name.as_ptr(), size, Some(initialize), &raw mut found) }
+        };
+        let attached = in_subtransaction(attach).map_err(Unavailable::Failed);
         attached.inspect(|begin| name_lock(*begin))
     }
 }

@@ -1,9 +1,10 @@
 //! The transaction of the backend: isolation level, commands, subtransactions, and the entry points at their ends.
 
 use crate::core::error::Error;
-use pgrx::pg_guard;
-use pgrx::pg_sys;
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::{PgTryBuilder, pg_guard, pg_sys};
 use std::ffi::CStr;
+use std::panic::AssertUnwindSafe;
 use std::sync::OnceLock;
 
 /// The number of a subtransaction; numbers rise.
@@ -160,4 +161,33 @@ unsafe extern "C-unwind" fn process_exits(_code: i32, _nothing: pg_sys::Datum) {
     if let Some(act) = AT_EXIT.get() {
         act();
     }
+}
+
+/// Runs `act` in a subtransaction. An error of PostgreSQL rolls it back, and its message is returned.
+pub fn in_subtransaction<T>(act: impl FnOnce() -> T) -> Result<T, String> {
+    // SAFETY: variables of the backend, restored below as PL/pgSQL restores them around a block.
+    let (context, owner) = unsafe { (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner) };
+    // SAFETY: a transaction runs, for a function was called; the subtransaction is ended in either case.
+    unsafe { pg_sys::BeginInternalSubTransaction(std::ptr::null()) };
+    let result = PgTryBuilder::new(AssertUnwindSafe(|| {
+        let result = act();
+        // SAFETY: the subtransaction that was begun above.
+        unsafe { pg_sys::ReleaseCurrentSubTransaction() };
+        Ok(result)
+    }))
+    .catch_others(|caught| {
+        // SAFETY: as above.
+        unsafe { pg_sys::RollbackAndReleaseCurrentSubTransaction() };
+        Err(match &caught {
+            CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report.message().to_owned(),
+            CaughtError::RustPanic { ereport, .. } => ereport.message().to_owned(),
+        })
+    })
+    .execute();
+    // SAFETY: those that were in force before.
+    unsafe {
+        pg_sys::CurrentMemoryContext = context;
+        pg_sys::CurrentResourceOwner = owner;
+    }
+    result
 }

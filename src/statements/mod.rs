@@ -4,6 +4,7 @@
 //! are functions of the modules here. A text holds names, never values: values are bound. Every name and operator is
 //! qualified, so that the search_path of a caller has no effect. A test compares all texts with golden/*.sql.
 
+pub mod advice;
 pub mod archive;
 pub mod attach;
 pub mod audit;

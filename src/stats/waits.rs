@@ -6,6 +6,7 @@
 use crate::core::item_id::{IdType, ItemId};
 use crate::pg::Oid;
 use crate::pg::clock;
+use crate::pg::lock;
 use crate::pg::report;
 use crate::pg::settings;
 use crate::pg::shared_memory::{SharedMemory, own_place};
@@ -15,9 +16,6 @@ use crate::stats::layout::{FIRST_WAIT, TEXT_WORDS, WAIT_WORDS};
 use crate::stats::{meter, text};
 use serde_json::json;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
-
-/// A lock that took longer was waited for: what takes longer than a statement without a wait ever does.
-pub const WAIT_NANOSECONDS: u64 = 250_000;
 
 const SEQUENCE: usize = 0;
 /// 0: this backend takes no lock.
@@ -61,12 +59,12 @@ impl<'a> Target<'a> {
 /// Takes a lock; returns also whether it was waited for, and how long, in nanoseconds.
 pub fn taking<T>(table: Oid, target: Target<'_>, take: impl FnOnce() -> T) -> (T, Option<u64>) {
     let Some(memory) = meter::memory() else { return (take(), None) };
-    let begin = clock::nanoseconds();
+    let (begin, last_wait) = (clock::nanoseconds(), lock::last_wait());
     let published = own_place().map(|place| Published::new(memory, place, (table, target, begin)));
     let taken = take();
     drop(published);
     let time = clock::nanoseconds() - begin;
-    let waited = Some(time).filter(|time| *time >= WAIT_NANOSECONDS);
+    let waited = (lock::last_wait() != last_wait).then_some(time);
     meter::locked(time, waited.is_some());
     if let (Some(time), Some(item)) = (waited, target.item()) {
         note(table, &[item], time);

@@ -8,6 +8,7 @@ use crate::core::seal::{hex, numbers};
 use crate::pg::Oid;
 use crate::pg::args::Arg;
 use crate::pg::lock::lock_for_writing;
+use crate::pg::namespace;
 use crate::pg::relation;
 use crate::pg::spi::Connection;
 use crate::pg::system_catalog;
@@ -48,14 +49,23 @@ pub struct LedgerHome {
 impl LedgerHome {
     /// That of an attached table; an error where it has no ledger.
     pub fn of(stock: &Attachment) -> Result<Self> {
-        let found = || {
-            let ledger = stock.companions.movements?;
-            let schema = relation::schema_of(ledger)?;
-            let name = relation::facts(ledger)?.name;
-            let base = name.strip_suffix(LEDGER).unwrap_or(&name).to_owned();
-            Some(Self { schema, quoted: system_catalog::quoted_schema(schema)?, base })
-        };
-        found().ok_or_else(|| Error::no_ledger(&stock.names.relation))
+        let found = stock.companions.movements.and_then(Self::of_ledger);
+        found.ok_or_else(|| Error::no_ledger(&stock.names.relation))
+    }
+
+    /// That of a ledger; None where it is gone.
+    pub fn of_ledger(ledger: Oid) -> Option<Self> {
+        let schema = relation::schema_of(ledger)?;
+        let name = relation::facts(ledger)?.name;
+        let base = name.strip_suffix(LEDGER).unwrap_or(&name).to_owned();
+        Some(Self { schema, quoted: system_catalog::quoted_schema(schema)?, base })
+    }
+
+    /// The table of that name that a role owns; None where there is none.
+    pub fn owned(&self, suffix: &str, owner: Oid) -> Option<Oid> {
+        let found = namespace::relation_in(self.schema, &namespace::name(&self.bare(suffix)))?;
+        let facts = relation::facts(found)?;
+        (facts.owner == owner && facts.ordinary).then_some(found)
     }
 
     /// The name of a table, quoted, with its schema.

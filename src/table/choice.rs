@@ -107,6 +107,13 @@ pub fn only() -> Result<Oid> {
     }
 }
 
+/// All attached tables, by their oids.
+pub fn all() -> Result<Vec<Oid>> {
+    let mut tables: Vec<Oid> = list()?.tables.iter().copied().collect();
+    tables.sort_unstable_by_key(|table| table.to_u32());
+    Ok(tables)
+}
+
 /// Whether a table is attached.
 pub fn is_attached(table: Oid) -> Result<bool> {
     Ok(list()?.tables.contains(&table))

@@ -10,7 +10,6 @@ use crate::pg::failpoint::{self, Point};
 use crate::pg::heap::{Heap, TupleId};
 use crate::pg::lookup;
 use crate::pg::spi::Connection;
-use crate::pg::transaction::next_transaction;
 use crate::statements::Statement;
 use crate::table::attachment::Attachment;
 use crate::stats::waits::{self, Target};
@@ -46,8 +45,6 @@ pub fn look(spi: &Connection, stock: &Attachment, id: &ItemId) -> Option<Stored>
 pub fn lock(spi: &Connection, stock: &Attachment, ids: &[ItemId]) -> Result<HashMap<ItemId, Locked>> {
     stock.require_sale_rights();
     let statement = stock.by_strength(Statement::LockItems, Statement::LockItemsNoKey);
-    // Of several it is found out afterwards which one was waited for.
-    let next = if ids.len() > 1 { Some(next_transaction()?) } else { None };
     let lock = || stock.run(spi, statement, &[stock.bind_items(ids)]);
     let (rows, waited) = waits::taking(stock.oid, Target::of(ids), lock);
     failpoint::reached(Point::Locked);
@@ -57,14 +54,14 @@ pub fn lock(spi: &Connection, stock: &Attachment, ids: &[ItemId]) -> Result<Hash
         Ok((rows.item(row, c"id")?, Locked { stored, place }))
     };
     let locked = (0..rows.count()).map(locked).collect::<Result<HashMap<_, _>>>()?;
-    if let Some((next, time)) = next.zip(waited) {
-        note_waits(stock, &locked, (next, time))?;
+    if let Some(time) = waited.filter(|_| ids.len() > 1) {
+        note_waits(stock, &locked, time)?;
     }
     Ok(locked)
 }
 
-/// Notes for which of several items a call waited: their rows were written by a transaction that had no number yet.
-fn note_waits(stock: &Attachment, locked: &HashMap<ItemId, Locked>, (next, time): (i64, u64)) -> Result<()> {
+/// Notes for which of several items a call waited: their rows have been written meanwhile.
+fn note_waits(stock: &Attachment, locked: &HashMap<ItemId, Locked>, time: u64) -> Result<()> {
     if stock.native().is_none() {
         return Ok(());
     }
@@ -72,7 +69,7 @@ fn note_waits(stock: &Attachment, locked: &HashMap<ItemId, Locked>, (next, time)
     let mut written = Vec::new();
     for (id, row) in locked {
         if let Some(place) = row.place
-            && heap.is_written_since(place, next)?
+            && heap.is_written_meanwhile(place)?
         {
             written.push(id);
         }

@@ -31,7 +31,8 @@ COMMENTS = """
 """
 
 
-MANUAL_OF_FUNCTIONS = "".join((ROOT / "docs" / name).read_text() for name in ("functions.md", "audit-functions.md"))
+FUNCTIONS = ("functions.md", "audit-functions.md", "monitoring-functions.md")
+MANUAL_OF_FUNCTIONS = "".join((ROOT / "docs" / name).read_text() for name in FUNCTIONS)
 
 
 def one_line(text):

@@ -1,9 +1,9 @@
 """The public API of the extension, as a file that is read in review: tests/repo/expected/public_api.txt.
 
-All that CREATE EXTENSION makes is listed there: functions with arguments, defaults and rights, tables with columns and
-constraints, settings with their defaults, and every other member by kind and name. A difference fails, so nothing
-becomes public, or changes, by accident. When a change is meant, copy the file that the failure names over the expected
-one.
+All that CREATE EXTENSION makes is listed there: functions with arguments, defaults and rights, tables and views with
+columns, constraints and rights, settings with their defaults, and every other member by kind and name. A difference
+fails, so nothing becomes public, or changes, by accident. When a change is meant, copy the file that the failure names
+over the expected one.
 """
 
 import difflib
@@ -76,6 +76,10 @@ def test_the_public_api_is_the_expected_one(conn):
         "CREATE SCHEMA stranger; ALTER EXTENSION inventory_ext ADD SCHEMA stranger",
         "GRANT EXECUTE ON FUNCTION decrement_inventory TO PUBLIC",
         "GRANT SELECT ON inventory_attachment TO pg_monitor",
+        "GRANT SELECT ON inventory_stats TO PUBLIC",
+        "REVOKE SELECT ON inventory_stats FROM pg_read_all_stats",
+        "ALTER VIEW inventory_stats RENAME COLUMN calls TO stranger",
+        "ALTER VIEW inventory_stats SET (security_barrier)",
         "ALTER FUNCTION decrement_inventory STABLE",
         "ALTER FUNCTION decrement_inventory SET search_path = public",
         "ALTER FUNCTION decrement_inventory SECURITY DEFINER",

@@ -1,5 +1,5 @@
-"""All that CREATE EXTENSION makes, as text: functions with arguments, defaults and rights, tables with columns and
-constraints, settings with their defaults, and every other member by kind and name.
+"""All that CREATE EXTENSION makes, as text: functions with arguments, defaults and rights, tables and views with
+columns, constraints and rights, settings with their defaults, and every other member by kind and name.
 
 tests/repo/expected/public_api.txt is that text of a fresh installation.
 """
@@ -40,6 +40,7 @@ RELATION = """
     SELECT c.relname,
            CASE c.relpersistence WHEN 'p' THEN 'permanent' ELSE c.relpersistence::text END
                || CASE WHEN c.relrowsecurity THEN ', row-level security' ELSE '' END
+               || coalesce(', with ' || array_to_string(c.reloptions, ', '), '')
                || CASE WHEN e.oid IS NOT NULL THEN format(', rows are dumped%s',
                        coalesce(' ' || nullif(e.extcondition[array_position(e.extconfig, c.oid)], ''), '')) ELSE '' END,
            c.relacl, c.relowner, CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END

@@ -17,6 +17,7 @@ from public_api import EXPECTED, public_api
 from shop import attach, create_role, fill, item, left, refused, until
 
 HERE = Path(__file__).parent
+SCRIPTS = HERE.parents[1] / "sql"
 NAILS, SCREWS, HOOKS = (f"00000000-0000-4000-8000-00000000000{number}" for number in (1, 2, 3))
 UPDATE = "ALTER EXTENSION inventory_ext UPDATE"
 CHANGED = [
@@ -271,7 +272,7 @@ def test_an_update_that_fails_leaves_the_old_version(old):
     assert call(old, "decrement_inventory", p_inventory_id=NAILS, p_quantity=1)["success"]
 
 
-@pytest.mark.parametrize("version", ["0.1.0", "0.2.0", "0.3.0"])
+@pytest.mark.parametrize("version", ["0.1.0", "0.2.0", "0.3.0", "0.4.0"])
 def test_a_database_without_a_shop_is_updated(db, version):
     with db.connect() as conn:
         conn.execute(f"DROP EXTENSION inventory_ext; CREATE EXTENSION inventory_ext VERSION '{version}'")
@@ -281,6 +282,38 @@ def test_a_database_without_a_shop_is_updated(db, version):
         fill(conn, {item(1): 1})
         attach(conn)
         assert call(conn, "decrement_item", p_item=item(1), p_quantity=1)["new_quantity"] == 0
+        counted = "SELECT stock_table, successes, movements FROM inventory_stats WHERE function = 'decrement_item'"
+        assert conn.execute(counted).fetchall() == [("public.inventory", 1, 1)]
+
+
+def test_the_script_to_0_5_0_is_the_text_that_an_installation_has():
+    """Both make the statistics: a change of one alone would give two catalogs of one version."""
+    script = (SCRIPTS / "inventory_ext--0.4.0--0.5.0.sql").read_text()
+    statistics = (SCRIPTS / "statistics.sql").read_text()
+    head = script.removesuffix(statistics)
+    assert len(head) < len(script), "it does not end with the text of sql/statistics.sql"
+    assert [line for line in head.splitlines() if line and not line.startswith("--")] == []
+
+
+@pytest.mark.parametrize(
+    "sql", ["SELECT attach_inventory('inventory')", "SELECT available_inventory(1)", "SELECT audit_inventory()"]
+)
+def test_before_the_update_from_0_4_0_every_call_says_what_is_to_be_done(bare, sql):
+    """Its functions have the arguments of today: the version alone tells them apart."""
+    bare.execute("CREATE EXTENSION inventory_ext VERSION '0.4.0'; CREATE TABLE inventory (id int, quantity int)")
+    refusal = refused(bare, sql)
+    assert (refusal.sqlstate, refusal.reason) == ("55000", "outdated")
+    assert refusal.hint.startswith(f"Run {UPDATE}")
+
+
+def test_the_statistics_are_open_to_members_of_pg_read_all_stats_after_an_update(bare, db):
+    reader, stranger = create_role(bare, db, "reader"), create_role(bare, db, "stranger")
+    bare.execute(f'GRANT pg_read_all_stats TO "{reader}"')
+    bare.execute(f"CREATE EXTENSION inventory_ext VERSION '0.4.0'; {UPDATE}")
+    with db.connect(reader) as session:
+        assert session.execute("SELECT available FROM inventory_stats_info").fetchone() == (True,)
+    with db.connect(stranger) as session:
+        assert refused(session, "SELECT available FROM inventory_stats_info").sqlstate == "42501"
 
 
 @pytest.fixture

@@ -1,0 +1,127 @@
+"""Advice: each piece shows where it is due, and only there."""
+
+import random
+
+import pytest
+
+from shop import ONE, TWO, Aside, create_role, item, refused, sell, until
+
+
+def advice(conn):
+    rows = conn.execute("SELECT kind, stock_table, inventory_id, advice, detail FROM inventory_advice()").fetchall()
+    assert all(text.endswith(".") for _, _, _, text, _ in rows)
+    return {(kind, key): detail for kind, table, key, _, detail in rows}
+
+
+def test_a_healthy_shop_needs_none(conn, stats):
+    for number in range(1, 21):
+        sell(conn, item(number), 1)
+    assert advice(conn) == {}
+
+
+def test_an_item_that_calls_wait_for_is_to_be_striped_and_then_no_more(db, conn, stats):
+    def till():
+        session = db.connect()
+        for _ in range(40):
+            session.execute("SELECT decrement_inventory(%s, 1), pg_sleep(0.01)", (ONE,))
+
+    for call in [Aside(till) for _ in range(8)]:
+        call.result()
+    sell(conn, TWO, 1)
+    found = advice(conn)
+    assert list(found) == [("stripe", str(ONE))]
+    assert found["stripe", str(ONE)]["lock_waits"] >= 100
+    conn.execute("SELECT stripe_inventory(%s, 8)", (str(ONE),))
+    assert advice(conn) == {}
+
+
+def test_a_striped_item_that_no_call_waits_for_is_to_be_put_together(conn, stats):
+    conn.execute("SELECT stripe_inventory(%s, 8)", (str(ONE),))
+    assert advice(conn) == {}
+    conn.execute("SELECT count(restock_inventory(%s, 1)) FROM generate_series(1, 10000)", (str(TWO),))
+    assert list(advice(conn)) == [("unstripe", str(ONE))]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("CREATE INDEX ON inventory (quantity)", {("index", None), ("write_path", None)}),
+        ("CREATE INDEX ON inventory (id) WHERE quantity > 3", {("index", None), ("write_path", None)}),
+        ("CREATE INDEX ON inventory USING brin (id)", set()),
+        ("DROP INDEX inventory_movement_occurred_at_idx", {("missing_brin", None)}),
+        ("ALTER TABLE inventory ADD CHECK (quantity < 1e9)", {("write_path", None)}),
+        (
+            "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+            "CREATE CONSTRAINT TRIGGER t AFTER UPDATE ON inventory DEFERRABLE FOR EACH ROW EXECUTE FUNCTION f()",
+            {("deferrable_trigger", None), ("unusable", None), ("write_path", None)},
+        ),
+        (
+            "UPDATE pg_class SET reltuples = 30000000 WHERE relname = 'inventory_movement'",
+            {("archive", None)},
+        ),
+        ("UPDATE pg_class SET reltuples = 2000000 WHERE relname = 'inventory_request'", {("purge", None)}),
+        ("ALTER TABLE inventory DISABLE TRIGGER ALL", {("unusable", None)}),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_said(conn, stats, change, expected):
+    conn.execute(change)
+    found = set(advice(conn))
+    # Disabled triggers of ours are an obstacle, too.
+    assert found - {("write_path", None)} == expected - {("write_path", None)}
+    assert ("write_path", None) in found or ("write_path", None) not in expected
+
+
+def test_updates_that_are_not_hot_want_a_fillfactor(conn, stats):
+    conn.execute("CREATE TABLE other (id int PRIMARY KEY, quantity int, filler text) WITH (fillfactor = 100)")
+    conn.execute("INSERT INTO other SELECT n, 100000, repeat('x', 900) FROM generate_series(1, 200) AS n")
+    conn.execute("SELECT detach_inventory('inventory'), attach_inventory('other')")
+    conn.execute("VACUUM FULL other")
+    for _ in range(60):
+        conn.execute("SELECT count(restock_inventory(n, 1)) FROM generate_series(1, 200) AS n")
+    conn.execute("SELECT pg_stat_force_next_flush()")
+    until(lambda: ("fillfactor", None) in advice(conn), "the statistics are there")
+
+
+def test_one_table_that_cannot_be_read_hides_no_other(conn, stats):
+    conn.execute("CREATE SCHEMA two; CREATE TABLE two.inventory (id uuid PRIMARY KEY, quantity int)")
+    conn.execute("SELECT attach_inventory('two.inventory')")
+    conn.execute("ALTER TABLE inventory RENAME COLUMN quantity TO amount; ALTER TABLE inventory DISABLE TRIGGER ALL")
+    conn.execute("CREATE INDEX ON two.inventory (quantity)")
+    rows = conn.execute("SELECT stock_table, kind FROM inventory_advice() ORDER BY 1, 2").fetchall()
+    assert ("two.inventory", "index") in rows and ("public.inventory", "unusable") in rows
+
+
+def test_members_of_pg_read_all_stats_get_advice_and_see_audits_and_others_do_not(db, conn, stats):
+    conn.execute("SELECT count(*) FROM audit_inventory()")
+    reader, stranger = create_role(conn, db, "reader"), create_role(conn, db, "stranger")
+    conn.execute(f'GRANT pg_read_all_stats TO "{reader}"')
+    with db.connect(reader) as session:
+        assert advice(session) == {}
+        [(table, ended, discrepancies)] = session.execute("SELECT * FROM inventory_audits").fetchall()
+        assert (table, discrepancies) == ("public.inventory", 0) and ended is not None
+    with db.connect(stranger) as session:
+        assert refused(session, "SELECT * FROM inventory_advice()").sqlstate == "42501"
+        assert refused(session, "SELECT * FROM inventory_audits").sqlstate == "42501"
+
+
+def test_audits_of_every_table_are_shown_and_a_hostile_one_hides_no_other(db, conn, stats):
+    """The table of audits belongs to the owner of the shop, who can put another in its place."""
+    conn.execute("SELECT count(*) FROM audit_inventory()")
+    role = create_role(conn, db, "owner")
+    conn.execute(f'CREATE SCHEMA two AUTHORIZATION "{role}"; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO "{role}"')
+    with db.connect(role) as owner:
+        owner.execute("SET search_path = two, public")
+        owner.execute("CREATE TABLE inventory (id int PRIMARY KEY, quantity int); SELECT attach_inventory('inventory')")
+        assert stats.conn.execute("SELECT count(*) FROM inventory_audits WHERE last_audit IS NULL").fetchone() == (1,)
+        owner.execute(
+            """CREATE FUNCTION two.trap(int) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+                IF session_user <> current_user OR current_setting('is_superuser') = 'on' THEN
+                    RAISE 'trapped as %', current_user; END IF; RETURN true; END $$;
+            CREATE TABLE two.inventory_audit (run_id int, kind text, finished_at text, discrepancies text);
+            INSERT INTO two.inventory_audit VALUES (1, 'audit', 'yesterday', 'none');
+            ALTER TABLE two.inventory_audit ENABLE ROW LEVEL SECURITY;
+            CREATE POLICY p ON two.inventory_audit USING (two.trap(run_id));
+            ALTER TABLE two.inventory_audit FORCE ROW LEVEL SECURITY"""
+        )
+    rows = stats.conn.execute("SELECT stock_table, last_audit IS NULL FROM inventory_audits ORDER BY 1").fetchall()
+    assert rows == [("public.inventory", False), ("two.inventory", True)]
