@@ -74,7 +74,7 @@ type OfItem = (&'static str, String, String, Value);
 fn of_items(stock: &Attachment, memory: SharedMemory) -> Vec<OfItem> {
     let table = stock.oid.to_u32();
     let waited: Vec<Hot> = hot::read(memory, List::Waits).into_iter().filter(|hot| hot.table == table).collect();
-    let striped: HashSet<String> = stock.striped.keys().map(ToString::to_string).collect();
+    let striped: HashSet<String> = stock.striped().keys().map(ToString::to_string).collect();
     let is_hot = |hot: &&Hot| hot.count >= MANY_WAITS && hot.weight - hot.error >= MUCH_TIME;
     let hot = waited.iter().filter(is_hot).filter(|hot| !striped.contains(&hot.item)).map(|hot| {
         let seconds = (hot.weight - hot.error) as f64 / 1e9;
@@ -82,7 +82,8 @@ fn of_items(stock: &Attachment, memory: SharedMemory) -> Vec<OfItem> {
         ("stripe", hot.item.clone(), "Divide the item into stripes with stripe_inventory.".to_owned(), detail)
     });
     let of_table = |counted: &counters::Counted| counted.table == table;
-    let calls: u64 = counters::read(memory).iter().filter(|counted| of_table(counted)).map(|counted| counted.calls).sum();
+    let calls: u64 =
+        counters::read(memory).iter().filter(|counted| of_table(counted)).map(|counted| counted.calls).sum();
     let names: HashSet<&str> = waited.iter().map(|hot| hot.item.as_str()).collect();
     let quiet = striped.iter().filter(|item| calls >= MANY_CALLS && !names.contains(item.as_str())).map(|item| {
         let text = "Put the stripes of the item together with unstripe_inventory: no call waited for it.";

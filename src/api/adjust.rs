@@ -9,11 +9,11 @@ use crate::ledger::context::{CallContext, ContextText};
 use crate::pg::args::{KeyArg, Moment, NumericArg};
 use crate::pg::encoding::from_server;
 use crate::pg::report::finish;
+use crate::stats::function::Function;
+use crate::stats::meter::counted;
 use crate::stock::adjust::{self, Count};
 use crate::stock::amount::not_negative;
 use crate::stock::call::{Call, in_context, only};
-use crate::stats::function::Function;
-use crate::stats::meter::counted;
 use pgrx::pg_extern;
 use serde_json::{Value, json};
 
@@ -30,7 +30,9 @@ fn adjust_counted_item(
     let reason = ContextText::argument("p_reason", p_reason.map(from_server));
     let quantities = [p_counted_quantity.as_ref(), p_expected_quantity.as_ref()];
     let key = ContextText::argument("p_idempotency_key", p_idempotency_key.map(from_server));
-    finish(counted(Function::AdjustInventory, || in_context(reason, key, |context| count(p_inventory_id, quantities, p_counted_at, context))))
+    finish(counted(Function::AdjustInventory, || {
+        in_context(reason, key, |context| count(p_inventory_id, quantities, p_counted_at, context))
+    }))
 }
 
 fn count(

@@ -4,12 +4,13 @@ use crate::core::error::{Error, Result};
 use crate::pg::args::{AnyNumeric, Arg, KeyArg};
 use crate::pg::transaction::has_one_snapshot;
 use crate::statements::Statement;
+use crate::stats::function::Function;
+use crate::stats::meter::counted;
 use crate::stock::call::on_stock;
 use crate::stripes::striped;
 use crate::stripes::totals;
 use crate::table::attachment::Intent;
-use crate::stats::function::Function;
-use crate::stats::meter::counted;
+use crate::table::cache::learn_divided;
 use pgrx::pg_extern;
 
 /// Returns the exact committed quantity of an item, striped or not.
@@ -25,6 +26,7 @@ fn available(id: Option<KeyArg>) -> Result<AnyNumeric> {
         // The rights in force decide whether the item may be seen.
         let rows = stock.run(spi, Statement::ReadAvailable, &[Arg::item(&id)]);
         let shown = rows.get::<AnyNumeric>(0, c"quantity").ok_or_else(|| Error::unknown_item(&id))?;
+        learn_divided(spi, stock, &[])?;
         let is_striped = stock.stripes_of(&id).is_some();
         // In an older snapshot an item may have stripes that are merged by now, and the reverse.
         if !is_striped && !has_one_snapshot() {

@@ -9,11 +9,11 @@ use crate::pg::encoding::from_server;
 use crate::pg::jsonb::JsonbArg;
 use crate::pg::report::finish;
 use crate::pg::settings;
+use crate::stats::function::Function;
+use crate::stats::meter::counted;
 use crate::stock::call::{Call, in_context};
 use crate::stock::order;
 use crate::stock::shortage::OnShortage;
-use crate::stats::function::Function;
-use crate::stats::meter::counted;
 use pgrx::pg_extern;
 
 /// Deducts a whole order, all of it or nothing.
@@ -27,7 +27,9 @@ fn decrement_inventory_batch(
     let reference = ContextText::argument("p_reference", p_reference.map(from_server));
     let key = ContextText::argument("p_idempotency_key", p_idempotency_key.map(from_server));
     let on_shortage = p_on_shortage.map(from_server);
-    finish(counted(Function::DecrementInventoryBatch, || in_context(reference, key, |context| deduct(p_items, on_shortage, context))))
+    finish(counted(Function::DecrementInventoryBatch, || {
+        in_context(reference, key, |context| deduct(p_items, on_shortage, context))
+    }))
 }
 
 fn deduct(items: Option<JsonbArg>, on_shortage: Option<String>, context: CallContext) -> Result<String> {

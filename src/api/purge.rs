@@ -4,10 +4,10 @@ use crate::core::error::{Error, Result};
 use crate::ledger::requests;
 use crate::pg::args::Interval;
 use crate::pg::transaction::require_writable;
-use crate::table::cache;
-use crate::table::cursors;
 use crate::stats::function::Function;
 use crate::stats::meter::counted;
+use crate::table::cache;
+use crate::table::cursors;
 use pgrx::pg_extern;
 
 /// Deletes idempotency keys that are older than an interval.

@@ -9,9 +9,9 @@ use crate::pg::Oid;
 use crate::pg::args::{AnyNumeric, KeyArg, Moment, TableIterator, name, numeric};
 use crate::pg::encoding::{from_c, from_server, to_server};
 use crate::pg::report::finish;
-use crate::stock::call::in_context;
 use crate::stats::function::Function;
 use crate::stats::meter::counted;
+use crate::stock::call::in_context;
 use pgrx::pg_extern;
 use std::ffi::CStr;
 
@@ -56,7 +56,8 @@ fn audit_sales(
     ),
 > {
     let columns = [p_reference_column, p_item_column, p_quantity_column].map(|name| name.map(from_c));
-    let found = counted(Function::AuditSales, || compare(p_sales, columns, p_since)).unwrap_or_else(|error| error.raise());
+    let found =
+        counted(Function::AuditSales, || compare(p_sales, columns, p_since)).unwrap_or_else(|error| error.raise());
     TableIterator::new(found.into_iter().map(|found| {
         let Difference { kind, reference, item, sold, deducted, movements } = found;
         let [kind, reference, item] = [kind, &reference, &item].map(to_server);

@@ -8,11 +8,11 @@ use crate::ledger::context::{CallContext, ContextText};
 use crate::pg::args::{KeyArg, NumericArg};
 use crate::pg::encoding::from_server;
 use crate::pg::report::finish;
+use crate::stats::function::Function;
+use crate::stats::meter::counted;
 use crate::stock::amount;
 use crate::stock::call::{Call, in_context, only};
 use crate::stock::hold;
-use crate::stats::function::Function;
-use crate::stats::meter::counted;
 use pgrx::pg_extern;
 use serde_json::json;
 
@@ -26,7 +26,9 @@ fn restock_item(
 ) -> Vec<u8> {
     let reference = ContextText::argument("p_reference", p_reference.map(from_server));
     let key = ContextText::argument("p_idempotency_key", p_idempotency_key.map(from_server));
-    finish(counted(Function::RestockInventory, || in_context(reference, key, |context| restock(p_inventory_id, p_quantity.as_ref(), context))))
+    finish(counted(Function::RestockInventory, || {
+        in_context(reference, key, |context| restock(p_inventory_id, p_quantity.as_ref(), context))
+    }))
 }
 
 fn restock(id: Option<KeyArg>, quantity: Option<&NumericArg>, context: CallContext) -> Result<String> {

@@ -8,12 +8,12 @@ use crate::ledger::context::{CallContext, ContextText};
 use crate::pg::args::{KeyArg, NumericArg, UuidArg};
 use crate::pg::encoding::from_server;
 use crate::pg::report::finish;
+use crate::stats::function::Function;
+use crate::stats::meter::counted;
 use crate::stock::amount;
 use crate::stock::call::{Call, in_context, only};
 use crate::stock::sale;
 use crate::table::attachment::Attachment;
-use crate::stats::function::Function;
-use crate::stats::meter::counted;
 use pgrx::pg_extern;
 use serde_json::json;
 

@@ -1,6 +1,5 @@
 //! stripe_inventory and unstripe_inventory.
 
-use crate::attach::attach_table::note_striped;
 use crate::attach::triggers::guard_striped_stock;
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
@@ -14,12 +13,12 @@ use crate::pg::relation::has_pending_triggers;
 use crate::pg::report::finish;
 use crate::pg::spi::Connection;
 use crate::pg::transaction::require_writable;
-use crate::stock::call::{Call, in_context, only, require_no_other};
-use crate::stripes::layout::{MAX_STRIPES, divide, merge};
-use crate::table::attachment::Attachment;
-use crate::table::cache;
 use crate::stats::function::Function;
 use crate::stats::meter::counted;
+use crate::stock::call::{Call, in_context, only, require_no_other};
+use crate::stripes::layout::{MAX_STRIPES, divide, merge, note_striped};
+use crate::table::attachment::Attachment;
+use crate::table::cache;
 use pgrx::pg_extern;
 use serde_json::{Value, json};
 use std::ffi::CStr;
@@ -28,14 +27,18 @@ use std::ffi::CStr;
 #[pg_extern(sql = false)]
 fn stripe_item(p_inventory_id: Option<KeyArg>, p_stripes: Option<i32>) -> Vec<u8> {
     let (reference, key) = (ContextText::nothing(), ContextText::nothing());
-    finish(counted(Function::StripeInventory, || in_context(reference, key, |context| stripe(p_inventory_id, p_stripes, context))))
+    finish(counted(Function::StripeInventory, || {
+        in_context(reference, key, |context| stripe(p_inventory_id, p_stripes, context))
+    }))
 }
 
 /// Merges the stripes of an item back into its row of the stock table.
 #[pg_extern(sql = false)]
 fn unstripe_item(p_inventory_id: Option<KeyArg>) -> Vec<u8> {
     let (reference, key) = (ContextText::nothing(), ContextText::nothing());
-    finish(counted(Function::UnstripeInventory, || in_context(reference, key, |context| unstripe(p_inventory_id, context))))
+    finish(counted(Function::UnstripeInventory, || {
+        in_context(reference, key, |context| unstripe(p_inventory_id, context))
+    }))
 }
 
 fn stripe(id: Option<KeyArg>, stripes: Option<i32>, context: CallContext) -> Result<String> {
@@ -78,7 +81,7 @@ fn alone(
     context: CallContext,
     key: &str,
     arguments: impl FnOnce(&ItemId, Option<&str>) -> Value,
-    act: impl FnOnce(&Connection, &Attachment, &ItemId) -> Result<Value>,
+    act: impl Fn(&Connection, &Attachment, &ItemId) -> Result<Value>,
 ) -> Result<String> {
     require_writable(command);
     require_no_other(function.name())?;

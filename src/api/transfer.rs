@@ -9,11 +9,11 @@ use crate::ledger::context::{CallContext, ContextText};
 use crate::pg::args::{KeyArg, NumericArg};
 use crate::pg::encoding::from_server;
 use crate::pg::report::finish;
+use crate::stats::function::Function;
+use crate::stats::meter::counted;
 use crate::stock::amount;
 use crate::stock::call::{Call, in_context};
 use crate::stock::transfer::shift;
-use crate::stats::function::Function;
-use crate::stats::meter::counted;
 use pgrx::pg_extern;
 use serde_json::json;
 
@@ -28,7 +28,9 @@ fn transfer_items(
 ) -> Vec<u8> {
     let reference = ContextText::argument("p_reference", p_reference.map(from_server));
     let key = ContextText::argument("p_idempotency_key", p_idempotency_key.map(from_server));
-    finish(counted(Function::TransferInventory, || in_context(reference, key, |context| transfer([p_from, p_to], p_quantity.as_ref(), context))))
+    finish(counted(Function::TransferInventory, || {
+        in_context(reference, key, |context| transfer([p_from, p_to], p_quantity.as_ref(), context))
+    }))
 }
 
 fn transfer([from, to]: [Option<KeyArg>; 2], quantity: Option<&NumericArg>, context: CallContext) -> Result<String> {

@@ -24,7 +24,7 @@ use crate::stock::call::require_no_other;
 use crate::table::cache::describe_configured;
 use crate::table::catalog::{self, ColumnDescription, Columns, Description, RelationKind};
 use crate::table::configuration::{
-    CATALOG_PATH, Configuration, Configured, configuration, configured, configured_with, is_subscribed, striped_tables,
+    CATALOG_PATH, Configuration, Configured, configuration, configured, configured_with, is_subscribed,
 };
 use crate::table::cursors;
 use crate::table::health;
@@ -238,19 +238,6 @@ fn record(
 /// Refuses a transaction whose statements see one snapshot: openings are made of the rows that it shows.
 pub fn require_new_snapshots(function: &'static str) -> Result<()> {
     if has_one_snapshot() { Err(Error::one_snapshot(function)) } else { Ok(()) }
-}
-
-/// Notes that a table has stripes: the totals worker looks at such tables alone.
-pub fn note_striped(spi: &Connection, table: Oid) -> Result<()> {
-    let configuration = configuration()?;
-    let noted = configuration
-        .writing(|| spi.once(&statements::set_striped(&configuration.relation), &[Arg::owned(table)]).count() > 0)?;
-    let owner = relation::owner(table).ok_or_else(|| Error::no_table(table.to_u32()))?;
-    // A table that was attached after the snapshot of the transaction is not seen.
-    if noted || striped_tables(spi, &configuration, owner)?.contains(&table) {
-        return Ok(());
-    }
-    Err(Error::one_snapshot("stripe_inventory"))
 }
 
 fn warn(table: &Description) {

@@ -73,7 +73,7 @@ fn merge_stripes(spi: &Connection, configured: &Configured, table: &Description)
         health::require_writable_by_caller(health::objection(&facts, table.owner), table.owner)
     };
     match cache::attached(table.oid) {
-        Ok(stock) if stock.require_healthy().is_ok() && (stock.striped.is_empty() || allowed().is_ok()) => {
+        Ok(stock) if stock.require_healthy().is_ok() && (!stock.has_striped() || allowed().is_ok()) => {
             layout::merge_all(spi, &stock)?;
             triggers::drop_from_stock(spi, table)?;
             companions::note_name(spi, table, &configured.companions)

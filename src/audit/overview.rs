@@ -28,7 +28,8 @@ pub struct Newest {
 pub fn newest() -> Result<Vec<Newest>> {
     let mut audits = Vec::new();
     for table in choice::all()? {
-        let ledger = connected(|spi| configured(spi, &configuration()?, table))?.and_then(|row| row.companions.movements);
+        let ledger =
+            connected(|spi| configured(spi, &configuration()?, table))?.and_then(|row| row.companions.movements);
         let (Some(ledger), Some(owner)) = (ledger, relation::owner(table)) else { continue };
         let read = in_subtransaction(|| {
             let runs = LedgerHome::of_ledger(ledger)?.owned(RUNS_SUFFIX, owner)?;

@@ -13,6 +13,7 @@ use crate::core::movement::MovementKind;
 use crate::ledger::attribution::Act;
 use crate::pg::Oid;
 use crate::pg::transaction::{AtEnd, Subtransaction, subtransaction};
+use crate::stats::divisions;
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -160,7 +161,7 @@ pub fn drain_until(stock: Oid, command: u32, write: impl FnOnce(Vec<Note>)) {
 
 /// The work of the buffers at the ends of transactions.
 pub fn at_end() -> AtEnd {
-    AtEnd { before_commit, ended: transaction_ended, subtransaction_aborted }
+    AtEnd { before_commit, ended: transaction_ended, over: divisions::over, subtransaction_aborted }
 }
 
 /// Refuses a commit with notes left: the trigger at the end of the statement did not fire.

@@ -12,9 +12,9 @@ use crate::pg::heap::{Heap, NewRow, TupleId};
 use crate::pg::role::may_insert;
 use crate::pg::transaction;
 use crate::pg::types::SqlType;
+use crate::stats::meter;
 use crate::table::attachment::Attachment;
 use crate::table::native::{LedgerColumns, Native};
-use crate::stats::meter;
 
 /// The most movements that are written at once, to bound their memory.
 const MOST: usize = 1_000;

@@ -12,8 +12,8 @@ use crate::pg::failpoint::{self, Point};
 use crate::pg::lock::lock_for_writing;
 use crate::pg::spi::{Connection, connected};
 use crate::statements::{Statement, requests};
-use crate::table::attachment::Attachment;
 use crate::stats::meter;
+use crate::table::attachment::Attachment;
 use std::collections::HashSet;
 
 /// A call as its retries must repeat it.

@@ -10,8 +10,8 @@ use crate::pg::role::Acting;
 use crate::pg::spi::{Connection, connected};
 use crate::pg::transaction;
 use crate::statements::Statement;
-use crate::table::attachment::Attachment;
 use crate::stats::meter;
+use crate::table::attachment::Attachment;
 use std::rc::Rc;
 
 /// Runs one statement that adds to the ledger, as its owner.

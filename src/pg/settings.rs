@@ -82,6 +82,9 @@ static LOG_LOCK_WAIT: GucSetting<i32> = GucSetting::<i32>::new(-1);
 // on: PostgreSQL logs every error; a shop that sells out may not want half a kilobyte for each refusal.
 static LOG_REFUSALS: GucSetting<bool> = GucSetting::<bool>::new(true);
 
+// off: a striped item has its total in its row a little late, which a shop must know of.
+static AUTO_STRIPE: GucSetting<bool> = GucSetting::<bool>::new(false);
+
 // Unset: no place stops a backend.
 #[cfg(feature = "failpoints")]
 static FAILPOINT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
@@ -152,6 +155,11 @@ pub fn log_lock_wait() -> Option<f64> {
 /// Whether refusals of a shortage are in the server's log.
 pub fn log_refusals() -> bool {
     LOG_REFUSALS.get()
+}
+
+/// Whether contended items are divided into stripes by themselves.
+pub fn auto_stripe() -> bool {
+    AUTO_STRIPE.get()
 }
 
 fn text(setting: &GucSetting<Option<CString>>) -> Option<String> {
@@ -236,7 +244,13 @@ fn define_statistics() {
             &LOG_REFUSALS,
         ),
     ];
-    for (name, short, long, setting) in flags {
+    let auto_stripe = (
+        c"inventory_ext.auto_stripe",
+        c"Whether an item that many calls wait for is divided into stripes by itself.",
+        c"Its stripes are put together again when it is quiet.",
+        &AUTO_STRIPE,
+    );
+    for (name, short, long, setting) in flags.into_iter().chain([auto_stripe]) {
         GucRegistry::define_bool_guc(name, short, long, setting, GucContext::Suset, GucFlags::default());
     }
     GucRegistry::define_int_guc(

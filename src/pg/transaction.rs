@@ -16,6 +16,8 @@ pub struct AtEnd {
     pub before_commit: fn() -> Result<(), Box<Error>>,
     /// Where a transaction has ended.
     pub ended: fn(),
+    /// Where a transaction has committed, aborted, or was prepared: true.
+    pub over: fn(bool),
     /// Where a subtransaction has aborted, and with it those that began after it.
     pub subtransaction_aborted: fn(Subtransaction),
 }
@@ -36,12 +38,19 @@ pub fn register(at_end: AtEnd) {
 
 #[pg_guard]
 unsafe extern "C-unwind" fn transaction_ends(event: pg_sys::XactEvent::Type, _nothing: *mut std::ffi::c_void) {
-    use pg_sys::XactEvent::{XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE};
+    use pg_sys::XactEvent::{
+        XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE, XACT_EVENT_PREPARE,
+    };
     let Some(at_end) = AT_END.get() else { return };
     if event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE {
         (at_end.before_commit)().unwrap_or_else(|error| error.raise());
     }
     (at_end.ended)();
+    match event {
+        XACT_EVENT_COMMIT | XACT_EVENT_ABORT => (at_end.over)(false),
+        XACT_EVENT_PREPARE => (at_end.over)(true),
+        _ => {}
+    }
 }
 
 #[pg_guard]

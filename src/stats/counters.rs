@@ -101,7 +101,7 @@ fn place_of_sqlstate(words: &[AtomicU64], sqlstate: u32) -> usize {
 }
 
 /// Whether a word has this value, which it gets where it has none.
-fn claim(word: &AtomicU64, value: u64) -> bool {
+pub(super) fn claim(word: &AtomicU64, value: u64) -> bool {
     match word.load(Ordering::Relaxed) {
         0 => match word.compare_exchange(0, value, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => true,
@@ -134,13 +134,19 @@ fn place(memory: SharedMemory, table: u32, function: Function) -> Option<usize> 
 }
 
 /// Every place once, from that of a hash on.
-fn probe(key: u64, places: usize) -> impl Iterator<Item = usize> {
+pub(super) fn probe(key: u64, places: usize) -> impl Iterator<Item = usize> {
     let first = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize;
     (0..places).map(move |step| (first + step) % places)
 }
 
-fn key_of_table(table: u32) -> u64 {
+pub(super) fn key_of_table(table: u32) -> u64 {
     u64::from(database().to_u32()) << 32 | u64::from(table)
+}
+
+/// The words of a stock table; None where there is no room for more tables.
+pub(super) fn words_of_table(memory: SharedMemory, table: u32) -> Option<&'static [AtomicU64]> {
+    let begin = FIRST_TABLE + place_of_table(memory, table)? * TABLE_WORDS;
+    Some(&memory.words[begin..begin + TABLE_WORDS])
 }
 
 fn place_of_table(memory: SharedMemory, table: u32) -> Option<usize> {

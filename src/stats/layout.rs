@@ -14,8 +14,12 @@ pub const SQLSTATES: usize = 12;
 pub const TEXT_WORDS: usize = 9;
 
 const HEADER_WORDS: usize = 8;
-/// The words of a table: its key, and when its counters were last reset.
-pub const TABLE_WORDS: usize = 2;
+/// The words of a table: its key, when its counters were last reset, and two of `stats::divisions`.
+pub const TABLE_WORDS: usize = 4;
+/// The items whose contention is watched, to divide them.
+pub const WATCHED: usize = 256;
+/// The words of such an item.
+pub const WATCHED_WORDS: usize = 8;
 /// The words of an entry: figures, SQLSTATEs, two histograms.
 pub const ENTRY_WORDS: usize = 16 + 2 * (SQLSTATES + 1) + 2 * histogram::BUCKETS;
 /// The words of a hot item.
@@ -31,8 +35,10 @@ pub const FIRST_TABLE: usize = HEADER_WORDS;
 pub const FIRST_ENTRY: usize = FIRST_TABLE + TABLES * TABLE_WORDS;
 /// Where the lists of hot items begin.
 pub const FIRST_HOT: usize = FIRST_ENTRY + ENTRIES * ENTRY_WORDS;
+/// Where the watched items begin.
+pub const FIRST_WATCHED: usize = FIRST_HOT + 2 * MOST_HOT * HOT_WORDS;
 /// Where the backends begin.
-pub const FIRST_WAIT: usize = FIRST_HOT + 2 * MOST_HOT * HOT_WORDS;
+pub const FIRST_WAIT: usize = FIRST_WATCHED + WATCHED * WATCHED_WORDS;
 
 /// The number of words for so many backends.
 pub fn size(backends: usize) -> usize {

@@ -4,7 +4,9 @@
 //! words that are added to when a call has ended, however it ended; they survive a rollback, and begin at zero when the
 //! server does. Who reads them while calls run may see some figures of a call before others.
 
+pub mod contention;
 pub mod counters;
+pub mod divisions;
 pub mod function;
 pub mod histogram;
 pub mod hot;

@@ -58,7 +58,7 @@ pub fn set(spi: &Connection, stock: &Attachment, id: &ItemId, count: &Count) -> 
         };
         return Ok(with_stripe(result(id, old_quantity, new_quantity, delta), Some(stripe)));
     }
-    let Locked { stored, place } = rows::lock_one(spi, stock, id)?;
+    let Locked { stored, place, .. } = rows::lock_one(spi, stock, id)?;
     let old_quantity = match stored {
         Ok(quantity) => quantity,
         Err(stored) if count.moment.is_none() => return repair(spi, stock, id, &stored, count.counted, count.expected),

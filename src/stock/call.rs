@@ -9,12 +9,13 @@ use crate::ledger::recorder::recording;
 use crate::ledger::requests::{self, Request};
 use crate::pg::role::current_role;
 use crate::pg::spi::{Connection, connected};
+use crate::pg::transaction::check_interrupts;
+use crate::stats::function::Function;
+use crate::stats::meter;
 use crate::stripes::totals;
 use crate::table::attachment::{Attachment, Intent};
 use crate::table::cache;
 use crate::table::cursors;
-use crate::stats::function::Function;
-use crate::stats::meter;
 
 /// The function that is called, and how the ledger records it.
 pub struct Call {
@@ -72,14 +73,14 @@ impl Call {
         resolve: impl FnOnce(&Attachment) -> Result<T>,
         items: impl FnOnce(&T) -> Vec<ItemId>,
         arguments: impl FnOnce(&T) -> String,
-        act: impl FnOnce(&Connection, &Attachment, &T) -> Result<String>,
+        act: impl Fn(&Connection, &Attachment, &T) -> Result<String>,
     ) -> Result<String> {
         let role = current_role();
         on_stock(Intent::Change, |spi, stock| {
             let named = resolve(stock)?;
             let recorded = || {
                 let extent = (self.kind, self.extent);
-                recording(stock, extent, &self.context, role, || act(spi, stock, &named))
+                recording(stock, extent, &self.context, role, || until_settled(|| act(spi, stock, &named)))
             };
             match &self.context.key {
                 None => recorded(),
@@ -90,6 +91,17 @@ impl Call {
                 }
             }
         })
+    }
+}
+
+/// Acts again where another session, or this one, has divided an item after it was looked for in its row. Nothing was
+/// written by then, and what was locked stays locked.
+fn until_settled(act: impl Fn() -> Result<String>) -> Result<String> {
+    loop {
+        match act() {
+            Err(error) if error.is_division() => check_interrupts(),
+            result => return result,
+        }
     }
 }
 

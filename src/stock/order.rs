@@ -3,7 +3,7 @@
 //! Lock order: the idempotency key (before this module is called), then rows of the stock table by id ascending, then
 //! the striped items among the lines, in the same order. However many lines, the rows are locked by one statement.
 
-use crate::core::error::Result;
+use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
 use crate::core::json::{spaced, stripe_key};
 use crate::core::order_lines::Line;
@@ -12,6 +12,7 @@ use crate::pg::heap;
 use crate::pg::spi::Connection;
 use crate::stock::change::{self, Change};
 use crate::stock::shortage::{self, Lines, OnShortage, Supply};
+use crate::stripes::automatic;
 use crate::stripes::striped::{Held, Striped};
 use crate::table::attachment::Attachment;
 use crate::table::rows::{self, Locked};
@@ -67,11 +68,19 @@ fn hold(spi: &Connection, stock: &Attachment, lines: &[Line], on_shortage: OnSho
     let mut lots = HashMap::with_capacity(lines.len());
     if !in_rows.is_empty() {
         let ids: Vec<ItemId> = in_rows.into_iter().map(|line| line.id.clone()).collect();
-        let lot = |Locked { stored, place }| match stored {
+        let lot = |Locked { stored, place, .. }| match stored {
             Ok(available) => Lot::Held { available, stripe: None, row: place },
             Err(stored) => Lot::Unreadable(stored),
         };
-        lots.extend(rows::lock(spi, stock, &ids)?.into_iter().map(|(id, locked)| (id, lot(locked))));
+        let locked = rows::lock(spi, stock, &ids)?;
+        for (id, row) in locked.iter().filter(|(_, row)| row.waited) {
+            if let Ok(available) = row.stored
+                && automatic::divide_contended(spi, stock, id, available)?
+            {
+                return Err(Error::divided());
+            }
+        }
+        lots.extend(locked.into_iter().map(|(id, locked)| (id, lot(locked))));
     }
     striped.sort_unstable_by_key(|line| &line.id);
     for Line { id, quantity, .. } in striped {

@@ -16,11 +16,13 @@ use crate::ledger::heap_writer;
 use crate::pg::args::{Arg, NumericArg};
 use crate::pg::spi::{Connection, Rows};
 use crate::statements::Statement;
+use crate::stats::waits::{self, Target};
 use crate::stock::shortage;
+use crate::stripes::automatic;
 use crate::stripes::striped::Striped;
 use crate::table::attachment::Attachment;
+use crate::table::cache::learn_divided;
 use crate::table::rows;
-use crate::stats::waits::{self, Target};
 
 /// Sells a quantity of an item, and returns the result as JSON. `argument` is the quantity as it was passed.
 pub fn sell(
@@ -76,25 +78,31 @@ impl<'a> Sale<'a> {
         for _ in 0..2 {
             let statement = self.stock.by_strength(Statement::LockEnough, Statement::LockEnoughNoKey);
             let lock = || self.stock.run(self.spi, statement, &[Arg::item(self.id), self.bound]);
-            let (locked, _) = waits::taking(self.stock.oid, Target::Item(self.id), lock);
+            let (locked, waited) = waits::taking(self.stock.oid, Target::Item(self.id), lock);
             if locked.count() > 0 {
-                return self.decide(locked);
+                return self.decide(locked, waited.is_some());
             }
             self.look()?;
         }
         let statement = self.stock.by_strength(Statement::LockItem, Statement::LockItemNoKey);
         let lock = || self.stock.run(self.spi, statement, &[Arg::item(self.id)]);
-        let (locked, _) = waits::taking(self.stock.oid, Target::Item(self.id), lock);
+        let (locked, waited) = waits::taking(self.stock.oid, Target::Item(self.id), lock);
         if locked.count() == 0 {
             return Err(Error::unknown_item(self.id));
         }
-        self.decide(locked)
+        self.decide(locked, waited.is_some())
     }
 
-    /// Refuses a shortage of a locked row.
-    fn decide(&self, locked: Rows<'a>) -> Result<(Rows<'a>, Quantity)> {
+    /// Refuses a shortage of a locked row. An item that is divided, or is to be, is sold from its stripes.
+    fn decide(&self, locked: Rows<'a>, waited: bool) -> Result<(Rows<'a>, Quantity)> {
+        if learn_divided(self.spi, self.stock, std::slice::from_ref(self.id))? {
+            return Err(Error::divided());
+        }
         let available = self.read(&locked)?;
         shortage::require(self.id, available, self.requested)?;
+        if waited && automatic::divide_contended(self.spi, self.stock, self.id, available)? {
+            return Err(Error::divided());
+        }
         Ok((locked, available))
     }
 
@@ -107,6 +115,9 @@ impl<'a> Sale<'a> {
         };
         let available = rows::readable(self.id, stored)?;
         let decided = shortage::require_unlocked(self.spi, self.stock, self.id, available, self.requested);
+        if decided.is_err() && learn_divided(self.spi, self.stock, std::slice::from_ref(self.id))? {
+            return Err(Error::divided());
+        }
         *self.stock.seen_short.borrow_mut() = decided.is_err().then(|| self.id.clone());
         decided
     }

@@ -64,7 +64,7 @@ fn hold_both(
     let (source_side, target_side) = (side(from)?, side(to)?);
     let source = || -> Result<Place> {
         match source_side {
-            Side::Row(Locked { stored, place }) => {
+            Side::Row(Locked { stored, place, .. }) => {
                 let available = rows::readable(from, stored)?;
                 shortage::require(from, available, moved)?;
                 Ok(Place::row(from, place, available))
@@ -77,7 +77,7 @@ fn hold_both(
     };
     let target = || -> Result<Place> {
         match target_side {
-            Side::Row(Locked { stored, place }) => Ok(Place::row(to, place, rows::readable(to, stored)?)),
+            Side::Row(Locked { stored, place, .. }) => Ok(Place::row(to, place, rows::readable(to, stored)?)),
             Side::Striped(striped) => hold::any_stripe(&striped),
         }
     };

@@ -6,8 +6,10 @@
 use crate::core::error::{Error, Result};
 use crate::core::quantity::differ;
 use crate::ledger::attribution;
+use crate::pg::spi::connected;
 use crate::pg::trigger::{Firing, Operation};
 use crate::table::attachment::Attachment;
+use crate::table::cache::learn_divided;
 use crate::table::fired;
 
 /// Decides for a guard on a companion; `refusal` makes the error.
@@ -36,7 +38,10 @@ pub fn passage(firing: &Firing, stock: &Attachment) -> Result<Passage> {
         let id = firing.first_row().item(&stock.id_name)?;
         return if stock.is_away(&id) { Err(Error::striped_item(&id)) } else { Ok(Passage::Stock) };
     }
-    if stock.striped.is_empty() && !attribution::is_writing_totals() {
+    if stock.may_be_divided() {
+        connected(|spi| learn_divided(spi, stock, &[]))?;
+    }
+    if !stock.has_striped() && !attribution::is_writing_totals() {
         return Ok(Passage::Stock);
     }
     let first = firing.first_row();

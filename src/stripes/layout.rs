@@ -11,14 +11,18 @@ use crate::ledger::attribution::{self, Extent};
 use crate::ledger::context::CallContext;
 use crate::ledger::recorder::recording;
 use crate::ledger::writer::record_item;
+use crate::pg::Oid;
 use crate::pg::args::Arg;
 use crate::pg::invalidation;
+use crate::pg::relation;
 use crate::pg::role::{act_as_unfiltered, current_role};
 use crate::pg::spi::Connection;
 use crate::pg::types::SqlType;
+use crate::statements::attach as attach_statements;
 use crate::statements::layout;
 use crate::stripes::striped::sum_in_snapshot;
 use crate::table::attachment::Attachment;
+use crate::table::configuration::{configuration, striped_tables};
 use crate::table::rows;
 
 /// The most stripes of one item.
@@ -26,10 +30,10 @@ pub const MAX_STRIPES: i16 = 256;
 
 /// Merges all striped items of a healthy attachment; for detach, which holds the table alone.
 pub fn merge_all(spi: &Connection, stock: &Attachment) -> Result<()> {
-    if stock.striped.is_empty() {
+    if !stock.has_striped() {
         return Ok(());
     }
-    let ids: Vec<ItemId> = stock.striped.keys().cloned().collect();
+    let ids: Vec<ItemId> = stock.striped().keys().cloned().collect();
     let context = CallContext::of_session()?;
     let role = current_role();
     let _acting = act_as_unfiltered(stock.owner, &stock.search_path);
@@ -38,6 +42,17 @@ pub fn merge_all(spi: &Connection, stock: &Attachment) -> Result<()> {
         let there = rows::lock(spi, stock, &ids)?;
         there.keys().try_for_each(|id| merge(spi, stock, id).map(|_| ()))
     })
+}
+
+/// Merges one striped item; for a transaction that has the table alone.
+pub fn merge_one(spi: &Connection, stock: &Attachment, id: &ItemId) -> Result<()> {
+    let context = CallContext::of_session()?;
+    let role = current_role();
+    let _acting = act_as_unfiltered(stock.owner, &stock.search_path);
+    let merged = || merge(spi, stock, id).map(|_| ());
+    recording(stock, (MovementKind::Transfer, Extent::ManyRows), &context, role, merged)?;
+    invalidation::announce_change(stock.companions.stripes);
+    Ok(())
 }
 
 /// Locks an item that no session sells, merges its stripes into its row where it has some, and returns its quantity.
@@ -108,4 +123,18 @@ pub fn divide(spi: &Connection, stock: &Attachment, id: &ItemId, total: Quantity
         return Ok(total);
     }
     Err(Error::verification_failed(id, total, kept, None::<Quantity>))
+}
+
+/// Notes that a table has stripes: the totals worker looks at such tables alone.
+pub fn note_striped(spi: &Connection, table: Oid) -> Result<()> {
+    let configuration = configuration()?;
+    let noted = configuration.writing(|| {
+        spi.once(&attach_statements::set_striped(&configuration.relation), &[Arg::owned(table)]).count() > 0
+    })?;
+    let owner = relation::owner(table).ok_or_else(|| Error::no_table(table.to_u32()))?;
+    // A table that was attached after the snapshot of the transaction is not seen.
+    if noted || striped_tables(spi, &configuration, owner)?.contains(&table) {
+        return Ok(());
+    }
+    Err(Error::one_snapshot("stripe_inventory"))
 }

@@ -1,5 +1,6 @@
 //! Hot items: their stock is divided into stripes, and a background worker keeps the totals in their rows up to date.
 
+pub mod automatic;
 pub mod guard;
 pub mod layout;
 mod rebalance;

@@ -18,6 +18,7 @@ use crate::pg::spi::{Connection, Rows, Snapshot};
 use crate::pg::transaction::has_one_snapshot;
 use crate::pg::types::SqlType;
 use crate::statements::Statement;
+use crate::stats::contention;
 use crate::stats::waits::{self, Target};
 use crate::stripes::totals;
 use crate::table::attachment::Attachment;
@@ -212,6 +213,7 @@ impl<'a> Striped<'a> {
     pub fn change(&self, held: &Held<'_>, delta: Quantity) -> Result<Quantity> {
         let delta = at_scale(self.stock, delta);
         held.quantity.checked_add(delta).ok_or_else(|| Error::overflow(&self.id, held.quantity, delta))?;
+        contention::sold(self.stock.oid, &self.id);
         let step = heap_writer::RowWrite {
             id: &self.id,
             stripe: Some(held.stripe),

@@ -21,6 +21,7 @@ use crate::pg::spi::{Connection, Rows, connected};
 use crate::pg::transaction::is_standby;
 use crate::pg::worker::{self, Look, Start, Work};
 use crate::statements::Statement;
+use crate::stripes::automatic;
 use crate::table::attachment::Attachment;
 use crate::table::cache;
 use crate::table::configuration::{configuration, stripe_tables, striped_tables};
@@ -44,7 +45,7 @@ thread_local! {
 
 /// Starts a worker where totals lag and there is none: it was killed, or the server was stopped.
 pub fn revive_worker(stock: &Attachment) -> Result<()> {
-    if stock.striped.is_empty() || worker::is_this_process() || is_standby() {
+    if !stock.has_striped() || worker::is_this_process() || is_standby() {
         return Ok(());
     }
     if stock.looked.get().is_some_and(|last| last.elapsed() < REVIVAL) {
@@ -126,14 +127,15 @@ fn look(owner: Oid, table: Oid) -> Look {
         return Look::Unchanged;
     }
     let Some(stock) = striped_stock(table).filter(|stock| stock.owner == owner) else { return Look::Unchanged };
-    let look = connected(|spi| update(spi, &stock)).unwrap_or_else(|error| error.raise());
+    let work = |spi: &Connection| update(spi, &stock).and_then(|look| automatic::merge_quiet(spi, &stock, look));
+    let look = connected(work).unwrap_or_else(|error| error.raise());
     // Once more, while the transaction still has the lock.
     Lock::of_worker(owner).take_for_session();
     look
 }
 
 fn striped_stock(table: Oid) -> Option<Rc<Attachment>> {
-    let stock = cache::attached(table).ok().filter(|stock| !stock.striped.is_empty())?;
+    let stock = cache::attached(table).ok().filter(|stock| stock.has_striped())?;
     // Code that must not run as the owner would run here.
     (stock.require_healthy().is_ok() && stock.require_trusted_code().is_ok()).then_some(stock)
 }
@@ -155,7 +157,7 @@ fn end(owner: Oid) -> bool {
             return Ok(false);
         }
         for stock in stocks {
-            if is_lagging(spi, &stock)? {
+            if is_lagging(spi, &stock)? || automatic::has_divided(&stock) {
                 return Ok(false);
             }
         }

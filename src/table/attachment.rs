@@ -20,12 +20,14 @@ use crate::pg::settings::{self, RowLock};
 use crate::pg::spi::{Connection, Plan, Rows, Snapshot};
 use crate::pg::trigger::{Firing, Operation};
 use crate::statements::{Names, Statement};
+use crate::stats::divisions::{self, Known};
 use crate::table::catalog::Description;
 use crate::table::configuration::CompanionOids;
 use crate::table::native::Native;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
+use std::rc::Rc;
 use std::time::Instant;
 
 const PLANS: usize = Statement::ALL.len();
@@ -58,8 +60,8 @@ pub struct Attachment {
     pub search_path: CString,
     /// The tables that belong to it.
     pub companions: CompanionOids,
-    /// The striped items, and how many stripes each has.
-    pub striped: StripeCounts,
+    /// The striped items, as far as this session knows.
+    pub division: RefCell<Division>,
     /// Items with stripes and without a row: their partition is detached.
     pub away: HashSet<ItemId>,
     /// The item that a sale of this session found short last.
@@ -83,6 +85,15 @@ pub struct Attachment {
 
 /// The striped items, each with the number of its stripes.
 pub type StripeCounts = HashMap<ItemId, i16>;
+
+/// What a session knows of the stripes of a table.
+#[derive(Clone)]
+pub struct Division {
+    /// The striped items.
+    pub striped: Rc<StripeCounts>,
+    /// As of when.
+    pub known: Known,
+}
 
 /// Kept plans, apart for statements with and without forced row-level security: PostgreSQL does not plan again for
 /// that.
@@ -170,7 +181,26 @@ impl Attachment {
 
     /// How many stripes an item has; None where it is not striped.
     pub fn stripes_of(&self, id: &ItemId) -> Option<i16> {
-        if self.striped.is_empty() { None } else { self.striped.get(id).copied() }
+        let division = self.division.borrow();
+        if division.striped.is_empty() { None } else { division.striped.get(id).copied() }
+    }
+
+    /// All striped items.
+    pub fn striped(&self) -> Rc<StripeCounts> {
+        Rc::clone(&self.division.borrow().striped)
+    }
+
+    /// Whether any item is striped.
+    pub fn has_striped(&self) -> bool {
+        !self.division.borrow().striped.is_empty()
+    }
+
+    /// Whether another session may have divided an item that this one does not know of; see `stats::divisions`.
+    pub fn may_be_divided(&self) -> bool {
+        let known = self.division.borrow().known;
+        !self.names.partitioned
+            && known != Known::Never
+            && (known == Known::Unsettled || known != divisions::state(self.oid))
     }
 
     /// Whether an item has stripes and its row is in a partition that is detached.

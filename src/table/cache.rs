@@ -20,13 +20,14 @@ use crate::pg::trigger::Firing;
 use crate::pg::types::SqlType;
 use crate::pg::writability::StockColumns;
 use crate::statements::{Names, catalog as statements};
-use crate::table::attachment::{Attachment, Plans, StripeCounts, USER_SCHEMA, part_of, pinned_path};
+use crate::stats::divisions;
+use crate::stats::meter;
+use crate::table::attachment::{Attachment, Division, Plans, StripeCounts, USER_SCHEMA, part_of, pinned_path};
 use crate::table::catalog::{self, ColumnDescription, Columns, Description, RelationKind};
 use crate::table::choice;
 use crate::table::configuration::{Configured, configuration, configured, configured_with};
 use crate::table::health;
 use crate::table::native;
-use crate::stats::meter;
 use serde_json::json;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -241,6 +242,7 @@ fn build(
     let companions = Companions::read(&configured, &table, columns.id_type)?;
     require_plain_schema(&table)?;
     let search_path = pinned_path(&table);
+    let known = divisions::state(table.oid);
     let (striped, away) = striped_items(spi, &companions.stripes, &table, (&columns.id.quoted, &search_path))?;
     let facts = health::stock_facts(table.oid);
     let refusal = require_unrelated(spi, &table)
@@ -285,7 +287,7 @@ fn build(
         forced_rls: stock.forced_rls,
         search_path,
         companions: configured.companions,
-        striped,
+        division: RefCell::new(Division { striped: Rc::new(striped), known }),
         away,
         seen_short: RefCell::new(None),
         looked: Cell::new(None),
@@ -351,6 +353,25 @@ fn refusal(configured: &Configured, table: &Description, facts: &[Facts], stripe
     health::is_the_attached_table(configured, &table.name)
         .and_then(|()| health::ours_in_force(stock, Part::Stock, kinds))
         .and_then(|()| health::partitions_in_force(partitions, kinds))
+}
+
+/// Reads the striped items of a stock table anew, where another session may have divided one; returns whether one of
+/// these is striped that was not.
+pub fn learn_divided(spi: &Connection, stock: &Attachment, ids: &[ItemId]) -> Result<bool> {
+    if !stock.may_be_divided() {
+        return Ok(false);
+    }
+    let known = divisions::state(stock.oid);
+    let _acting = act_as_unfiltered(stock.owner, &stock.search_path);
+    let rows = spi.once_latest(&statements::striped_items(&stock.names.stripes, None), &[]);
+    let mut striped = HashMap::new();
+    for row in 0..rows.count() {
+        striped.insert(rows.item(row, c"id")?, rows.required(row, c"stripes")?);
+    }
+    let is_new = |id: &ItemId| striped.contains_key(id) && stock.stripes_of(id).is_none();
+    let changed = ids.iter().any(is_new);
+    stock.division.replace(Division { striped: Rc::new(striped), known });
+    Ok(changed)
 }
 
 /// The striped items; and those whose row is in a detached partition.

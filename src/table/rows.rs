@@ -11,8 +11,9 @@ use crate::pg::heap::{Heap, TupleId};
 use crate::pg::lookup;
 use crate::pg::spi::Connection;
 use crate::statements::Statement;
-use crate::table::attachment::Attachment;
 use crate::stats::waits::{self, Target};
+use crate::table::attachment::Attachment;
+use crate::table::cache;
 use std::collections::HashMap;
 
 /// The quantity in the row of an item; the error is the text of a value that is no quantity.
@@ -30,6 +31,8 @@ pub struct Locked {
     pub stored: Stored,
     /// Its place, where a row can be written by it.
     pub place: Option<TupleId>,
+    /// The call waited for it.
+    pub waited: bool,
 }
 
 /// Reads the quantity of an item without a lock; None where there is no such item that may be read.
@@ -51,26 +54,30 @@ pub fn lock(spi: &Connection, stock: &Attachment, ids: &[ItemId]) -> Result<Hash
     let locked = |row| {
         let stored = rows.quantity(row, c"quantity", stock.names.quantity_type);
         let place = if stock.names.by_ctid { Some(rows.required(row, c"row")?) } else { None };
-        Ok((rows.item(row, c"id")?, Locked { stored, place }))
+        Ok((rows.item(row, c"id")?, Locked { stored, place, waited: waited.is_some() && ids.len() == 1 }))
     };
-    let locked = (0..rows.count()).map(locked).collect::<Result<HashMap<_, _>>>()?;
+    if cache::learn_divided(spi, stock, ids)? {
+        return Err(Error::divided());
+    }
+    let mut locked = (0..rows.count()).map(locked).collect::<Result<HashMap<_, _>>>()?;
     if let Some(time) = waited.filter(|_| ids.len() > 1) {
-        note_waits(stock, &locked, time)?;
+        note_waits(stock, &mut locked, time)?;
     }
     Ok(locked)
 }
 
 /// Notes for which of several items a call waited: their rows have been written meanwhile.
-fn note_waits(stock: &Attachment, locked: &HashMap<ItemId, Locked>, time: u64) -> Result<()> {
+fn note_waits(stock: &Attachment, locked: &mut HashMap<ItemId, Locked>, time: u64) -> Result<()> {
     if stock.native().is_none() {
         return Ok(());
     }
     let heap = Heap::open(stock.oid);
     let mut written = Vec::new();
-    for (id, row) in locked {
+    for (id, row) in locked.iter_mut() {
         if let Some(place) = row.place
             && heap.is_written_meanwhile(place)?
         {
+            row.waited = true;
             written.push(id);
         }
     }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 const INSUFFICIENT: &str = "Insufficient inventory";
 const NOT_FOUND: &str = "Inventory item not found";
+const DIVIDED: &str = "an item was divided while a call began";
 const NOT_VERIFIED: &str = "Inventory verification failed";
 
 impl Error {
@@ -41,6 +42,16 @@ impl Error {
     pub fn unknown_lines(lines: Vec<Value>) -> Box<Self> {
         let detail = json!({"reason": "short_lines", "lines": lines});
         Self::styled(["IV002", "PT404"], None, NOT_FOUND, detail, "Check the ids of the items.")
+    }
+
+    /// Another session has divided an item meanwhile: the call begins again. No caller sees it.
+    pub fn divided() -> Box<Self> {
+        Self::internal(DIVIDED)
+    }
+
+    /// Whether it is that.
+    pub fn is_division(&self) -> bool {
+        self.message == DIVIDED
     }
 
     /// `IV002`: no such item, or none that the caller may sell. Both have the same words, so that no caller learns of

@@ -1,0 +1,118 @@
+//! Which items stay contended, so that they are worth stripes, and which striped ones have become quiet.
+//!
+//! An item has a few words, found by a hash of its table and id: two items that share a hash share their figures, which
+//! decide on speed alone.
+
+use crate::core::item_id::ItemId;
+use crate::pg::Oid;
+use crate::pg::clock;
+use crate::pg::shared_memory::{SharedMemory, attach};
+use crate::stats::counters::{key_of_table, probe};
+use crate::stats::layout::{FIRST_WATCHED, WATCHED, WATCHED_WORDS};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// So many waits within a second make an item contended: five tills that meet now and then do not.
+const MANY_WAITS: u64 = 20;
+const WINDOW: u64 = 1_000_000_000;
+/// A striped item is quiet with fewer sales than this in that time.
+const FEW_SALES: u64 = 20;
+const REST: u64 = 2_000_000_000;
+/// A place that was not used for so long is free for another item.
+const FORGOTTEN: u64 = 60_000_000_000;
+/// The places that are looked at for one item.
+const NEIGHBOURS: usize = 8;
+
+const KEY: usize = 0;
+const BEGIN: usize = 1;
+const COUNT: usize = 2;
+/// 1: the item was divided because it was contended.
+const DIVIDED: usize = 3;
+
+type Words = &'static [AtomicU64];
+
+fn hash(table: Oid, id: &ItemId) -> u64 {
+    let bytes = id.to_bytes();
+    let fnv = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    bytes.iter().fold(key_of_table(table.to_u32()) ^ 0xcbf2_9ce4_8422_2325, fnv).max(1)
+}
+
+fn places(memory: SharedMemory, key: u64) -> impl Iterator<Item = Words> {
+    probe(key, WATCHED).take(NEIGHBOURS).map(move |place| {
+        let begin = FIRST_WATCHED + place * WATCHED_WORDS;
+        &memory.words[begin..begin + WATCHED_WORDS]
+    })
+}
+
+fn find(memory: SharedMemory, key: u64) -> Option<Words> {
+    places(memory, key).find(|words| words[KEY].load(Ordering::Relaxed) == key)
+}
+
+/// The place of an item, which it gets where it has none.
+fn find_or_take(memory: SharedMemory, key: u64, now: u64) -> Option<Words> {
+    let take = |words: &Words| {
+        let old = words[KEY].load(Ordering::Relaxed);
+        let is_free = old == 0
+            || (words[DIVIDED].load(Ordering::Relaxed) == 0
+                && now.saturating_sub(words[BEGIN].load(Ordering::Relaxed)) > FORGOTTEN);
+        is_free && words[KEY].compare_exchange(old, key, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    };
+    find(memory, key).or_else(|| {
+        let words = places(memory, key).find(take)?;
+        [COUNT, DIVIDED].into_iter().for_each(|word| words[word].store(0, Ordering::Relaxed));
+        words[BEGIN].store(now, Ordering::Relaxed);
+        Some(words)
+    })
+}
+
+/// Notes a wait for an item; returns whether it has been waited for so often that it is contended.
+pub fn waited(memory: SharedMemory, table: Oid, id: &ItemId) -> bool {
+    let now = clock::nanoseconds();
+    let Some(words) = find_or_take(memory, hash(table, id), now) else { return false };
+    if now.saturating_sub(words[BEGIN].load(Ordering::Relaxed)) > WINDOW {
+        words[BEGIN].store(now, Ordering::Relaxed);
+        words[COUNT].store(0, Ordering::Relaxed);
+    }
+    words[COUNT].fetch_add(1, Ordering::Relaxed) + 1 >= MANY_WAITS
+}
+
+/// The item was divided because it was contended.
+pub fn divided(memory: SharedMemory, table: Oid, id: &ItemId) {
+    let now = clock::nanoseconds();
+    if let Some(words) = find_or_take(memory, hash(table, id), now) {
+        words[COUNT].store(0, Ordering::Relaxed);
+        words[BEGIN].store(now, Ordering::Relaxed);
+        words[DIVIDED].store(1, Ordering::Relaxed);
+    }
+}
+
+/// A striped item was sold.
+pub fn sold(table: Oid, id: &ItemId) {
+    if let Ok(memory) = attach()
+        && let Some(words) = find(memory, hash(table, id))
+    {
+        words[COUNT].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether an item that was divided because it was contended has become quiet. To be asked by one process.
+pub fn is_quiet(memory: SharedMemory, table: Oid, id: &ItemId) -> bool {
+    let now = clock::nanoseconds();
+    let Some(words) = find(memory, hash(table, id)) else { return false };
+    if words[DIVIDED].load(Ordering::Relaxed) == 0 || now.saturating_sub(words[BEGIN].load(Ordering::Relaxed)) < REST {
+        return false;
+    }
+    words[BEGIN].store(now, Ordering::Relaxed);
+    words[COUNT].swap(0, Ordering::Relaxed) < FEW_SALES
+}
+
+/// The stripes of the item were put together.
+pub fn merged(memory: SharedMemory, table: Oid, id: &ItemId) {
+    if let Some(words) = find(memory, hash(table, id)) {
+        words[DIVIDED].store(0, Ordering::Relaxed);
+    }
+}
+
+/// Whether an item is striped because it was contended.
+pub fn is_divided(memory: SharedMemory, table: Oid, id: &ItemId) -> bool {
+    find(memory, hash(table, id)).is_some_and(|words| words[DIVIDED].load(Ordering::Relaxed) == 1)
+}

@@ -1,0 +1,179 @@
+"""Stripes by themselves: a contended item is divided while sales go on, and put together again; nothing is lost."""
+
+import random
+import time
+
+import psycopg
+import pytest
+
+from auditing import audit
+from shop import ONE, TWO, Aside, item, sell, shop, until
+
+STOCK = 100_000
+
+
+@pytest.fixture
+def conn(db):
+    conn = db.connect()
+    shop(conn, {item(number): str(STOCK) for number in range(1, 6)})
+    conn.execute(f"ALTER DATABASE {db.name} SET inventory_ext.auto_stripe = on")
+    return conn
+
+
+def stripes(conn, key=ONE):
+    return conn.execute("SELECT count(*) FROM inventory_stripe WHERE inventory_id = %s", (key,)).fetchone()[0]
+
+
+def contend(db, sessions=8, seconds=20, until_striped=True, work=None):
+    """Sessions that sell one item until it is striped; returns the units that each has sold."""
+    give_up = time.monotonic() + seconds
+
+    def till(number):
+        session, sold = db.connect(), 0
+        while time.monotonic() < give_up:
+            with session.transaction():
+                sell(session, ONE, 1)
+                session.execute("SELECT pg_sleep(0.002)")
+            sold += 1
+            if until_striped and sold % 5 == 0 and stripes(session):
+                return sold
+        return sold
+
+    return [call.result() for call in [Aside(till, number) for number in range(sessions)]]
+
+
+def total(conn, key=ONE):
+    return conn.execute("SELECT available_inventory(%s::uuid)", (key,)).fetchone()[0]
+
+
+def test_a_contended_item_is_divided_and_nothing_is_lost(db, conn):
+    sold = sum(contend(db))
+    assert stripes(conn) == 16
+    assert total(conn) == STOCK - sold
+    assert stripes(conn, TWO) == 0
+    assert audit(conn) == []
+    kinds = conn.execute("SELECT DISTINCT kind FROM inventory_movement WHERE inventory_id = %s", (ONE,)).fetchall()
+    assert {kind for (kind,) in kinds} == {"opening", "sale", "transfer"}
+
+
+def test_it_is_put_together_when_it_is_quiet(db, conn):
+    sold = sum(contend(db))
+    until(lambda: stripes(conn) == 0, "the stripes are put together")
+    assert conn.execute("SELECT quantity FROM inventory WHERE id = %s", (ONE,)).fetchone() == (STOCK - sold,)
+    sell(conn, ONE, 1)
+    assert audit(conn, full=True) == []
+
+
+def test_nothing_is_divided_where_it_is_off(db, conn):
+    conn.execute(f"ALTER DATABASE {db.name} SET inventory_ext.auto_stripe = off")
+    contend(db, seconds=3)
+    assert stripes(conn) == 0
+
+
+def test_an_item_that_an_owner_has_striped_stays_so(db, conn):
+    conn.execute("SELECT stripe_inventory(%s::text, 4)", (str(ONE),))
+    for _ in range(5):
+        sell(conn, ONE, 1)
+    time.sleep(4)
+    assert stripes(conn) == 4
+
+
+def test_a_division_that_is_rolled_back_leaves_no_trace(db, conn):
+    def till():
+        session = db.connect()
+        for _ in range(200):
+            with session.transaction(force_rollback=True):
+                sell(session, ONE, 1)
+                session.execute("SELECT pg_sleep(0.001)")
+
+    for call in [Aside(till) for _ in range(8)]:
+        call.result()
+    assert stripes(conn) == 0 and total(conn) == STOCK
+    sell(conn, ONE, 1)
+    assert audit(conn, full=True) == []
+
+
+def test_every_kind_of_call_goes_on_while_items_are_divided_and_put_together(db, conn):
+    seed = random.SystemRandom().getrandbits(32)
+    print("seed", seed)
+    give_up = time.monotonic() + 12
+
+    def act(session, chosen):
+        one, other = chosen.sample([ONE, ONE, TWO, item(3)], 2) if chosen.random() < 0.5 else (ONE, TWO)
+        if one == other:
+            other = item(4)
+        what = chosen.random()
+        if what < 0.6:
+            sell(session, ONE, chosen.randint(1, 3))
+        elif what < 0.7:
+            lines = f'[{{"inventory_id": "{one}", "quantity": 1}}, {{"inventory_id": "{other}", "quantity": 2}}]'
+            session.execute("SELECT decrement_inventory_batch(%s::jsonb)", (lines,))
+        elif what < 0.78:
+            session.execute("SELECT restock_inventory(%s::text, 2)", (str(one),))
+        elif what < 0.84:
+            session.execute("SELECT transfer_inventory(%s::text, %s::text, 1)", (str(one), str(other)))
+        elif what < 0.88:
+            session.execute("SELECT adjust_inventory(%s::text, %s)", (str(one), chosen.randint(50_000, 60_000)))
+        elif what < 0.93:
+            session.execute("UPDATE inventory SET quantity = quantity + 1 WHERE id = %s", (one,))
+        else:
+            assert total(session, one) > 0
+        if chosen.random() < 0.2:
+            session.execute("SELECT pg_sleep(0.003)")
+
+    def till(number):
+        chosen, session, refused = random.Random(seed + number), db.connect(), 0
+        while time.monotonic() < give_up:
+            if chosen.random() < 0.02:
+                time.sleep(chosen.random() * 2)
+            level = "REPEATABLE READ" if chosen.random() < 0.1 else "READ COMMITTED"
+            try:
+                with session.transaction(force_rollback=chosen.random() < 0.1):
+                    session.execute(f"SET TRANSACTION ISOLATION LEVEL {level}")
+                    for _ in range(chosen.randint(1, 3)):
+                        act(session, chosen)
+            except psycopg.Error as error:
+                # A direct write to a striped item, two that wait for each other, an older snapshot.
+                assert error.sqlstate in ("IV008", "40P01", "40001") or error.diag.message_detail, error
+                assert error.sqlstate in ("IV008", "IV006", "40P01", "40001", "55000"), (error.sqlstate, error)
+                refused += 1
+        return refused
+
+    seen = set()
+    calls = [Aside(till, number) for number in range(10)]
+    while any(call._thread.is_alive() for call in calls):
+        seen.add(stripes(conn))
+        assert audit(conn) == []
+    for call in calls:
+        call.result()
+    assert seen == {0, 16}, "it was divided meanwhile"
+    assert audit(conn, full=True) == []
+    for number in range(1, 6):
+        key = item(number)
+        opening, moved = conn.execute(
+            "SELECT sum(new_quantity - old_quantity) FILTER (WHERE kind = 'opening'),"
+            " sum(new_quantity - old_quantity) FILTER (WHERE kind <> 'opening')"
+            " FROM inventory_movement WHERE inventory_id = %s", (key,)
+        ).fetchone()  # fmt: skip
+        assert opening + (moved or 0) == total(conn, key)
+
+
+def test_a_direct_write_that_waited_for_the_division_is_refused(db, conn):
+    """It found the item in its row, and would write a quantity that no stripe knows of."""
+    give_up, outcomes = time.monotonic() + 20, []
+
+    def correct():
+        session = db.connect()
+        while time.monotonic() < give_up and not stripes(session):
+            try:
+                session.execute("UPDATE inventory SET quantity = quantity + 1000 WHERE id = %s", (ONE,))
+                outcomes.append("written")
+            except psycopg.Error as error:
+                outcomes.append(error.sqlstate)
+        return outcomes.count("written")
+
+    corrections = [Aside(correct) for _ in range(3)]
+    sold = sum(contend(db))
+    added = sum(call.result() and 0 for call in corrections) + 1000 * outcomes.count("written")
+    assert stripes(conn) == 16 and total(conn) == STOCK - sold + added
+    assert audit(conn, full=True) == []
