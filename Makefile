@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 SUITES := lint unit pgrx-test failpoints regress isolation rpc pytest check-repo
 SUBJECTS := attach tenants upgrade sales input ledger stripes retries rights crashes copies models clients audit \
-	monitoring
+	stats monitoring
 .PHONY: help demo psql test bench $(SUITES) $(SUBJECTS) setup build install clean distclean
 
 IN_ENV := . dev/env.sh && exec

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from bench.measure import ratio, summary
+from bench.counting import settled
 from bench.workloads import WORKLOADS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -337,6 +338,31 @@ def audit_table(results):
     return table(head, rows)
 
 
+def statistics_table(results):
+    found = results["statistics"]
+    rows = []
+    for name, figures in found["one_client"].items():
+        on, off = summary(figures["on"]), summary(figures["off"])
+        cost = spread(ratio(figures["on"], figures["off"]))
+        rows.append([f"1 client, µs a call, {name}", spread(on, 1), spread(off, 1), cost])
+    many = found["many_clients"]
+    cost = spread(ratio(many["off"], many["on"]))
+    rows.append(["64 clients, sales a second, ext_ledger", *(rate(many[way]) for way in ("on", "off")), cost])
+    return table(["", "counted", "not counted", "cost"], rows)
+
+
+def from_cold_table(results):
+    rounds = results["statistics"]["from_cold"]
+    head = ["64 durable clients, sales in second", *(str(second) for second in range(1, 8)), "against many items"]
+    rows = []
+    titles = {"off": "one item", "hot": "one item, auto_stripe = on", "uniform": "10,000 items"}
+    for name, title in titles.items():
+        seconds = [summary([figures[name][second] for figures in rounds])[0] for second in range(7)]
+        shares = [settled(figures[name]) / settled(figures["uniform"]) for figures in rounds]
+        rows.append([title, *(f"{sales:,.0f}" for sales in seconds), spread(summary(shares))])
+    return table(head, rows)
+
+
 def server_time_table(results):
     found = results["server_time"]
     rows = [
@@ -411,6 +437,8 @@ def tables_table(results):
 TABLES = {
     "server_time": server_time_table,
     "audit": audit_table,
+    "statistics": statistics_table,
+    "from-cold": from_cold_table,
     "day": day_table,
     "tables": tables_table,
     "first_calls": first_calls_table,
@@ -428,7 +456,14 @@ TABLES = {
 
 
 # What a run of some parts may not have.
-NEEDS = {"audit": ["audit"], "triggers": ["triggers"], "day": ["day"], "server_time": ["server_time"]}
+NEEDS = {
+    "audit": ["audit"],
+    "statistics": ["statistics"],
+    "from-cold": ["statistics"],
+    "triggers": ["triggers"],
+    "day": ["day"],
+    "server_time": ["server_time"],
+}
 
 
 def tables(results):

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Callable, NamedTuple
 
-from bench import audit, growth, lag, measure, orders, refusals, report, server_time, shops, tables, triggers
+from bench import audit, counting, growth, lag, measure, orders, refusals, report, server_time, shops, tables, triggers
 from bench.workloads import COMMITS, FULL, QUICK, WORKLOADS, scripts
 from dev.server import LOCAL, TREES, Server
 
@@ -26,7 +26,7 @@ SETTINGS = {
 SLICE_MORE = 1.4  # seconds that a slice takes beyond its own: the first, which is left out; connections, VACUUM
 
 
-PARTS = ("server_time", "sales", "refusals", "orders", "tables", "growth", "audit")
+PARTS = ("server_time", "sales", "refusals", "orders", "tables", "statistics", "growth", "audit")
 
 
 class Step(NamedTuple):
@@ -85,6 +85,8 @@ class Shops:
         many = 100 if self.quick else tables.MANY
         seconds = 10 + many / 40 + self.slices(2 * self.size.rounds)
         steps.append(Step("tables", f"{many:,} stock tables", seconds, self.tables(many)))
+        seconds = 8 + self.slices(6 * self.size.rounds) + 3 * self.size.rounds * (counting.COLD_SECONDS + 1)
+        steps.append(Step("statistics", "what counting costs, and stripes by themselves", seconds, self.statistics))
         steps.append(Step(None, "stock and ledger are compared", 5, self.check))
         return steps
 
@@ -171,6 +173,10 @@ class Shops:
             self.results["tables"] = tables.measured(self.pgbench, self.size.rounds, self.size.seconds, many=many)
 
         return act
+
+    def statistics(self):
+        measure.checkpoint(self.server)
+        self.results["statistics"] = counting.run(self.pgbench, self.databases, self.size)
 
     def check(self):
         for name in shops.LEDGERS:

@@ -34,7 +34,7 @@ ISOLATION_SECONDS = 30  # after these a step that still waits is cancelled; isol
 # The suite `pytest` is all of these folders and tests/repo in one run; each is also a suite of its own.
 SUBJECTS = (
     "attach", "tenants", "upgrade", "sales", "input", "ledger", "stripes", "retries", "rights", "crashes", "copies",
-    "models", "clients", "audit", "monitoring",
+    "models", "clients", "audit", "stats", "monitoring",
 )  # fmt: skip
 
 

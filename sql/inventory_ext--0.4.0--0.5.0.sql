@@ -1,4 +1,4 @@
--- From 0.4.0 to 0.5.0: statistics of calls: counters, hot items, who waits for which item.
+-- From 0.4.0 to 0.5.0: statistics of calls: counters, hot items, who waits for which item; advice.
 --
 -- What follows is the text of sql/statistics.sql, of which an installation has the same.
 
@@ -24,7 +24,8 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'inventory_stats_calls
 COMMENT ON FUNCTION @extschema@.inventory_stats_calls() IS 'Returns the counters of inventory_stats.
 
 Result: a row for each stock table and function; none without shared memory.
-Source of the rules: docs/monitoring.md.';
+
+Errors: none of its own.';
 
 CREATE FUNCTION @extschema@.inventory_stats_latency() RETURNS TABLE (
     table_id pg_catalog.oid,
@@ -43,7 +44,8 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'inventory_stats_laten
 COMMENT ON FUNCTION @extschema@.inventory_stats_latency() IS 'Returns the durations of inventory_latency.
 
 Result: a row for each stock table, function and measure; none without shared memory.
-Source of the rules: docs/monitoring.md.';
+
+Errors: none of its own.';
 
 CREATE FUNCTION @extschema@.inventory_stats_hot() RETURNS TABLE (
     table_id pg_catalog.oid,
@@ -57,7 +59,8 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'inventory_stats_hot_w
 COMMENT ON FUNCTION @extschema@.inventory_stats_hot() IS 'Returns the items of inventory_hot_items.
 
 Result: a row for each item of either list, the one that calls waited for longest first; none without shared memory.
-Source of the rules: docs/monitoring.md.';
+
+Errors: none of its own.';
 
 CREATE FUNCTION @extschema@.inventory_stats_locking() RETURNS TABLE (
     table_id pg_catalog.oid,
@@ -72,7 +75,8 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'inventory_stats_locki
 COMMENT ON FUNCTION @extschema@.inventory_stats_locking() IS 'Returns the backends that take the lock of an item now.
 
 Result: a row for each; none without shared memory. inventory_lock_queue shows those that wait.
-Source of the rules: docs/monitoring.md.';
+
+Errors: none of its own.';
 
 CREATE FUNCTION @extschema@.inventory_stats_state() RETURNS TABLE (
     available pg_catalog.bool,
@@ -87,7 +91,8 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'inventory_stats_state
 COMMENT ON FUNCTION @extschema@.inventory_stats_state() IS 'Returns whether calls are counted, and if not, why.
 
 Result: one row.
-Source of the rules: docs/monitoring.md.';
+
+Errors: none of its own.';
 
 CREATE FUNCTION @extschema@.inventory_stats_audits() RETURNS TABLE (
     table_id pg_catalog.oid,
@@ -100,7 +105,8 @@ COMMENT ON FUNCTION @extschema@.inventory_stats_audits() IS
 'Returns the newest audit of every attached table that has a ledger.
 
 Result: a row for each; last_audit is NULL where there was none, or it cannot be read.
-Source of the rules: docs/monitoring.md.';
+
+Errors: none of its own.';
 
 CREATE FUNCTION @extschema@.inventory_advice() RETURNS TABLE (
     kind pg_catalog.text,
@@ -115,7 +121,8 @@ COMMENT ON FUNCTION @extschema@.inventory_advice() IS 'Returns advice for the st
 
 Result: a row for each piece of advice. kind: stripe, unstripe, index, fillfactor, deferrable_trigger, archive,
 missing_brin, purge, write_path, unusable.
-Source of the rules: docs/monitoring.md.';
+
+Errors: none of its own.';
 
 CREATE FUNCTION @extschema@.reset_inventory_stats() RETURNS pg_catalog.void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reset_inventory_stats_wrapper';
@@ -123,12 +130,14 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reset_inventory_stats
 COMMENT ON FUNCTION @extschema@.reset_inventory_stats() IS 'Sets the statistics of this database to zero.
 
 Result: none. Calls that end meanwhile may be counted in part.
-Source of the rules: docs/monitoring.md.';
+
+Errors: none of its own.';
 
 -- A name that does not depend on the reader's search_path.
 CREATE VIEW @extschema@.inventory_stats AS
 SELECT t.stock_table, s.function, s.calls, s.successes, s.failures, s.refusals::pg_catalog.jsonb AS refusals,
-       s.replays, s.movements, s.total_time, s.total_time OPERATOR(pg_catalog./) NULLIF(s.calls, 0)::pg_catalog.float8 AS mean_time,
+       s.replays, s.movements, s.total_time,
+       s.total_time OPERATOR(pg_catalog./) NULLIF(s.calls, 0)::pg_catalog.float8 AS mean_time,
        s.max_time, s.lock_waits, s.lock_time
   FROM @extschema@.inventory_stats_calls() AS s
   LEFT JOIN (SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS stock_table

@@ -32,13 +32,13 @@ pgrx::extension_sql_file!("../sql/statistics.sql", name = "statistics", requires
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     pg::settings::define();
-    pg::shared_memory::register(stats::layout::size);
+    stats::register();
     pg::report::register();
     pg::invalidation::register();
     pg::utility::register();
     pg::trigger::register(api::triggers::handlers());
     pg::transaction::register(ledger::buffer::at_end());
-    pg::worker::register(stripes::totals::work());
+    pg::worker::register(stripes::work::work());
 }
 
 /// Where `cargo pgrx test` looks for what its server needs.

@@ -32,7 +32,7 @@ pub struct Advice {
 
 /// What PostgreSQL knows of a stock table and its companions.
 #[derive(Debug, Default)]
-struct Facts {
+struct TableFacts {
     updated: i64,
     hot_updated: i64,
     fillfactor: Option<i32>,
@@ -83,7 +83,7 @@ fn unusable(table: Oid, error: &Error) -> Advice {
     Advice { kind: "unusable", table: Some(table), item: None, advice: error.hint.to_owned(), detail }
 }
 
-fn facts(spi: &Connection, stock: &Attachment) -> Result<Facts> {
+fn facts(spi: &Connection, stock: &Attachment) -> Result<TableFacts> {
     let args = [
         Arg::owned(stock.oid),
         Arg::owned(stock.companions.movements),
@@ -94,7 +94,7 @@ fn facts(spi: &Connection, stock: &Attachment) -> Result<Facts> {
     if rows.count() == 0 {
         return Err(Error::stock_table_dropped(stock.oid.to_u32()));
     }
-    Ok(Facts {
+    Ok(TableFacts {
         updated: rows.required(0, c"updated")?,
         hot_updated: rows.required(0, c"hot_updated")?,
         fillfactor: rows.get(0, c"fillfactor"),

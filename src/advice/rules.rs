@@ -1,9 +1,9 @@
 //! The rules of the advice. Each threshold says why it is where it is.
 
-use crate::advice::{Advice, Facts};
+use crate::advice::{Advice, TableFacts};
 use crate::pg::shared_memory::{SharedMemory, attach};
 use crate::stats::counters;
-use crate::stats::hot::{self, Hot, List};
+use crate::stats::hot::{self, Hot, HotList};
 use crate::table::attachment::Attachment;
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -24,7 +24,7 @@ const MANY_MOVEMENTS: i64 = 20_000_000;
 const MANY_KEYS: i64 = 1_000_000;
 
 /// All advice for one stock table.
-pub(super) fn apply(stock: &Attachment, facts: &Facts) -> Vec<Advice> {
+pub(super) fn apply(stock: &Attachment, facts: &TableFacts) -> Vec<Advice> {
     let mut advice = Vec::new();
     let mut add = |kind, item: Option<String>, text: String, detail: Value| {
         advice.push(Advice { kind, table: Some(stock.oid), item, advice: text, detail });
@@ -73,7 +73,7 @@ type OfItem = (&'static str, String, String, Value);
 /// Items that want stripes, and striped ones that want none.
 fn of_items(stock: &Attachment, memory: SharedMemory) -> Vec<OfItem> {
     let table = stock.oid.to_u32();
-    let waited: Vec<Hot> = hot::read(memory, List::Waits).into_iter().filter(|hot| hot.table == table).collect();
+    let waited: Vec<Hot> = hot::read(memory, HotList::Waits).into_iter().filter(|hot| hot.table == table).collect();
     let striped: HashSet<String> = stock.striped().keys().map(ToString::to_string).collect();
     let is_hot = |hot: &&Hot| hot.count >= MANY_WAITS && hot.weight - hot.error >= MUCH_TIME;
     let hot = waited.iter().filter(is_hot).filter(|hot| !striped.contains(&hot.item)).map(|hot| {

@@ -12,7 +12,7 @@ use crate::pg::report::unpacked;
 use crate::pg::shared_memory::attach;
 use crate::stats::counters::{self, Counted, Times};
 use crate::stats::histogram::quantile;
-use crate::stats::hot::{self, List};
+use crate::stats::hot::{self, HotList};
 use crate::stats::layout::ENTRIES;
 use crate::stats::{meter, waits};
 use pgrx::pg_extern;
@@ -133,6 +133,7 @@ struct HotItem {
 
 /// Returns the items of inventory_hot_items.
 #[pg_extern(sql = false)]
+#[allow(clippy::type_complexity, reason = "the columns of the result")]
 fn inventory_stats_hot() -> TableIterator<
     'static,
     (
@@ -145,12 +146,12 @@ fn inventory_stats_hot() -> TableIterator<
 > {
     let mut items: HashMap<(u32, String), HotItem> = HashMap::new();
     if let Ok(memory) = attach() {
-        for hot in hot::read(memory, List::Waits) {
+        for hot in hot::read(memory, HotList::Waits) {
             let item = items.entry((hot.table, hot.item)).or_default();
             // The error is taken off: the figures are what was surely seen.
             (item.waits, item.time) = (hot.count, hot.weight - hot.error);
         }
-        for hot in hot::read(memory, List::Refusals) {
+        for hot in hot::read(memory, HotList::Refusals) {
             items.entry((hot.table, hot.item)).or_default().refusals = hot.weight - hot.error;
         }
     }

@@ -8,7 +8,7 @@ use crate::pg::relation;
 use crate::pg::role::act_as_unfiltered;
 use crate::pg::spi::connected;
 use crate::pg::transaction::in_subtransaction;
-use crate::statements::audit as statements;
+use crate::statements::report as statements;
 use crate::table::beside_ledger::LedgerHome;
 use crate::table::choice;
 use crate::table::configuration::{CATALOG_PATH, configuration, configured};

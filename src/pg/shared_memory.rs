@@ -188,8 +188,9 @@ mod hooks {
     const ADDIN_SHMEM_INIT_LOCK: usize = 21;
 
     thread_local! {
-        /// The hooks of other libraries, to be called on; set once, when the library is loaded.
+        /// The hook of another library, to be called on; set once, when the library is loaded.
         static NEXT_REQUEST: Cell<pg_sys::shmem_request_hook_type> = const { Cell::new(None) };
+        /// The hook of another library, likewise.
         static NEXT_STARTUP: Cell<pg_sys::shmem_startup_hook_type> = const { Cell::new(None) };
     }
 

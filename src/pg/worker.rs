@@ -1,6 +1,6 @@
 //! The background worker `inventory_ext totals`: how it is started, its life, and its entry point.
 //!
-//! Its work is in `stripes::totals`, which registers it. It connects as the bootstrap superuser, with settings of its
+//! Its work is in `stripes::work`, which registers it. It connects as the bootstrap superuser, with settings of its
 //! own, independent of those of the database, and every switch to another role is a security-restricted operation.
 
 use crate::core::error::Error;

@@ -563,15 +563,6 @@ pub fn deducted(ledger: &str, archive: Option<&str>) -> Sql {
     Sql::new(text, &[SqlType::Timestamptz])
 }
 
-/// The newest audit in a table of runs.
-pub fn newest_of(runs: &str) -> Sql {
-    let text = format!(
-        "SELECT r.finished_at AS ended, r.discrepancies\n  FROM ONLY {runs} AS r
- WHERE r.kind OPERATOR(pg_catalog.=) 'audit'\n ORDER BY r.run_id DESC\n LIMIT 1"
-    );
-    Sql::new(text, &[])
-}
-
 /// The newest audit of an item, $1, or of all items: the movements that it has seen, and what it found.
 pub fn newest_audit(audit: &AuditNames) -> Sql {
     let text = format!(

@@ -51,7 +51,7 @@ fn of_the_audit(names: &Names) -> Vec<(&'static str, Sql)> {
         ("audit::comment", audit::comment(&tables.runs, "The audits.")),
         ("audit::oid_of", audit::oid_of()),
         ("audit::movements", audit::movements(ledger, id_type, audit::Range::All, true)),
-        ("audit::newest_of", audit::newest_of(&tables.runs)),
+        ("report::newest_of", report::newest_of(&tables.runs)),
         ("audit::movements, without hashes", audit::movements(ledger, id_type, audit::Range::All, false)),
         ("audit::movements, of an item", audit::movements(ledger, id_type, audit::Range::Item, true)),
         ("audit::movements, of some items", audit::movements(ledger, id_type, audit::Range::Items, true)),

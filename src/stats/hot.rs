@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A list.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum List {
+pub enum HotList {
     /// By nanoseconds that calls waited.
     Waits = 0,
     /// By the number of refusals.
@@ -43,13 +43,13 @@ pub struct Hot {
     pub count: u64,
 }
 
-fn places(memory: SharedMemory, list: List) -> impl Iterator<Item = &'static [AtomicU64]> {
+fn places(memory: SharedMemory, list: HotList) -> impl Iterator<Item = &'static [AtomicU64]> {
     let begin = FIRST_HOT + list as usize * MOST_HOT * HOT_WORDS;
     memory.words[begin..begin + MOST_HOT * HOT_WORDS].chunks_exact(HOT_WORDS)
 }
 
 /// Adds to the weight of an item.
-pub fn note(memory: SharedMemory, list: List, table: Oid, item: &str, weight: u64) {
+pub fn note(memory: SharedMemory, list: HotList, table: Oid, item: &str, weight: u64) {
     let key = u64::from(database().to_u32()) << 32 | u64::from(table.to_u32());
     let packed = text::pack(item);
     let used = 1 + (packed[0] as usize).div_ceil(8);
@@ -76,7 +76,7 @@ pub fn note(memory: SharedMemory, list: List, table: Oid, item: &str, weight: u6
 }
 
 /// The items of this database in a list, the heaviest first.
-pub fn read(memory: SharedMemory, list: List) -> Vec<Hot> {
+pub fn read(memory: SharedMemory, list: HotList) -> Vec<Hot> {
     let own = u64::from(database().to_u32());
     let mut items: Vec<Hot> = memory.locked(|| {
         let get = |words: &[AtomicU64], word: usize| words[word].load(Ordering::Relaxed);
@@ -98,7 +98,7 @@ pub fn read(memory: SharedMemory, list: List) -> Vec<Hot> {
 pub fn reset(memory: SharedMemory) {
     let own = u64::from(database().to_u32());
     memory.locked(|| {
-        let lists = places(memory, List::Waits).chain(places(memory, List::Refusals));
+        let lists = places(memory, HotList::Waits).chain(places(memory, HotList::Refusals));
         let of_database = |words: &&[AtomicU64]| words[TABLE].load(Ordering::Relaxed) >> 32 == own;
         lists.filter(of_database).for_each(|words| words[TABLE].store(0, Ordering::Relaxed));
     });

@@ -12,13 +12,14 @@ use crate::pg::shared_memory::{self, SharedMemory};
 use crate::pg::transaction::at_exit;
 use crate::stats::counters::{self, Figures};
 use crate::stats::function::Function;
-use crate::stats::hot::{self, List};
+use crate::stats::hot::{self, HotList};
+use crate::stats::waits;
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// A call that runs.
-struct Running {
+struct RunningCall {
     function: Function,
     table: Oid,
     begin: u64,
@@ -28,7 +29,7 @@ struct Running {
 
 thread_local! {
     /// The calls of this process that run, the innermost last.
-    static RUNNING: RefCell<Vec<Running>> = const { RefCell::new(Vec::new()) };
+    static RUNNING: RefCell<Vec<RunningCall>> = const { RefCell::new(Vec::new()) };
     /// The exit of this process is watched: a fact of the process, set once.
     static EXIT_WATCHED: Cell<bool> = const { Cell::new(false) };
 }
@@ -51,7 +52,13 @@ pub fn counted<T>(function: Function, act: impl FnOnce() -> Result<T>) -> Result
     }
     let begin = clock::nanoseconds();
     let depth = RUNNING.with_borrow_mut(|running| {
-        running.push(Running { function, table: Oid::INVALID, begin, reference: None, figures: Figures::default() });
+        running.push(RunningCall {
+            function,
+            table: Oid::INVALID,
+            begin,
+            reference: None,
+            figures: Figures::default(),
+        });
         running.len() - 1
     });
     match catch_unwind(AssertUnwindSafe(act)) {
@@ -59,7 +66,7 @@ pub fn counted<T>(function: Function, act: impl FnOnce() -> Result<T>) -> Result
             let error = result.as_ref().err();
             let table = ended(memory, depth, error.map(|error| report::packed(error.code.sqlstate)));
             if let Some(error) = error.filter(|error| error.code.sqlstate == "IV001") {
-                refused_items(&error.detail, |item| hot::note(memory, List::Refusals, table, item, 1));
+                refused_items(&error.detail, |item| hot::note(memory, HotList::Refusals, table, item, 1));
             }
             result
         }
@@ -76,7 +83,7 @@ fn ended(memory: SharedMemory, depth: usize, sqlstate: Option<u32>) -> Oid {
         running.truncate(depth + 1);
         running.pop()
     });
-    let Some(Running { function, table, begin, mut figures, .. }) = ended else { return Oid::INVALID };
+    let Some(RunningCall { function, table, begin, mut figures, .. }) = ended else { return Oid::INVALID };
     figures.time = clock::nanoseconds() - begin;
     figures.sqlstate = sqlstate;
     counters::count(memory, table, function, &figures);
@@ -87,6 +94,7 @@ fn ended(memory: SharedMemory, depth: usize, sqlstate: Option<u32>) -> Oid {
 fn count_interrupted() {
     let depth = RUNNING.with_borrow(Vec::len);
     if let Ok(memory) = shared_memory::attach() {
+        waits::forget(memory);
         (0..depth).rev().for_each(|depth| {
             ended(memory, depth, Some(report::packed("57P01")));
         });
@@ -106,7 +114,7 @@ fn refused_items(detail: &serde_json::Map<String, Value>, mut refuse: impl FnMut
     }
 }
 
-fn innermost(act: impl FnOnce(&mut Running)) {
+fn innermost(act: impl FnOnce(&mut RunningCall)) {
     RUNNING.with_borrow_mut(|running| running.last_mut().map(act));
 }
 

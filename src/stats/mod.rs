@@ -14,3 +14,10 @@ pub mod layout;
 pub mod meter;
 mod text;
 pub mod waits;
+
+use crate::pg::shared_memory;
+
+/// Reserves shared memory; called once a process.
+pub fn register() {
+    shared_memory::register(layout::size);
+}

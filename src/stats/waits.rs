@@ -11,7 +11,7 @@ use crate::pg::report;
 use crate::pg::settings;
 use crate::pg::shared_memory::{SharedMemory, own_place};
 use crate::pg::transaction::database;
-use crate::stats::hot::{self, List};
+use crate::stats::hot::{self, HotList};
 use crate::stats::layout::{FIRST_WAIT, TEXT_WORDS, WAIT_WORDS};
 use crate::stats::{meter, text};
 use serde_json::json;
@@ -30,7 +30,7 @@ const REFERENCE: usize = ITEM + TEXT_WORDS;
 
 /// Whose lock is taken.
 #[derive(Clone, Copy)]
-pub enum Target<'a> {
+pub enum LockTarget<'a> {
     /// The row of an item.
     Item(&'a ItemId),
     /// The rows of several.
@@ -39,7 +39,7 @@ pub enum Target<'a> {
     Stripe(&'a ItemId, i16),
 }
 
-impl<'a> Target<'a> {
+impl<'a> LockTarget<'a> {
     /// The rows of some items.
     pub fn of(ids: &'a [ItemId]) -> Self {
         match ids {
@@ -57,26 +57,55 @@ impl<'a> Target<'a> {
 }
 
 /// Takes a lock; returns also whether it was waited for, and how long, in nanoseconds.
-pub fn taking<T>(table: Oid, target: Target<'_>, take: impl FnOnce() -> T) -> (T, Option<u64>) {
+pub fn taking<T>(table: Oid, target: LockTarget<'_>, take: impl FnOnce() -> T) -> (T, Option<u64>) {
     let Some(memory) = meter::memory() else { return (take(), None) };
-    let (begin, last_wait) = (clock::nanoseconds(), lock::last_wait());
-    let published = own_place().map(|place| Published::new(memory, place, (table, target, begin)));
+    let measured = Measured { target, begin: clock::nanoseconds(), last_wait: lock::last_wait() };
+    let published = own_place().map(|place| Published::new(memory, place, (table, target, measured.begin)));
     let taken = take();
     drop(published);
-    let time = clock::nanoseconds() - begin;
-    let waited = (lock::last_wait() != last_wait).then_some(time);
-    meter::locked(time, waited.is_some());
+    let waited = measured.waited();
+    drop(measured);
     if let (Some(time), Some(item)) = (waited, target.item()) {
         note(table, &[item], time);
     }
     (taken, waited)
 }
 
+/// A lock that is being taken: the figures of the call have it when this is dropped, also where an error ends the wait.
+struct Measured<'t> {
+    target: LockTarget<'t>,
+    begin: u64,
+    last_wait: i64,
+}
+
+impl Measured<'_> {
+    fn waited(&self) -> Option<u64> {
+        (lock::last_wait() != self.last_wait).then(|| clock::nanoseconds() - self.begin)
+    }
+}
+
+impl Drop for Measured<'_> {
+    fn drop(&mut self) {
+        let (time, waited) = (clock::nanoseconds() - self.begin, self.waited().is_some());
+        meter::locked(time, waited);
+        if let Some(item) = self.target.item().filter(|_| waited && std::thread::panicking()) {
+            meter::gave_up(item.to_string(), time);
+        }
+    }
+}
+
+/// This process takes no lock any more: it ends, and nothing unwinds.
+pub(super) fn forget(memory: SharedMemory) {
+    if let Some(place) = own_place() {
+        drop(Published(of_backend(memory, place)));
+    }
+}
+
 /// Notes a wait for items: in the list of hot items, and in the log where that is asked for.
 pub fn note(table: Oid, items: &[&ItemId], time: u64) {
     let Some(memory) = meter::memory() else { return };
     for item in items {
-        hot::note(memory, List::Waits, table, &item.to_string(), time / items.len() as u64);
+        hot::note(memory, HotList::Waits, table, &item.to_string(), time / items.len() as u64);
     }
     let (milliseconds, least) = (time as f64 / 1e6, settings::log_lock_wait());
     if least.is_some_and(|least| milliseconds >= least) {
@@ -90,14 +119,14 @@ pub fn note(table: Oid, items: &[&ItemId], time: u64) {
 struct Published(&'static [AtomicU64]);
 
 impl Published {
-    fn new(memory: SharedMemory, place: usize, (table, target, since): (Oid, Target<'_>, u64)) -> Self {
+    fn new(memory: SharedMemory, place: usize, (table, target, since): (Oid, LockTarget<'_>, u64)) -> Self {
         let words = of_backend(memory, place);
         let put = |word: usize, value: u64| words[word].store(value, Ordering::Relaxed);
         begin_change(words);
         put(PROCESS, u64::from(std::process::id()));
         put(TABLE, u64::from(database().to_u32()) << 32 | u64::from(table.to_u32()));
         put(SINCE, since);
-        put(STRIPE, if let Target::Stripe(_, stripe) = target { u64::from(stripe.unsigned_abs()) + 1 } else { 0 });
+        put(STRIPE, if let LockTarget::Stripe(_, stripe) = target { u64::from(stripe.unsigned_abs()) + 1 } else { 0 });
         match target.item() {
             None => put(ID_KIND, 0),
             Some(ItemId::Uuid(bytes)) => {
@@ -189,7 +218,7 @@ fn read_one(words: &[AtomicU64]) -> Option<Waiting> {
         let sequence = words[SEQUENCE].load(Ordering::Acquire);
         let copy = text::load(words);
         fence(Ordering::Acquire);
-        (sequence % 2 == 0 && words[SEQUENCE].load(Ordering::Relaxed) == sequence).then_some(copy)
+        (sequence.is_multiple_of(2) && words[SEQUENCE].load(Ordering::Relaxed) == sequence).then_some(copy)
     })?;
     if copy[PROCESS] == 0 || copy[TABLE] >> 32 != u64::from(database().to_u32()) {
         return None;

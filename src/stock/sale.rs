@@ -16,7 +16,7 @@ use crate::ledger::heap_writer;
 use crate::pg::args::{Arg, NumericArg};
 use crate::pg::spi::{Connection, Rows};
 use crate::statements::Statement;
-use crate::stats::waits::{self, Target};
+use crate::stats::waits::{self, LockTarget};
 use crate::stock::shortage;
 use crate::stripes::automatic;
 use crate::stripes::striped::Striped;
@@ -78,7 +78,7 @@ impl<'a> Sale<'a> {
         for _ in 0..2 {
             let statement = self.stock.by_strength(Statement::LockEnough, Statement::LockEnoughNoKey);
             let lock = || self.stock.run(self.spi, statement, &[Arg::item(self.id), self.bound]);
-            let (locked, waited) = waits::taking(self.stock.oid, Target::Item(self.id), lock);
+            let (locked, waited) = waits::taking(self.stock.oid, LockTarget::Item(self.id), lock);
             if locked.count() > 0 {
                 return self.decide(locked, waited.is_some());
             }
@@ -86,7 +86,7 @@ impl<'a> Sale<'a> {
         }
         let statement = self.stock.by_strength(Statement::LockItem, Statement::LockItemNoKey);
         let lock = || self.stock.run(self.spi, statement, &[Arg::item(self.id)]);
-        let (locked, waited) = waits::taking(self.stock.oid, Target::Item(self.id), lock);
+        let (locked, waited) = waits::taking(self.stock.oid, LockTarget::Item(self.id), lock);
         if locked.count() == 0 {
             return Err(Error::unknown_item(self.id));
         }

@@ -6,3 +6,4 @@ pub mod layout;
 mod rebalance;
 pub mod striped;
 pub mod totals;
+pub mod work;

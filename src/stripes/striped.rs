@@ -19,7 +19,7 @@ use crate::pg::transaction::has_one_snapshot;
 use crate::pg::types::SqlType;
 use crate::statements::Statement;
 use crate::stats::contention;
-use crate::stats::waits::{self, Target};
+use crate::stats::waits::{self, LockTarget};
 use crate::stripes::totals;
 use crate::table::attachment::Attachment;
 use crate::table::rows;
@@ -250,7 +250,8 @@ impl<'a> Striped<'a> {
     pub(super) fn wait(&self, place: i16, mode: Mode) {
         let lock = self.lock(place);
         if !lock.take(mode) {
-            waits::taking(self.stock.oid, Target::Stripe(&self.id, place), || lock.wait(mode));
+            let stripe = if place == ITEM { GATE } else { place };
+            waits::taking(self.stock.oid, LockTarget::Stripe(&self.id, stripe), || lock.wait(mode));
         }
     }
 

@@ -1,11 +1,9 @@
-//! The totals in the rows of striped items, and the background worker that brings them up to date.
+//! The totals in the rows of striped items, and the start of the background worker that brings them up to date.
 //!
 //! Sales of a striped item leave its row alone, so the total is written after they have committed. The first sale
-//! starts a worker for the tables of their owner in the database; it looks at them five times a second and ends when
-//! nothing has changed for a while. It ends only while no transaction that wrote stripes is open: such a transaction
-//! locks the table of stripes first, and then looks for a worker. A worker that was killed is started again by the next
-//! call that finds a total that lags. It works as the owner in a security-restricted operation, for a limited time for
-//! each table. Each owner has a worker of its own, so code of one owner cannot end or hold up the work for others.
+//! starts a worker for the tables of their owner in the database. A worker that was killed is started again by the next
+//! call that finds a total that lags. Each owner has a worker of its own, so code of one owner cannot end or hold up
+//! the work for others. Its work is in `stripes::work`.
 
 use crate::core::error::Result;
 use crate::core::item_id::ItemId;
@@ -15,26 +13,18 @@ use crate::ledger::heap_writer;
 use crate::pg::Oid;
 use crate::pg::args::Arg;
 use crate::pg::failpoint::{self, Point};
-use crate::pg::lock::{Lock, Mode, TableLock, try_lock_table};
+use crate::pg::lock::{Lock, Mode};
 use crate::pg::report;
 use crate::pg::spi::{Connection, Rows, connected};
 use crate::pg::transaction::is_standby;
-use crate::pg::worker::{self, Look, Start, Work};
+use crate::pg::worker::{self, Look, Start};
 use crate::statements::Statement;
-use crate::stripes::automatic;
 use crate::table::attachment::Attachment;
-use crate::table::cache;
-use crate::table::configuration::{configuration, stripe_tables, striped_tables};
 use std::cell::Cell;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// A worker is there after some milliseconds; a sale waits for it so long at most.
 const START_PATIENCE_MS: u32 = 100;
-/// How long a worker tries to take its lock, and the pause between two tries. DROP DATABASE waits five seconds for
-/// others to go; this is less.
-const CLAIM_PATIENCE: Duration = Duration::from_secs(2);
-const CLAIM_PAUSE: Duration = Duration::from_millis(1);
 /// How often a session that sells other items looks for totals that lag.
 const REVIVAL: Duration = Duration::from_secs(1);
 
@@ -85,97 +75,15 @@ fn has_worker(owner: Oid) -> bool {
     !free
 }
 
-fn is_lagging(spi: &Connection, stock: &Attachment) -> Result<bool> {
+/// Whether a total in a row differs from the sum of the stripes.
+pub(super) fn is_lagging(spi: &Connection, stock: &Attachment) -> Result<bool> {
     let (ids, totals) = sums(spi, stock)?;
     let _acting = stock.act_on_companions();
     Ok(stock.run(spi, Statement::FindLagging, &[stock.bind_items(&ids), Arg::owned(totals)]).count() > 0)
 }
 
-/// The work of the worker.
-pub fn work() -> Work {
-    Work { claim, tables, look, end }
-}
-
-/// Claims to be the worker of an owner, of which there is one at most; or finds that it still is.
-fn claim(owner: Oid) -> bool {
-    let lock = Lock::of_worker(owner);
-    lock.is_held_alone() || claimed(|| lock.take_for_session())
-}
-
-/// Tries for a while to become the worker: a session that looks for one has the lock for a moment, another worker has
-/// it for as long as it lives.
-fn claimed(mut take: impl FnMut() -> bool) -> bool {
-    let begin = Instant::now();
-    while !take() {
-        if begin.elapsed() > CLAIM_PATIENCE {
-            return false;
-        }
-        worker::pause(CLAIM_PAUSE);
-    }
-    true
-}
-
-fn tables(owner: Oid) -> Vec<Oid> {
-    // Without a configuration there is no attached table.
-    connected(|spi| striped_tables(spi, &configuration()?, owner)).unwrap_or_else(|_| Vec::new())
-}
-
-/// Looks at the totals of one table.
-fn look(owner: Oid, table: Oid) -> Look {
-    // Code of the owner can release the locks of a session, not those of a transaction.
-    if !claimed(|| Lock::of_worker(owner).take(Mode::Exclusive)) {
-        return Look::Unchanged;
-    }
-    let Some(stock) = striped_stock(table).filter(|stock| stock.owner == owner) else { return Look::Unchanged };
-    let work = |spi: &Connection| update(spi, &stock).and_then(|look| automatic::merge_quiet(spi, &stock, look));
-    let look = connected(work).unwrap_or_else(|error| error.raise());
-    // Once more, while the transaction still has the lock.
-    Lock::of_worker(owner).take_for_session();
-    look
-}
-
-fn striped_stock(table: Oid) -> Option<Rc<Attachment>> {
-    let stock = cache::attached(table).ok().filter(|stock| stock.has_striped())?;
-    // Code that must not run as the owner would run here.
-    (stock.require_healthy().is_ok() && stock.require_trusted_code().is_ok()).then_some(stock)
-}
-
-/// Gives the claim away where no total lags, and no transaction that wrote stripes is open: the tables of stripes are
-/// locked until the commit. A transaction that writes stripes from here on waits for this one, and then finds no
-/// worker.
-fn end(owner: Oid) -> bool {
-    let lock = Lock::of_worker(owner);
-    let mut locked = Vec::new();
-    let ended: Result<bool> = connected(|spi| {
-        let configuration = configuration()?;
-        // Stock tables are locked before stripes, as everywhere.
-        let stocks: Vec<_> =
-            striped_tables(spi, &configuration, owner)?.into_iter().filter_map(striped_stock).collect();
-        locked = stripe_tables(spi, &configuration, owner)?;
-        let mut stripes = locked.iter();
-        if !claimed(|| lock.take(Mode::Exclusive)) || !stripes.all(|table| try_lock_table(*table, TableLock::Share)) {
-            return Ok(false);
-        }
-        for stock in stocks {
-            if is_lagging(spi, &stock)? || automatic::has_divided(&stock) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    });
-    // Without a configuration nothing is left to do.
-    if !ended.unwrap_or(true) {
-        return false;
-    }
-    failpoint::reached(Point::TotalsOver);
-    lock.release(Mode::Exclusive);
-    lock.release_for_session();
-    // A table that was attached meanwhile is not locked: its sales found a worker that was about to end.
-    let attached = connected(|spi| stripe_tables(spi, &configuration()?, owner)).unwrap_or_else(|_| Vec::new());
-    attached.iter().all(|table| locked.contains(table)) || !claim(owner)
-}
-
-fn update(spi: &Connection, stock: &Attachment) -> Result<Look> {
+/// Brings the totals in the rows of striped items up to date.
+pub(super) fn update(spi: &Connection, stock: &Attachment) -> Result<Look> {
     let (ids, totals) = sums(spi, stock)?;
     let _acting = stock.act_on_companions();
     let args = [stock.bind_items(&ids), Arg::owned(totals)];

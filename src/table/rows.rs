@@ -11,7 +11,7 @@ use crate::pg::heap::{Heap, TupleId};
 use crate::pg::lookup;
 use crate::pg::spi::Connection;
 use crate::statements::Statement;
-use crate::stats::waits::{self, Target};
+use crate::stats::waits::{self, LockTarget};
 use crate::table::attachment::Attachment;
 use crate::table::cache;
 use std::collections::HashMap;
@@ -49,7 +49,7 @@ pub fn lock(spi: &Connection, stock: &Attachment, ids: &[ItemId]) -> Result<Hash
     stock.require_sale_rights();
     let statement = stock.by_strength(Statement::LockItems, Statement::LockItemsNoKey);
     let lock = || stock.run(spi, statement, &[stock.bind_items(ids)]);
-    let (rows, waited) = waits::taking(stock.oid, Target::of(ids), lock);
+    let (rows, waited) = waits::taking(stock.oid, LockTarget::of(ids), lock);
     failpoint::reached(Point::Locked);
     let locked = |row| {
         let stored = rows.quantity(row, c"quantity", stock.names.quantity_type);

@@ -1,10 +1,10 @@
 """The totals worker ends, and an item is striped and sold at the same moment: the row still comes to show the total.
 
-Runs on a build with the feature `failpoints` (see src/failpoint.rs). The worker has found nothing that is striped and
-is about to end; there, at the place `totals_over`, it waits for an advisory lock that the test holds. It still counts
-as a worker, so a sale that comes now starts no other. Therefore the worker looks once more after it has given its
-place away: without that second look no worker would write the total until some later call. The setting comes from the
-database, because the worker is no session of the test.
+Runs on a build with the feature `failpoints` (tests/support/failpoints.py). The worker has found nothing that is
+striped and is about to end; there, at the place `totals_over`, it waits for an advisory lock that the test holds. It
+still counts as a worker, so a sale that comes now starts no other. Therefore the worker looks once more after it has
+given its place away: without that second look no worker would write the total until some later call. The setting comes
+from the database, because the worker is no session of the test.
 """
 
 import time
@@ -13,17 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
-from dev.server import Server
+from failpoints import ADVISORY_LOCK
 
-ADVISORY_LOCK = 4711  # the one of src/failpoint.rs
 ONE, TWO = (f"00000000-0000-4000-8000-{number:012d}" for number in (1, 2))
 PATIENCE_SECONDS = 60
-
-
-@pytest.fixture(scope="module")
-def server():
-    with Server(pg="18", tree="pg18-failpoints") as server:
-        yield server
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ import pytest
 from rust_text import ROOT, blank, end_of_braces, places, shipped, sources
 
 # A folder imports only from itself and from folders to its left. lib.rs may use all of them.
-LAYERS = ["core", "pg", "statements", "table", "ledger", "stripes", "stock", "attach", "audit", "api"]
+LAYERS = ["core", "pg", "statements", "stats", "table", "ledger", "stripes", "stock", "attach", "audit"]
+LAYERS += ["advice", "api"]
 MOST_LINES = 600
 MOST_LINES_OF_A_FUNCTION = 70
 MOST_COLUMNS = 120
@@ -461,8 +462,13 @@ def project_files(folder=ROOT):
             yield path
 
 
+def is_frozen(path):
+    """An installation script of an earlier version: PostgreSQL reads one file, which pgrx made of several."""
+    return path.parent == ROOT / "tests/upgrade" and path.suffix == ".sql"
+
+
 def too_long(paths):
-    lengths = {path: len(path.read_text().splitlines()) for path in paths}
+    lengths = {path: len(path.read_text().splitlines()) for path in paths if not is_frozen(path)}
     return [f"{path} has {length} lines" for path, length in lengths.items() if length > MOST_LINES]
 
 

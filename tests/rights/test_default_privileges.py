@@ -61,10 +61,11 @@ def set_defaults(conn, defaults, role, schema="public", of=""):
 
 def grants_on_functions(conn) -> list:
     """(function, grantee) of every EXECUTE on a function of the extension that its owner has not, but PUBLIC on
-    triggers."""
+    triggers, and those who read statistics on what they read."""
     return conn.execute(
         f"""SELECT oid, a.grantee::regrole::text FROM ({MEMBERS}) AS f, aclexplode(f.acl) AS a
-             WHERE a.grantee <> f.owner AND NOT (f.type = 'trigger' AND a.grantee = 0)"""
+             WHERE a.grantee <> f.owner AND NOT (f.type = 'trigger' AND a.grantee = 0)
+               AND NOT (a.grantee = 'pg_read_all_stats'::regrole AND f.oid::text ~ 'inventory_(stats_\\w+|advice)\\(')"""
     ).fetchall()
 
 
@@ -74,13 +75,14 @@ def companion_grants(conn) -> list:
 
 def grants_on_tables(conn, like: str) -> list:
     """(relation, grantee, right) of all that another role than the owner may do with tables and sequences of such a
-    name."""
+    name, but those who read statistics with the views."""
     return conn.execute(
         """SELECT c.relname, a.grantee::regrole::text, a.privilege_type
              FROM pg_class c,
                   aclexplode(coalesce(c.relacl, acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char",
                                                                       c.relowner))) AS a
             WHERE c.relname LIKE %s AND c.relkind IN ('r', 'S', 'v') AND a.grantee <> c.relowner
+              AND (c.relkind, a.grantee, a.privilege_type) <> ('v', 'pg_read_all_stats'::regrole, 'SELECT')
             UNION ALL
            SELECT c.relname || '.' || t.attname, a.grantee::regrole::text, a.privilege_type
              FROM pg_class c JOIN pg_attribute t ON t.attrelid = c.oid,

@@ -1,7 +1,5 @@
 """Advice: each piece shows where it is due, and only there."""
 
-import random
-
 import pytest
 
 from shop import ONE, TWO, Aside, create_role, item, refused, sell, until
@@ -108,7 +106,8 @@ def test_audits_of_every_table_are_shown_and_a_hostile_one_hides_no_other(db, co
     """The table of audits belongs to the owner of the shop, who can put another in its place."""
     conn.execute("SELECT count(*) FROM audit_inventory()")
     role = create_role(conn, db, "owner")
-    conn.execute(f'CREATE SCHEMA two AUTHORIZATION "{role}"; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO "{role}"')
+    conn.execute(f'CREATE SCHEMA two AUTHORIZATION "{role}"')
+    conn.execute(f'GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO "{role}"')
     with db.connect(role) as owner:
         owner.execute("SET search_path = two, public")
         owner.execute("CREATE TABLE inventory (id int PRIMARY KEY, quantity int); SELECT attach_inventory('inventory')")

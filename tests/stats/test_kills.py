@@ -184,7 +184,8 @@ def locks_left(conn):
     """Advisory locks of this database, and locks of processes that are gone."""
     return conn.execute(
         """SELECT locktype, pid, mode FROM pg_locks AS l
-            WHERE (locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+            WHERE (locktype = 'advisory'
+                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
                OR (pid IS NOT NULL AND NOT EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.pid = l.pid))"""
     ).fetchall()
 

@@ -8,7 +8,6 @@ import os
 import signal
 
 import psycopg
-import pytest
 
 from databases import Database
 from dev.server import Server

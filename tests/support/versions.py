@@ -25,6 +25,7 @@ DEPEND_ON_THE_VERSION = {
     "attach/test_attach_refuses.py": "18 has virtual generated columns",
     "attach/test_dropped_companions.py": "event triggers",
     "ledger/test_ledger_statements.py": "MERGE and RETURNING know more since 17 and 18",
+    "stats": "shared memory is a segment since 17, and is reserved at the start of the server before",
     "monitoring": "where statistics are kept depends on the version: 15 needs shared_preload_libraries",
     "rights/test_default_privileges.py": "MAINTAIN is a privilege since 17",
     "rights/test_deferrable_triggers.py": "the role of a deferred trigger is another since 18",

@@ -90,13 +90,6 @@ SELECT m.movement_id, m.inventory_id, m.stripe, m.kind, m.old_quantity, m.new_qu
        m.occurred_at
   FROM ONLY shop.stock_movement AS m;
 
--- audit::newest_of
-SELECT r.finished_at AS ended, r.discrepancies
-  FROM ONLY shop.stock_audit AS r
- WHERE r.kind OPERATOR(pg_catalog.=) 'audit'
- ORDER BY r.run_id DESC
- LIMIT 1;
-
 -- audit::movements, without hashes
 SELECT m.movement_id, m.inventory_id, m.stripe, m.kind, m.old_quantity, m.new_quantity, NULL::pg_catalog.text,
        NULL::pg_catalog.text, NULL::pg_catalog.text, NULL::pg_catalog.xid8,
