@@ -25,6 +25,8 @@ struct RunningCall {
     begin: u64,
     reference: Option<String>,
     figures: Figures,
+    /// The item for which it waited until an error ended that, and how long.
+    gave_up: Option<(String, u64)>,
 }
 
 thread_local! {
@@ -58,6 +60,7 @@ pub fn counted<T>(function: Function, act: impl FnOnce() -> Result<T>) -> Result
             begin,
             reference: None,
             figures: Figures::default(),
+            gave_up: None,
         });
         running.len() - 1
     });
@@ -83,7 +86,10 @@ fn ended(memory: SharedMemory, depth: usize, sqlstate: Option<u32>) -> Oid {
         running.truncate(depth + 1);
         running.pop()
     });
-    let Some(RunningCall { function, table, begin, mut figures, .. }) = ended else { return Oid::INVALID };
+    let Some(RunningCall { function, table, begin, mut figures, gave_up, .. }) = ended else { return Oid::INVALID };
+    if let Some((item, time)) = gave_up {
+        hot::note(memory, HotList::Waits, table, &item, time);
+    }
     figures.time = clock::nanoseconds() - begin;
     figures.sqlstate = sqlstate;
     counters::count(memory, table, function, &figures);
@@ -147,6 +153,11 @@ pub(super) fn locked(time: u64, waited: bool) {
         running.figures.lock_time += time;
         running.figures.waits += u64::from(waited);
     });
+}
+
+/// An error has ended the wait of the running call for an item.
+pub(super) fn gave_up(item: String, time: u64) {
+    innermost(|running| running.gave_up = Some((item, time)));
 }
 
 /// The reference of the running call.
