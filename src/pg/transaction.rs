@@ -154,15 +154,19 @@ pub fn database() -> pg_sys::Oid {
     unsafe { pg_sys::MyDatabaseId }
 }
 
-/// Set once a process, with the callback below, which has no argument of ours.
+/// Set once, when the library is loaded: the callback below has no argument of ours.
 static AT_EXIT: OnceLock<fn()> = OnceLock::new();
 
-/// Runs `act` when this process exits, while it still has its shared memory.
+/// Registers for the exits of processes; called when the library is loaded.
 pub fn at_exit(act: fn()) {
-    if AT_EXIT.set(act).is_ok() {
-        // SAFETY: the callback is of the library, which is never unloaded.
-        unsafe { pg_sys::before_shmem_exit(Some(process_exits), pg_sys::Datum::null()) };
-    }
+    let _ = AT_EXIT.set(act);
+}
+
+/// Watches the exit of this process, while which it still has its shared memory; to be called once in a process. One
+/// that was forked from a process with the library has forgotten what that one had registered.
+pub fn watch_exit() {
+    // SAFETY: the callback is of the library, which is never unloaded.
+    unsafe { pg_sys::before_shmem_exit(Some(process_exits), pg_sys::Datum::null()) };
 }
 
 #[pg_guard]

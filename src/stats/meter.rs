@@ -9,11 +9,10 @@ use crate::pg::clock;
 use crate::pg::report::{self, sqlstate_of_panic};
 use crate::pg::settings;
 use crate::pg::shared_memory::{self, SharedMemory};
-use crate::pg::transaction::at_exit;
+use crate::pg::transaction::watch_exit;
 use crate::stats::counters::{self, Figures};
 use crate::stats::function::Function;
 use crate::stats::hot::{self, HotList};
-use crate::stats::waits;
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -50,7 +49,7 @@ pub fn memory() -> Option<SharedMemory> {
 pub fn counted<T>(function: Function, act: impl FnOnce() -> Result<T>) -> Result<T> {
     let Some(memory) = memory() else { return act() };
     if !EXIT_WATCHED.replace(true) {
-        at_exit(count_interrupted);
+        watch_exit();
     }
     let begin = clock::nanoseconds();
     let depth = RUNNING.with_borrow_mut(|running| {
@@ -97,14 +96,11 @@ fn ended(memory: SharedMemory, depth: usize, sqlstate: Option<u32>) -> Oid {
 }
 
 /// The process ends, in the middle of these calls.
-fn count_interrupted() {
+pub(super) fn count_interrupted(memory: SharedMemory) {
     let depth = RUNNING.with_borrow(Vec::len);
-    if let Ok(memory) = shared_memory::attach() {
-        waits::forget(memory);
-        (0..depth).rev().for_each(|depth| {
-            ended(memory, depth, Some(report::packed("57P01")));
-        });
-    }
+    (0..depth).rev().for_each(|depth| {
+        ended(memory, depth, Some(report::packed("57P01")));
+    });
 }
 
 /// The items that an error says are short.

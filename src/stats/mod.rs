@@ -15,9 +15,18 @@ pub mod meter;
 mod text;
 pub mod waits;
 
-use crate::pg::shared_memory;
+use crate::pg::{shared_memory, transaction};
 
-/// Reserves shared memory; called once a process.
+/// Reserves shared memory, and registers for the exits of processes; called when the library is loaded.
 pub fn register() {
     shared_memory::register(layout::size);
+    transaction::at_exit(process_ends);
+}
+
+/// PostgreSQL unwinds nothing where it ends a process in the middle of a call.
+fn process_ends() {
+    if let Ok(memory) = shared_memory::attach() {
+        waits::forget(memory);
+        meter::count_interrupted(memory);
+    }
 }

@@ -247,7 +247,8 @@ def test_only_members_of_the_owner_audit(db, conn):
         assert kinds(session) == []
         assert kinds(session, full=True) == []
     owners = conn.execute(
-        "SELECT DISTINCT pg_get_userbyid(relowner) FROM pg_class WHERE relname LIKE 'inventory_audit%' AND relkind = 'r'"
+        "SELECT DISTINCT pg_get_userbyid(relowner) FROM pg_class"
+        " WHERE relname LIKE 'inventory_audit%' AND relkind = 'r'"
     ).fetchall()
     assert owners == [(owner,)]
 

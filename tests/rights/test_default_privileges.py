@@ -65,7 +65,8 @@ def grants_on_functions(conn) -> list:
     return conn.execute(
         f"""SELECT oid, a.grantee::regrole::text FROM ({MEMBERS}) AS f, aclexplode(f.acl) AS a
              WHERE a.grantee <> f.owner AND NOT (f.type = 'trigger' AND a.grantee = 0)
-               AND NOT (a.grantee = 'pg_read_all_stats'::regrole AND f.oid::text ~ 'inventory_(stats_\\w+|advice)\\(')"""
+               AND NOT (a.grantee = 'pg_read_all_stats'::regrole
+                        AND f.oid::text ~ 'inventory_(stats_\\w+|advice)\\(')"""
     ).fetchall()
 
 

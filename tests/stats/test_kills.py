@@ -103,6 +103,7 @@ class Till:
             return sold
         except psycopg.errors.QueryCanceled:
             self.known.note(self.known.kills, "calls")
+            undo(session)
             return False
 
     def call(self, session, statement, arguments, within=False):
@@ -119,12 +120,21 @@ class Till:
             self.known.note(self.known.kills, "calls")
             return False
         except psycopg.Error as error:
-            if error.sqlstate in (None, "57P01"):
+            if error.sqlstate != "IV001":
                 raise
             outcome = error.sqlstate
         self.known.note(self.known.results, (self.function, outcome))
         self.function = None
         return outcome == "ok"
+
+
+def undo(session):
+    """The ROLLBACK of a canceled transaction may be canceled, too, and then the transaction is still there."""
+    while session.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+        try:
+            session.rollback()
+        except psycopg.errors.QueryCanceled:
+            pass
 
 
 def kill_some(session, chosen):
