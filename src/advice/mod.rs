@@ -1,13 +1,14 @@
 //! Advice: what would make the stock tables of this database faster, or keep them so, and why.
 //!
 //! It rests on the counters of calls, on PostgreSQL's own statistics and on the catalogs; it changes nothing. A table
-//! that cannot be used is part of the advice, too.
+//! that cannot be used is part of the advice, too; one that another session has locked is left out.
 
 mod rules;
 
 use crate::core::error::{Error, Result};
 use crate::pg::Oid;
 use crate::pg::args::Arg;
+use crate::pg::lock::{TableLock, try_lock_table, unlock_table};
 use crate::pg::spi::{Connection, connected};
 use crate::pg::transaction::in_subtransaction;
 use crate::statements::advice as statements;
@@ -51,6 +52,10 @@ struct TableFacts {
 pub fn advice() -> Result<Vec<Advice>> {
     let mut all = Vec::new();
     for table in choice::all()? {
+        // Another session may have it for long.
+        if !try_lock_table(table, TableLock::RowExclusive) {
+            continue;
+        }
         let look = || -> Result<_> {
             let stock = cache::attached(table)?;
             let facts = connected(|spi| facts(spi, &stock))?;
@@ -73,6 +78,7 @@ pub fn advice() -> Result<Vec<Advice>> {
                 detail: json!({"message": message}),
             }),
         }
+        unlock_table(table, TableLock::RowExclusive);
     }
     Ok(all)
 }

@@ -26,7 +26,7 @@ fn available(id: Option<KeyArg>) -> Result<AnyNumeric> {
         // The rights in force decide whether the item may be seen.
         let rows = stock.run(spi, Statement::ReadAvailable, &[Arg::item(&id)]);
         let shown = rows.get::<AnyNumeric>(0, c"quantity").ok_or_else(|| Error::unknown_item(&id))?;
-        learn_divided(spi, stock, &[])?;
+        learn_divided(spi, stock, std::slice::from_ref(&id))?;
         let is_striped = stock.stripes_of(&id).is_some();
         // In an older snapshot an item may have stripes that are merged by now, and the reverse.
         if !is_striped && !has_one_snapshot() {

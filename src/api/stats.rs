@@ -155,6 +155,8 @@ fn inventory_stats_hot() -> TableIterator<
             items.entry((hot.table, hot.item)).or_default().refusals = hot.weight - hot.error;
         }
     }
+    let mut items: Vec<_> = items.into_iter().collect();
+    items.sort_by_key(|(_, item)| std::cmp::Reverse((item.time, item.refusals)));
     TableIterator::new(items.into_iter().map(|((table, item), HotItem { waits, time, refusals })| {
         (table_of(table), to_server(&item), number(waits), milliseconds(time), number(refusals))
     }))

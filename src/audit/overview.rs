@@ -1,9 +1,10 @@
 //! The newest audit of every attached table, for those who watch over the shops of others.
 
-use crate::audit::tables::RUNS_SUFFIX;
+use crate::audit::tables::{RUNS, RUNS_SUFFIX};
 use crate::core::error::Result;
 use crate::pg::Oid;
 use crate::pg::args::Moment;
+use crate::pg::lock::{TableLock, try_lock_table};
 use crate::pg::relation;
 use crate::pg::role::act_as_unfiltered;
 use crate::pg::spi::connected;
@@ -24,7 +25,7 @@ pub struct Newest {
 }
 
 /// Those of all attached tables that have a ledger. A table of audits is read with the rights of its owner; one that
-/// cannot be read counts as none.
+/// cannot be read, or only after waiting, counts as none.
 pub fn newest() -> Result<Vec<Newest>> {
     let mut audits = Vec::new();
     for table in choice::all()? {
@@ -32,7 +33,10 @@ pub fn newest() -> Result<Vec<Newest>> {
             connected(|spi| configured(spi, &configuration()?, table))?.and_then(|row| row.companions.movements);
         let (Some(ledger), Some(owner)) = (ledger, relation::owner(table)) else { continue };
         let read = in_subtransaction(|| {
-            let runs = LedgerHome::of_ledger(ledger)?.owned(RUNS_SUFFIX, owner)?;
+            if !try_lock_table(ledger, TableLock::AccessShare) {
+                return None;
+            }
+            let runs = LedgerHome::of_ledger(ledger)?.owned((RUNS_SUFFIX, RUNS), owner)?;
             let _acting = act_as_unfiltered(owner, CATALOG_PATH);
             connected(|spi| {
                 let rows = spi.once(&statements::newest_of(&relation::qualified_name(runs)), &[]);

@@ -24,7 +24,7 @@ use crate::table::companion::{Column, ITEM, column, identity, nullable};
 pub const RUNS_SUFFIX: &str = "_audit";
 const SUFFIXES: [&str; 3] = [RUNS_SUFFIX, "_audit_chain", "_audit_segment"];
 
-const RUNS: &[Column] = &[
+pub(super) const RUNS: &[Column] = &[
     identity("run_id"),
     column("kind", SqlType::Text),
     column("started_at", SqlType::Timestamptz),

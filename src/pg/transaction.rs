@@ -1,6 +1,7 @@
 //! The transaction of the backend: isolation level, commands, subtransactions, and the entry points at their ends.
 
 use crate::core::error::Error;
+use crate::pg::report::packed;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgTryBuilder, pg_guard, pg_sys};
 use std::ffi::CStr;
@@ -16,8 +17,8 @@ pub struct AtEnd {
     pub before_commit: fn() -> Result<(), Box<Error>>,
     /// Where a transaction has ended.
     pub ended: fn(),
-    /// Where a transaction has committed, aborted, or was prepared: true.
-    pub over: fn(bool),
+    /// Where a transaction has committed or aborted.
+    pub over: fn(),
     /// Where a subtransaction has aborted, and with it those that began after it.
     pub subtransaction_aborted: fn(Subtransaction),
 }
@@ -38,18 +39,14 @@ pub fn register(at_end: AtEnd) {
 
 #[pg_guard]
 unsafe extern "C-unwind" fn transaction_ends(event: pg_sys::XactEvent::Type, _nothing: *mut std::ffi::c_void) {
-    use pg_sys::XactEvent::{
-        XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE, XACT_EVENT_PREPARE,
-    };
+    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE};
     let Some(at_end) = AT_END.get() else { return };
     if event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE {
         (at_end.before_commit)().unwrap_or_else(|error| error.raise());
     }
     (at_end.ended)();
-    match event {
-        XACT_EVENT_COMMIT | XACT_EVENT_ABORT => (at_end.over)(false),
-        XACT_EVENT_PREPARE => (at_end.over)(true),
-        _ => {}
+    if event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT {
+        (at_end.over)();
     }
 }
 
@@ -148,6 +145,12 @@ pub fn require_writable(command: &CStr) {
     }
 }
 
+/// Whether a transaction of this server can be prepared, to be committed by another session.
+pub fn can_be_prepared() -> bool {
+    // SAFETY: a setting that does not change while the server runs.
+    unsafe { pg_sys::max_prepared_xacts > 0 }
+}
+
 /// The database of this session.
 pub fn database() -> pg_sys::Oid {
     // SAFETY: a variable of the backend, set when it starts.
@@ -176,7 +179,13 @@ unsafe extern "C-unwind" fn process_exits(_code: i32, _nothing: pg_sys::Datum) {
     }
 }
 
-/// Runs `act` in a subtransaction. An error of PostgreSQL rolls it back, and its message is returned.
+/// Whether an error says that the statement, or the session, is to end: nobody goes on after that.
+fn is_stop(code: std::ffi::c_int) -> bool {
+    ["57014", "57P01", "57P02", "57P03", "57P05"].into_iter().any(|stop| packed(stop).cast_signed() == code)
+}
+
+/// Runs `act` in a subtransaction. An error of PostgreSQL rolls it back, and its message is returned; but one that ends
+/// the statement does that.
 pub fn in_subtransaction<T>(act: impl FnOnce() -> T) -> Result<T, String> {
     // SAFETY: variables of the backend, restored below as PL/pgSQL restores them around a block.
     let (context, owner) = unsafe { (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner) };
@@ -189,6 +198,10 @@ pub fn in_subtransaction<T>(act: impl FnOnce() -> T) -> Result<T, String> {
         Ok(result)
     }))
     .catch_others(|caught| {
+        // SAFETY: there is an error on PostgreSQL's stack.
+        if matches!(caught, CaughtError::PostgresError(_)) && is_stop(unsafe { pg_sys::geterrcode() }) {
+            caught.rethrow();
+        }
         // SAFETY: as above.
         unsafe { pg_sys::RollbackAndReleaseCurrentSubTransaction() };
         Err(match &caught {

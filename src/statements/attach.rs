@@ -147,6 +147,17 @@ pub fn end_sharing(configuration: &str, sharing: &str) -> Sql {
     Sql::new(format!("DELETE FROM {sharing} WHERE NOT EXISTS (SELECT FROM {configuration})"), &[])
 }
 
+/// The same where no other transaction has the row.
+pub fn try_set_striped(configuration: &str) -> Sql {
+    let text = format!(
+        "UPDATE {configuration} AS a SET striped = true
+  FROM (SELECT c.ctid AS place FROM {configuration} AS c
+         WHERE c.stock_table OPERATOR(pg_catalog.=) $1 AND NOT c.striped FOR UPDATE SKIP LOCKED) AS free
+ WHERE a.ctid OPERATOR(pg_catalog.=) free.place"
+    );
+    Sql::new(text, &[SqlType::Oid])
+}
+
 /// Notes that a table has stripes.
 pub fn set_striped(configuration: &str) -> Sql {
     let text = format!(

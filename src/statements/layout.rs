@@ -19,6 +19,12 @@ pub fn delete_total(names: &Names) -> Sql {
     Sql::new(text, &[names.id_parameter()])
 }
 
+/// Locks the row of an item where no other transaction has it.
+pub fn lock_free_row(names: &Names) -> Sql {
+    let (source, item) = (names.source(), names.is_item());
+    Sql::new(format!("SELECT\n  FROM {source}\n WHERE {item}\n   FOR UPDATE SKIP LOCKED"), &[names.id_parameter()])
+}
+
 /// Writes the total of an item into its row.
 pub fn show_total(names: &Names) -> Sql {
     let (source, quantity, amount, item) = (names.source(), &names.quantity, names.amount(), names.is_item());

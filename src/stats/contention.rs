@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const MANY_WAITS: u64 = 20;
 const WINDOW: u64 = 1_000_000_000;
 /// A striped item is quiet with fewer sales than this in that time.
-const FEW_SALES: u64 = 20;
-const REST: u64 = 2_000_000_000;
+const FEW_SALES: u64 = 10;
+const REST: u64 = 1_000_000_000;
 /// A place that was not used for so long is free for another item.
 const FORGOTTEN: u64 = 60_000_000_000;
 /// The places that are looked at for one item.
@@ -51,9 +51,8 @@ fn find(memory: SharedMemory, key: u64) -> Option<Words> {
 fn find_or_take(memory: SharedMemory, key: u64, now: u64) -> Option<Words> {
     let take = |words: &Words| {
         let old = words[KEY].load(Ordering::Relaxed);
-        let is_free = old == 0
-            || (words[DIVIDED].load(Ordering::Relaxed) == 0
-                && now.saturating_sub(words[BEGIN].load(Ordering::Relaxed)) > FORGOTTEN);
+        // The totals worker looks at divided items all the time.
+        let is_free = old == 0 || now.saturating_sub(words[BEGIN].load(Ordering::Relaxed)) > FORGOTTEN;
         is_free && words[KEY].compare_exchange(old, key, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     };
     find(memory, key).or_else(|| {
@@ -106,8 +105,10 @@ pub fn is_quiet(memory: SharedMemory, table: Oid, id: &ItemId) -> bool {
 }
 
 /// The stripes of the item were put together.
-pub fn merged(memory: SharedMemory, table: Oid, id: &ItemId) {
-    if let Some(words) = find(memory, hash(table, id)) {
+pub fn merged(table: Oid, id: &ItemId) {
+    if let Ok(memory) = attach()
+        && let Some(words) = find(memory, hash(table, id))
+    {
         words[DIVIDED].store(0, Ordering::Relaxed);
     }
 }

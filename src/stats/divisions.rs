@@ -8,6 +8,7 @@
 
 use crate::pg::Oid;
 use crate::pg::shared_memory::{SharedMemory, Unavailable, attach};
+use crate::pg::transaction::can_be_prepared;
 use crate::stats::counters::words_of_table;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,8 +46,12 @@ pub fn state(table: Oid) -> Known {
     if words[OPEN].load(Ordering::SeqCst) == 0 { Known::Settled(begun) } else { Known::Unsettled }
 }
 
-/// Begins to divide an item of a table; false where other sessions could not learn of it.
+/// Begins to divide an item of a table; false where other sessions could not learn of it. A transaction that can be
+/// prepared is none to divide in: it may outlive this memory, and be committed by a session that does not know of it.
 pub fn begin(memory: SharedMemory, table: Oid) -> bool {
+    if can_be_prepared() {
+        return false;
+    }
     let Some(words) = words_of_table(memory, table.to_u32()) else { return false };
     words[OPEN].fetch_add(1, Ordering::SeqCst);
     words[BEGUN].fetch_add(1, Ordering::SeqCst);
@@ -54,13 +59,9 @@ pub fn begin(memory: SharedMemory, table: Oid) -> bool {
     true
 }
 
-/// The transaction is over, and what it has committed can be seen. One that was prepared counts as open until the
-/// server ends: the session that commits it does not know of it.
-pub fn over(prepared: bool) {
-    let dividing = DIVIDING.take();
-    if !prepared {
-        dividing.iter().for_each(|words| {
-            words[OPEN].fetch_sub(1, Ordering::SeqCst);
-        });
-    }
+/// The transaction is over, and what it has committed can be seen.
+pub fn over() {
+    DIVIDING.take().iter().for_each(|words| {
+        words[OPEN].fetch_sub(1, Ordering::SeqCst);
+    });
 }

@@ -10,54 +10,77 @@ use crate::core::item_id::ItemId;
 use crate::core::movement::MovementKind;
 use crate::core::quantity::Quantity;
 use crate::ledger::attribution::acting_as;
+use crate::pg::args::Arg;
 use crate::pg::invalidation;
 use crate::pg::lock::{TableLock, try_lock_table};
+use crate::pg::report;
+use crate::pg::role::act_as_unfiltered;
 use crate::pg::settings;
 use crate::pg::shared_memory::attach;
 use crate::pg::spi::Connection;
-use crate::pg::transaction::has_one_snapshot;
+use crate::pg::transaction::{has_one_snapshot, in_subtransaction};
 use crate::pg::trigger::depth;
 use crate::pg::worker::Look;
+use crate::statements::layout;
 use crate::stats::{contention, divisions};
-use crate::stripes::layout::{divide, merge_one, note_striped};
+use crate::stripes::layout::{divide, merge_one, try_note_striped};
 use crate::table::attachment::Attachment;
 use crate::table::cache::learn_divided;
+use crate::table::native::Native;
 
 /// Enough for the sessions that sell at once on a large server; each costs a row of a few bytes.
 const STRIPES: i16 = 16;
 
 /// Divides a locked item that calls keep waiting for; returns whether it did. Only items of a table that is written
-/// natively, so that no code of a user runs, and of which movements keep account.
+/// natively, stripes and ledger too, so that no code of a user runs. A division that fails is undone, and the item is
+/// sold from its row.
 pub fn divide_contended(spi: &Connection, stock: &Attachment, id: &ItemId, quantity: Quantity) -> Result<bool> {
-    let may =
-        settings::auto_stripe() && stock.has_ledger() && stock.native().is_some_and(|native| native.ledger.is_some());
-    if !may || stock.names.partitioned || has_one_snapshot() || depth() > 0 {
+    let is_native = |native: &Native| native.ledger.is_some() && native.stripes.is_some();
+    let may = settings::auto_stripe() && stock.native().is_some_and(is_native) && !stock.names.partitioned;
+    if !may || has_one_snapshot() || depth() > 0 {
         return Ok(false);
     }
     let Ok(memory) = attach() else { return Ok(false) };
     if !contention::waited(memory, stock.oid, id) || !divisions::begin(memory, stock.oid) {
         return Ok(false);
     }
-    note_striped(spi, stock.oid)?;
-    acting_as(MovementKind::Transfer, || divide(spi, stock, id, quantity, STRIPES))?;
-    invalidation::announce_change(stock.companions.stripes);
+    let divide = || -> Result<bool> {
+        if !try_note_striped(spi, stock)? {
+            return Ok(false);
+        }
+        acting_as(MovementKind::Transfer, || divide(spi, stock, id, quantity, STRIPES))?;
+        invalidation::announce_change(stock.companions.stripes);
+        Ok(true)
+    };
+    match in_subtransaction(|| divide().unwrap_or_else(|error| error.raise())) {
+        Ok(true) => {}
+        Ok(false) => return Ok(false),
+        Err(message) => {
+            report::debug(&format!("an item of {} was not divided: {message}", stock.names.relation));
+            return Ok(false);
+        }
+    }
     contention::divided(memory, stock.oid, id);
     learn_divided(spi, stock, std::slice::from_ref(id))
 }
 
-/// Puts the stripes of items together that were divided because they were contended, and are quiet.
+/// Puts the stripes of items together that were divided because they were contended, and are quiet. The row, and then
+/// the table, is locked where that needs no waiting.
 pub fn merge_quiet(spi: &Connection, stock: &Attachment, look: Look) -> Result<Look> {
     let Ok(memory) = attach() else { return Ok(look) };
     let striped = stock.striped();
     let mut quiet = striped.keys().filter(|id| contention::is_quiet(memory, stock.oid, id));
     let Some(id) = quiet.next() else { return Ok(look) };
+    let is_free = {
+        let _acting = act_as_unfiltered(stock.owner, &stock.search_path);
+        spi.once(&layout::lock_free_row(&stock.names), &[Arg::item(id)]).count() > 0
+    };
     // One at a time: the table is locked until the transaction ends.
-    if !try_lock_table(stock.oid, TableLock::ShareRowExclusive) {
-        return Ok(look);
+    if is_free && try_lock_table(stock.oid, TableLock::ShareRowExclusive) {
+        merge_one(spi, stock, id)?;
     }
-    merge_one(spi, stock, id)?;
-    contention::merged(memory, stock.oid, id);
-    Ok(Look::Changed)
+    // A merge is the end of work: the worker need not look at the table longer because of it.
+    Ok(look)
 }
 
 /// Whether an item of the table is divided because it was contended: the worker is to look at it until it is quiet.

@@ -39,7 +39,8 @@ pub fn passage(firing: &Firing, stock: &Attachment) -> Result<Passage> {
         return if stock.is_away(&id) { Err(Error::striped_item(&id)) } else { Ok(Passage::Stock) };
     }
     if stock.may_be_divided() {
-        connected(|spi| learn_divided(spi, stock, &[]))?;
+        let id = firing.first_row().item(&stock.id_name)?;
+        connected(|spi| learn_divided(spi, stock, &[id]))?;
     }
     if !stock.has_striped() && !attribution::is_writing_totals() {
         return Ok(Passage::Stock);

@@ -20,6 +20,7 @@ use crate::pg::spi::Connection;
 use crate::pg::types::SqlType;
 use crate::statements::attach as attach_statements;
 use crate::statements::layout;
+use crate::stats::contention;
 use crate::stripes::striped::sum_in_snapshot;
 use crate::table::attachment::Attachment;
 use crate::table::configuration::{configuration, striped_tables};
@@ -62,6 +63,7 @@ pub fn merge(spi: &Connection, stock: &Attachment, id: &ItemId) -> Result<Quanti
         return rows::readable(id, shown.stored);
     }
     let total = remove(spi, stock, id)?;
+    contention::merged(stock.oid, id);
     // From here on the item has its row alone, also for a trigger of the row.
     invalidation::announce_change(stock.companions.stripes);
     record_item(stock, id, [Quantity::ZERO, total]);
@@ -123,6 +125,16 @@ pub fn divide(spi: &Connection, stock: &Attachment, id: &ItemId, total: Quantity
         return Ok(total);
     }
     Err(Error::verification_failed(id, total, kept, None::<Quantity>))
+}
+
+/// The same where that needs no waiting; false where it does.
+pub fn try_note_striped(spi: &Connection, stock: &Attachment) -> Result<bool> {
+    let configuration = configuration()?;
+    if striped_tables(spi, &configuration, stock.owner)?.contains(&stock.oid) {
+        return Ok(true);
+    }
+    let sql = attach_statements::try_set_striped(&configuration.relation);
+    configuration.writing(|| spi.once(&sql, &[Arg::owned(stock.oid)]).count() > 0)
 }
 
 /// Notes that a table has stripes: the totals worker looks at such tables alone.

@@ -366,6 +366,7 @@ pub fn write(spi: &Connection, stock: &Attachment, steps: &[Step]) -> Result<Has
         None => write_by_statement(spi, stock, steps)?,
     };
     for Step { id, stripe, old_quantity, delta } in steps {
+        contention::sold(stock.oid, id);
         let new_quantity = written.get(&(id.clone(), *stripe)).copied();
         if new_quantity.is_none() || new_quantity != old_quantity.checked_add(*delta) {
             return Err(Error::verification_failed(id, *old_quantity, new_quantity, delta.negated()));

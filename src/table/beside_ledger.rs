@@ -7,7 +7,7 @@ use crate::core::error::{Error, Result};
 use crate::core::seal::{hex, numbers};
 use crate::pg::Oid;
 use crate::pg::args::Arg;
-use crate::pg::lock::lock_for_writing;
+use crate::pg::lock::{TableLock, lock_for_writing, try_lock_table};
 use crate::pg::namespace;
 use crate::pg::relation;
 use crate::pg::spi::Connection;
@@ -61,11 +61,14 @@ impl LedgerHome {
         Some(Self { schema, quoted: system_catalog::quoted_schema(schema)?, base })
     }
 
-    /// The table of that name that a role owns; None where there is none.
-    pub fn owned(&self, suffix: &str, owner: Oid) -> Option<Oid> {
+    /// The table of that name with these columns that a role owns; None where there is none, or it is locked.
+    pub fn owned(&self, (suffix, columns): (&str, &[Column]), owner: Oid) -> Option<Oid> {
         let found = namespace::relation_in(self.schema, &namespace::name(&self.bare(suffix)))?;
+        if !try_lock_table(found, TableLock::AccessShare) {
+            return None;
+        }
         let facts = relation::facts(found)?;
-        (facts.owner == owner && facts.ordinary).then_some(found)
+        problem(columns, &facts, owner, None).is_none().then_some(found)
     }
 
     /// The name of a table, quoted, with its schema.

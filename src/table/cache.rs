@@ -9,18 +9,19 @@ use crate::core::item_id::{IdType, ItemId};
 use crate::core::part::{Companion, Part};
 use crate::core::quantity::Capacity;
 use crate::pg::Oid;
+use crate::pg::args::Arg;
 use crate::pg::encoding;
 use crate::pg::invalidation::{self, Watch};
 use crate::pg::lock::{TableLock, lock_alone, lock_for_writing, unlock_table};
 use crate::pg::relation::{self, Facts};
 use crate::pg::report;
 use crate::pg::role::act_as_unfiltered;
-use crate::pg::spi::{Connection, connected};
+use crate::pg::spi::{Connection, Snapshot, connected};
 use crate::pg::trigger::Firing;
 use crate::pg::types::SqlType;
 use crate::pg::writability::StockColumns;
-use crate::statements::{Names, catalog as statements};
-use crate::stats::divisions;
+use crate::statements::{Names, Statement, catalog as statements};
+use crate::stats::divisions::{self, Known};
 use crate::stats::meter;
 use crate::table::attachment::{Attachment, Division, Plans, StripeCounts, USER_SCHEMA, part_of, pinned_path};
 use crate::table::catalog::{self, ColumnDescription, Columns, Description, RelationKind};
@@ -363,6 +364,9 @@ pub fn learn_divided(spi: &Connection, stock: &Attachment, ids: &[ItemId]) -> Re
     }
     let known = divisions::state(stock.oid);
     let _acting = act_as_unfiltered(stock.owner, &stock.search_path);
+    if known == Known::Unsettled && ids.len() <= MOST_LOOKED_AT {
+        return learn_some(spi, stock, ids);
+    }
     let rows = spi.once_latest(&statements::striped_items(&stock.names.stripes, None), &[]);
     let mut striped = HashMap::new();
     for row in 0..rows.count() {
@@ -371,6 +375,24 @@ pub fn learn_divided(spi: &Connection, stock: &Attachment, ids: &[ItemId]) -> Re
     let is_new = |id: &ItemId| striped.contains_key(id) && stock.stripes_of(id).is_none();
     let changed = ids.iter().any(is_new);
     stock.division.replace(Division { striped: Rc::new(striped), known });
+    Ok(changed)
+}
+
+/// While a transaction that divides items is open, each call asks about its own items.
+const MOST_LOOKED_AT: usize = 8;
+
+fn learn_some(spi: &Connection, stock: &Attachment, ids: &[ItemId]) -> Result<bool> {
+    let mut changed = false;
+    for id in ids.iter().filter(|id| stock.stripes_of(id).is_none()) {
+        let rows = stock.run_with(spi, Statement::LookAtStripes, &[Arg::item(id)], Snapshot::Latest);
+        if rows.count() > 0 {
+            let count = i16::try_from(rows.count()).map_err(|_| Error::internal("an item has too many stripes"))?;
+            let mut division = stock.division.borrow_mut();
+            Rc::make_mut(&mut division.striped).insert(id.clone(), count);
+            division.known = Known::Unsettled;
+            changed = true;
+        }
+    }
     Ok(changed)
 }
 

@@ -1,5 +1,6 @@
 """Stripes by themselves: a contended item is divided while sales go on, and put together again; nothing is lost."""
 
+import os
 import random
 import time
 
@@ -7,9 +8,29 @@ import psycopg
 import pytest
 
 from auditing import audit
+from databases import Database
+from dev.server import Server
 from shop import ONE, TWO, Aside, item, sell, shop, until
 
 STOCK = 100_000
+PG = os.environ.get("PG", "18")
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A server on which no transaction can be prepared."""
+    preload = {} if int(PG) >= 17 else {"shared_preload_libraries": "inventory_ext"}
+    with Server(pg=PG, settings={"max_prepared_transactions": "0", "full_page_writes": "off"} | preload) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def template(server):
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE template_inventory")
+    with psycopg.connect(server.dsn("template_inventory"), autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION inventory_ext")
+    return "template_inventory"
 
 
 @pytest.fixture
@@ -177,3 +198,105 @@ def test_a_direct_write_that_waited_for_the_division_is_refused(db, conn):
     added = sum(call.result() and 0 for call in corrections) + 1000 * outcomes.count("written")
     assert stripes(conn) == 16 and total(conn) == STOCK - sold + added
     assert audit(conn, full=True) == []
+
+
+def test_nothing_is_divided_where_transactions_can_be_prepared():
+    """One may be prepared, and be committed after a restart by a session that does not know of the division."""
+    preload = {} if int(PG) >= 17 else {"shared_preload_libraries": "inventory_ext"}
+    with Server(pg=PG, settings={"max_prepared_transactions": "5"} | preload) as running:
+        with psycopg.connect(running.dsn(), autocommit=True) as admin:
+            admin.execute("CREATE EXTENSION inventory_ext; ALTER DATABASE postgres SET inventory_ext.auto_stripe = on")
+        other = Database(running, "postgres", None)
+        with other.connect() as conn:
+            shop(conn, {ONE: str(STOCK)})
+            contend(other, seconds=4)
+            assert stripes(conn) == 0
+
+
+def test_an_open_division_holds_up_no_other_item(db, conn):
+    """The first division of a table writes its row of the configuration."""
+    conn.execute(f"ALTER DATABASE {db.name} SET inventory_ext.auto_stripe = off")
+    with db.connect(autocommit=False) as holder:
+        holder.execute("SET inventory_ext.auto_stripe = on")
+        rivals = [Aside(contend, db, 1, 5, False) for _ in range(6)]
+        until(lambda: divides(holder), "the holder divides the item")
+        sold = [Aside(sells_two, db) for _ in range(6)]
+        assert [call.result() for call in sold] == [50] * 6
+        assert stripes(conn, TWO) == 0, "its division would have to wait"
+        holder.commit()
+    units = sum(sum(rival.result()) for rival in rivals)
+    assert stripes(conn) == 16 and total(conn) <= STOCK - units
+    assert audit(conn, full=True) == []
+
+
+def divides(holder):
+    sell(holder, ONE, 1)
+    if stripes(holder):
+        return True
+    holder.commit()
+    return False
+
+
+def sells_two(db):
+    session = db.connect()
+    session.execute("SET inventory_ext.auto_stripe = on; SET lock_timeout = '5s'")
+    for _ in range(50):
+        with session.transaction():
+            sell(session, TWO, 1)
+            session.execute("SELECT pg_sleep(0.002)")
+    return 50
+
+
+@pytest.mark.parametrize(
+    "obstacle",
+    [
+        "ALTER TABLE inventory_stripe ADD CHECK (quantity < 0)",
+        "ALTER TABLE inventory_stripe_total ADD CHECK (quantity < 0)",
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE USING ERRCODE = ''SH0P1''; END';"
+        "CREATE TRIGGER no BEFORE INSERT ON inventory_stripe_total FOR EACH ROW EXECUTE FUNCTION no()",
+    ],
+)
+def test_an_item_that_cannot_be_divided_is_sold_from_its_row(db, conn, obstacle):
+    conn.execute(obstacle)
+    sold = sum(contend(db, seconds=3))
+    assert stripes(conn) == 0 and total(conn) == STOCK - sold
+    assert audit(conn, full=True) == []
+
+
+def test_what_an_owner_has_striped_by_hand_after_a_division_stays_so(db, conn):
+    contend(db)
+    conn.execute("SELECT stripe_inventory(%s::text, 4)", (str(ONE),))
+    time.sleep(4)
+    assert stripes(conn) == 4
+
+
+def test_the_worker_that_waits_for_a_locked_row_holds_up_no_sale(db, conn):
+    contend(db)
+    with db.connect(autocommit=False) as reader:
+        reader.execute("SELECT FROM inventory WHERE id = %s FOR SHARE", (ONE,))
+        slowest, end = 0.0, time.monotonic() + 5
+        while time.monotonic() < end:
+            begin = time.monotonic()
+            sell(conn, TWO, 1)
+            slowest = max(slowest, time.monotonic() - begin)
+            time.sleep(0.02)
+        assert stripes(conn) == 16
+    assert slowest < 1.5, "the patience of the worker is two seconds"
+    until(lambda: stripes(conn) == 0, "the stripes are put together")
+
+
+def test_a_database_can_be_dropped_soon_after_a_division(db, conn):
+    contend(db)
+    name = f"{db.name}_gone"
+    with psycopg.connect(db.server.dsn(), autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}")
+        admin.execute(f"ALTER DATABASE {name} SET inventory_ext.auto_stripe = on")
+        gone = Database(db.server, name, None)
+        with gone.connect() as session:
+            session.execute("CREATE EXTENSION inventory_ext")
+            shop(session, {ONE: str(STOCK)})
+            contend(gone)
+            assert stripes(session) == 16
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+                      " AND backend_type = 'client backend'", (name,))  # fmt: skip
+        admin.execute(f"DROP DATABASE {name}")

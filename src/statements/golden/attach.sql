@@ -96,3 +96,9 @@ DELETE FROM public.inventory_sharing WHERE NOT EXISTS (SELECT FROM public.invent
 -- attach::set_striped: $1 Oid
 UPDATE public.inventory_attachment AS a SET striped = true
  WHERE a.stock_table OPERATOR(pg_catalog.=) $1 AND NOT a.striped;
+
+-- attach::try_set_striped: $1 Oid
+UPDATE public.inventory_attachment AS a SET striped = true
+  FROM (SELECT c.ctid AS place FROM public.inventory_attachment AS c
+         WHERE c.stock_table OPERATOR(pg_catalog.=) $1 AND NOT c.striped FOR UPDATE SKIP LOCKED) AS free
+ WHERE a.ctid OPERATOR(pg_catalog.=) free.place;

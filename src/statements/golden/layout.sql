@@ -22,6 +22,18 @@ UPDATE shop.stock AS stock SET "On hand" = $2::pg_catalog.int8
  WHERE stock.id OPERATOR(pg_catalog.=) $1
 RETURNING stock."On hand" AS quantity;
 
+-- layout::lock_free_row (ordinary, uuids, numeric): $1 Uuid
+SELECT
+  FROM ONLY shop.stock AS stock
+ WHERE stock.id OPERATOR(pg_catalog.=) $1
+   FOR UPDATE SKIP LOCKED;
+
+-- layout::lock_free_row (partitioned, text ids, integer): $1 Text
+SELECT
+  FROM shop.stock AS stock
+ WHERE stock.id OPERATOR(pg_catalog.=) $1
+   FOR UPDATE SKIP LOCKED;
+
 -- layout::insert_stripes (ordinary, uuids, numeric): $1 Uuid, $2 Int2Array, $3 TextArray
 INSERT INTO shop.stock_stripe (inventory_id, stripe, quantity)
  SELECT $1, share.stripe, share.quantity
