@@ -133,7 +133,7 @@ Errors: none of its own.';
 CREATE VIEW @extschema@.inventory_stats AS
 SELECT t.stock_table, s.function, s.calls, s.successes, s.failures, s.refusals::pg_catalog.jsonb AS refusals,
        s.replays, s.movements, s.total_time,
-       s.total_time OPERATOR(pg_catalog./) NULLIF(s.calls, 0)::pg_catalog.float8 AS mean_time,
+       s.total_time OPERATOR(pg_catalog./) s.calls::pg_catalog.float8 AS mean_time,
        s.max_time, s.lock_waits, s.lock_time
   FROM @extschema@.inventory_stats_calls() AS s
   LEFT JOIN (SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS stock_table

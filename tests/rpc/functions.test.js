@@ -72,12 +72,12 @@ describe('functions over RPC', () => {
     for (const { name, arguments: names, optional, types } of functions) {
       const { post, get } = paths[`/rpc/${name}`]
       const { schema } = post.parameters.find(({ in: place }) => place === 'body')
-      const formats = Object.entries(schema.properties).map(([argument, { format }]) => [argument, format])
+      const formats = Object.entries(schema.properties ?? {}).map(([argument, { format }]) => [argument, format])
       const expected = names.map((argument, n) => [argument, types[n]])
       assert.deepEqual(Object.fromEntries(formats), Object.fromEntries(expected), name)
       const needed = names.slice(0, names.length - optional)
       assert.deepEqual([...(schema.required ?? [])].sort(), [...needed].sort(), name)
-      assert.deepEqual(get.parameters.map((argument) => [argument.name, argument.format]), expected, name)
+      assert.deepEqual((get.parameters ?? []).map((argument) => [argument.name, argument.format]), expected, name)
       assert.ok(post.summary, name) // the first line of the COMMENT
     }
   })
