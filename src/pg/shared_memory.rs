@@ -65,6 +65,12 @@ pub fn backends() -> usize {
     unsafe { pg_sys::MaxBackends }.unsigned_abs() as usize
 }
 
+/// The number of this process, without a system call.
+pub fn process() -> u32 {
+    // SAFETY: a variable of the backend.
+    unsafe { pg_sys::MyProcPid }.unsigned_abs()
+}
+
 /// The number of this backend, less than [`backends`].
 pub fn own_place() -> Option<usize> {
     // SAFETY: a variable of the backend.

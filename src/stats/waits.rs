@@ -9,7 +9,7 @@ use crate::pg::clock;
 use crate::pg::lock;
 use crate::pg::report;
 use crate::pg::settings;
-use crate::pg::shared_memory::{SharedMemory, own_place};
+use crate::pg::shared_memory::{SharedMemory, own_place, process};
 use crate::pg::transaction::database;
 use crate::stats::hot::{self, HotList};
 use crate::stats::layout::{FIRST_WAIT, TEXT_WORDS, WAIT_WORDS};
@@ -123,7 +123,7 @@ impl Published {
         let words = of_backend(memory, place);
         let put = |word: usize, value: u64| words[word].store(value, Ordering::Relaxed);
         begin_change(words);
-        put(PROCESS, u64::from(std::process::id()));
+        put(PROCESS, u64::from(process()));
         put(TABLE, u64::from(database().to_u32()) << 32 | u64::from(table.to_u32()));
         put(SINCE, since);
         put(STRIPE, if let LockTarget::Stripe(_, stripe) = target { u64::from(stripe.unsigned_abs()) + 1 } else { 0 });
@@ -208,6 +208,13 @@ pub struct Waiting {
 pub fn read(memory: SharedMemory) -> Vec<Waiting> {
     let backends = (memory.words.len() - FIRST_WAIT) / WAIT_WORDS;
     (0..backends).filter_map(|place| read_one(of_backend(memory, place))).collect()
+}
+
+/// How many backends take the lock of this item now.
+pub fn taking_now(memory: SharedMemory, table: Oid, id: &ItemId) -> usize {
+    let item = id.to_string();
+    let is_it = |waiting: &Waiting| waiting.table == table.to_u32() && waiting.item.as_ref() == Some(&item);
+    read(memory).iter().filter(|waiting| is_it(waiting)).count()
 }
 
 /// So often a reader tries to find words that are not being written.

@@ -22,14 +22,14 @@ use crate::pg::transaction::{has_one_snapshot, in_subtransaction};
 use crate::pg::trigger::depth;
 use crate::pg::worker::Look;
 use crate::statements::layout;
-use crate::stats::{contention, divisions};
-use crate::stripes::layout::{divide, merge_one, try_note_striped};
+use crate::stats::{contention, divisions, waits};
+use crate::stripes::layout::{MAX_STRIPES, divide, merge_one, try_note_striped};
 use crate::table::attachment::Attachment;
 use crate::table::cache::learn_divided;
 use crate::table::native::Native;
 
-/// Enough for the sessions that sell at once on a large server; each costs a row of a few bytes.
-const STRIPES: i16 = 16;
+/// The fewest stripes; each costs a row of a few bytes.
+const FEWEST: usize = 16;
 
 /// Divides a locked item that calls keep waiting for; returns whether it did. Only items of a table that is written
 /// natively, stripes and ledger too, so that no code of a user runs. A division that fails is undone, and the item is
@@ -48,7 +48,10 @@ pub fn divide_contended(spi: &Connection, stock: &Attachment, id: &ItemId, quant
         if !try_note_striped(spi, stock)? {
             return Ok(false);
         }
-        acting_as(MovementKind::Transfer, || divide(spi, stock, id, quantity, STRIPES))?;
+        // As many as there are sessions that want one.
+        let wanted = waits::taking_now(memory, stock.oid, id).max(FEWEST).next_power_of_two();
+        let stripes = i16::try_from(wanted).map_or(MAX_STRIPES, |wanted| wanted.min(MAX_STRIPES));
+        acting_as(MovementKind::Transfer, || divide(spi, stock, id, quantity, stripes))?;
         invalidation::announce_change(stock.companions.stripes);
         Ok(true)
     };
