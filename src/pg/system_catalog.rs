@@ -269,3 +269,11 @@ fn scan<T>(
     }
     found
 }
+
+/// Whether there is such a database.
+pub fn is_database(database: Oid) -> bool {
+    let cache = pg_sys::SysCacheIdentifier::DATABASEOID as i32;
+    let none = pg_sys::Datum::null();
+    // SAFETY: looks a database up.
+    unsafe { pg_sys::SearchSysCacheExists(cache, database.into(), none, none, none) }
+}

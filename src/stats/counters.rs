@@ -1,17 +1,20 @@
 //! The counters of each function of each stock table.
 //!
-//! A table, and a pair of a table and a function, gets its place with one exchange of a word, and keeps it until the
-//! server ends.
+//! A table, and a pair of a table and a function, gets a place of its own and keeps it. Where all are taken, those of
+//! tables and databases that are gone become free.
 
 use crate::pg::Oid;
+use crate::pg::clock;
+use crate::pg::relation::schema_of;
 use crate::pg::shared_memory::{MADE_AT, SharedMemory};
+use crate::pg::system_catalog::is_database;
 use crate::pg::transaction::database;
 use crate::stats::function::Function;
 use crate::stats::histogram;
 use crate::stats::layout::{
     ENTRIES, ENTRY_WORDS, FIRST_ENTRY, FIRST_TABLE, NOT_COUNTED, SQLSTATES, TABLE_WORDS, TABLES,
 };
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The figures of a call that has ended.
@@ -53,12 +56,19 @@ const LOCK_TIMES: usize = TIMES + histogram::BUCKETS;
 thread_local! {
     /// The places that this process has used: a cache of what never changes.
     static PLACES: RefCell<Vec<(u32, Function, usize)>> = const { RefCell::new(Vec::new()) };
+    /// When this process last found all places taken: a fact of the process.
+    static FULL_SINCE: Cell<Option<u64>> = const { Cell::new(None) };
 }
 const MOST_PLACES: usize = 32;
 
+/// Finds a place for the calls of a function of a table, while the catalogs can be read.
+pub fn prepare(memory: SharedMemory, table: Oid, function: Function) {
+    place(memory, table.to_u32(), function, true);
+}
+
 /// Counts a call. `table` is invalid where the call failed before its stock table was known.
 pub fn count(memory: SharedMemory, table: Oid, function: Function, figures: &Figures) {
-    let Some(place) = place(memory, table.to_u32(), function) else {
+    let Some(place) = place(memory, table.to_u32(), function, false) else {
         memory.words[NOT_COUNTED].fetch_add(1, Ordering::Relaxed);
         return;
     };
@@ -101,7 +111,7 @@ fn place_of_sqlstate(words: &[AtomicU64], sqlstate: u32) -> usize {
 }
 
 /// Whether a word has this value, which it gets where it has none.
-pub(super) fn claim(word: &AtomicU64, value: u64) -> bool {
+fn claim(word: &AtomicU64, value: u64) -> bool {
     match word.load(Ordering::Relaxed) {
         0 => match word.compare_exchange(0, value, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => true,
@@ -116,21 +126,23 @@ fn entry(memory: SharedMemory, place: usize) -> &'static [AtomicU64] {
     &memory.words[begin..begin + ENTRY_WORDS]
 }
 
-fn place(memory: SharedMemory, table: u32, function: Function) -> Option<usize> {
+fn place(memory: SharedMemory, table: u32, function: Function, may_free: bool) -> Option<usize> {
+    let known = PLACES.with_borrow(|places| {
+        places.iter().find(|(of, named, _)| *of == table && *named == function).map(|(_, _, place)| *place)
+    });
+    if known.is_some() {
+        return known;
+    }
+    let slot = place_of_table(memory, table, may_free)?;
+    let key = ((slot as u64 + 1) << 8) | function as u64;
+    let place = find_or_claim(memory, (key, ENTRIES, may_free), |place| &entry(memory, place)[KEY])?;
     PLACES.with_borrow_mut(|places| {
-        let known = places.iter().find(|(of, named, _)| *of == table && *named == function);
-        if let Some((_, _, place)) = known {
-            return Some(*place);
-        }
-        let slot = place_of_table(memory, table)?;
-        let key = ((slot as u64 + 1) << 8) | function as u64;
-        let place = probe(key, ENTRIES).find(|place| claim(&entry(memory, *place)[KEY], key))?;
         if places.len() >= MOST_PLACES {
             places.clear();
         }
         places.push((table, function, place));
-        Some(place)
-    })
+    });
+    Some(place)
 }
 
 /// Every place once, from that of a hash on.
@@ -139,24 +151,79 @@ pub(super) fn probe(key: u64, places: usize) -> impl Iterator<Item = usize> {
     (0..places).map(move |step| (first + step) % places)
 }
 
+/// The place that has a key, which it gets where none has. Places can become free again, so a new one is chosen under
+/// the lock, after a look at all.
+fn find_or_claim(
+    memory: SharedMemory,
+    (key, places, may_free): (u64, usize, bool),
+    word: impl Fn(usize) -> &'static AtomicU64,
+) -> Option<usize> {
+    let find = || probe(key, places).find(|place| word(*place).load(Ordering::Relaxed) == key);
+    let claim = || memory.locked(|| find().or_else(|| probe(key, places).find(|place| claim(word(*place), key))));
+    find().or_else(|| {
+        if is_full_for_now() {
+            return None;
+        }
+        let place = claim();
+        if place.is_some() || !may_free {
+            return place;
+        }
+        free_places(memory);
+        let place = claim();
+        FULL_SINCE.set(if place.is_none() { Some(clock::nanoseconds()) } else { None });
+        place
+    })
+}
+
+/// For so long a process does not look again for a place, where all are taken.
+const PAUSE: u64 = 1_000_000_000;
+
+fn is_full_for_now() -> bool {
+    FULL_SINCE.get().is_some_and(|since| clock::nanoseconds() - since < PAUSE)
+}
+
+/// Frees the places of databases, and of tables of this database, that are gone: no process counts for them any more.
+fn free_places(memory: SharedMemory) {
+    let word = |slot: usize| &memory.words[FIRST_TABLE + slot * TABLE_WORDS];
+    let is_gone = |key: u64| {
+        let [of, table] = [key >> 32, key & 0xffff_ffff].map(|oid| Oid::from(oid as u32));
+        !is_database(of) || (of == database() && table != Oid::INVALID && schema_of(table).is_none())
+    };
+    let used = (0..TABLES).map(|slot| (slot, word(slot).load(Ordering::Relaxed))).filter(|(_, key)| *key > 0);
+    // The catalogs are not read under the lock.
+    let gone: Vec<(usize, u64)> = used.filter(|(_, key)| is_gone(*key)).collect();
+    memory.locked(|| {
+        let gone = gone.iter().filter(|(slot, key)| word(*slot).load(Ordering::Relaxed) == *key);
+        for (slot, _) in gone {
+            let is_of_slot =
+                |place: &usize| entry(memory, *place)[KEY].load(Ordering::Relaxed) >> 8 == *slot as u64 + 1;
+            for place in (0..ENTRIES).filter(is_of_slot) {
+                entry(memory, place).iter().rev().for_each(|word| word.store(0, Ordering::Relaxed));
+            }
+            let begin = FIRST_TABLE + slot * TABLE_WORDS;
+            memory.words[begin..begin + TABLE_WORDS].iter().rev().for_each(|word| word.store(0, Ordering::Relaxed));
+        }
+    });
+}
+
 pub(super) fn key_of_table(table: u32) -> u64 {
     u64::from(database().to_u32()) << 32 | u64::from(table)
 }
 
 /// The words of a stock table; None where there is no room for more tables.
 pub(super) fn words_of_table(memory: SharedMemory, table: u32) -> Option<&'static [AtomicU64]> {
-    let begin = FIRST_TABLE + place_of_table(memory, table)? * TABLE_WORDS;
+    let begin = FIRST_TABLE + place_of_table(memory, table, true)? * TABLE_WORDS;
     Some(&memory.words[begin..begin + TABLE_WORDS])
 }
 
-fn place_of_table(memory: SharedMemory, table: u32) -> Option<usize> {
+fn place_of_table(memory: SharedMemory, table: u32, may_free: bool) -> Option<usize> {
     let key = key_of_table(table);
-    probe(key, TABLES).find(|slot| claim(&memory.words[FIRST_TABLE + slot * TABLE_WORDS], key))
+    find_or_claim(memory, (key, TABLES, may_free), |slot| &memory.words[FIRST_TABLE + slot * TABLE_WORDS])
 }
 
 /// When the counters of this database were reset; 0, they never were. Its place is that of its invalid table.
 fn reset_at(memory: SharedMemory) -> Option<&'static AtomicU64> {
-    place_of_table(memory, 0).map(|slot| &memory.words[FIRST_TABLE + slot * TABLE_WORDS + 1])
+    place_of_table(memory, 0, true).map(|slot| &memory.words[FIRST_TABLE + slot * TABLE_WORDS + 1])
 }
 
 /// Since when the calls of this database are counted: microseconds since 2000-01-01 00:00 UTC.

@@ -40,8 +40,8 @@ pub fn state(table: Oid) -> Known {
         Err(Unavailable::Failed(_)) => return Known::Unsettled,
         Ok(memory) => words_of_table(memory, table.to_u32()),
     };
-    // Without a place for the table no session divides its items.
-    let Some(words) = words else { return Known::Never };
+    // Another session may have got a place for the table meanwhile.
+    let Some(words) = words else { return Known::Unsettled };
     let begun = words[BEGUN].load(Ordering::SeqCst);
     if words[OPEN].load(Ordering::SeqCst) == 0 { Known::Settled(begun) } else { Known::Unsettled }
 }

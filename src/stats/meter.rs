@@ -122,7 +122,14 @@ fn innermost(act: impl FnOnce(&mut RunningCall)) {
 
 /// The running call is about this stock table.
 pub fn is_about(table: Oid) {
-    innermost(|running| running.table = table);
+    let function = RUNNING.with_borrow_mut(|running| {
+        let running = running.last_mut()?;
+        running.table = table;
+        Some(running.function)
+    });
+    if let Some((memory, function)) = memory().zip(function) {
+        counters::prepare(memory, table, function);
+    }
 }
 
 /// The running call has this reference.

@@ -155,7 +155,7 @@ def connection(db):
 
 
 def test_calls_that_find_no_place_work_and_their_number_is_known():
-    """Ten functions of each table fill the places; a dropped table keeps its own."""
+    """Ten functions of each table fill the places; those of a dropped table become free when one is wanted."""
     with Server(pg=PG, settings=NEEDED) as server:
         db = database(server)
         with db.connect() as conn:
@@ -175,6 +175,32 @@ def test_calls_that_find_no_place_work_and_their_number_is_known():
             conn.execute("SELECT reset_inventory_stats()")
             assert rows(conn)["inventory_stats"] == 0
             assert info(conn)[3] == lost + 1, "those of the server are not those of this database alone"
+            conn.execute("RESET inventory_ext.stock_table; CREATE TABLE another (LIKE t2 INCLUDING ALL)")
+            conn.execute("SELECT attach_inventory('another'); SET inventory_ext.stock_table = 'another'")
+            conn.execute("INSERT INTO another VALUES (%s, 9)", (ONE,))
+            # A session looks again for places after a second.
+            conn.execute("SELECT pg_sleep(1.1)")
+            sell(conn, ONE, 1)
+            stats = "SELECT calls FROM inventory_stats WHERE stock_table = 'public.another'"
+            assert conn.execute(stats).fetchall() == [(1,)]
+
+
+def test_places_of_databases_that_are_gone_become_free():
+    with Server(pg=PG, settings=NEEDED) as server:
+        db = database(server)
+        with psycopg.connect(server.dsn(), autocommit=True) as admin:
+            admin.execute("CREATE DATABASE gone")
+        with psycopg.connect(server.dsn("gone"), autocommit=True) as conn:
+            conn.execute("CREATE EXTENSION inventory_ext")
+            fill_places(conn, tables=PLACES // 10 + 1)
+            assert info(conn)[3] > 0
+        with psycopg.connect(server.dsn(), autocommit=True) as admin:
+            admin.execute("DROP DATABASE gone WITH (FORCE)")
+        with db.connect() as conn:
+            sell(conn, ONE, 1)
+            assert conn.execute(
+                "SELECT calls FROM inventory_stats WHERE function = 'decrement_inventory'"
+            ).fetchone() == (1,)
 
 
 def fill_places(conn, tables):
