@@ -40,7 +40,7 @@ pub(super) fn apply(stock: &Attachment, facts: &TableFacts) -> Vec<Advice> {
         let detail = json!({"indexes": facts.indexes, "updates": facts.updated, "hot_updates": facts.hot_updated});
         add("index", None, "Drop the indexes on the quantity: each sale writes into every index.".to_owned(), detail);
     } else if facts.updated >= MANY_UPDATES && share < FEW_HOT {
-        let text = "Set a fillfactor, such as 50, and rewrite the table with VACUUM FULL, so that a sale finds room in \
+        let text = "Set a fillfactor, such as 90, and rewrite the table with VACUUM FULL, so that a sale finds room in \
                     the page of its row.";
         add("fillfactor", None, text.to_owned(), updates);
     }
