@@ -53,9 +53,17 @@ const OTHERS: usize = FIRST_SQLSTATE + 2 * SQLSTATES;
 const TIMES: usize = OTHERS + 2;
 const LOCK_TIMES: usize = TIMES + histogram::BUCKETS;
 
+/// A place that this process has used, and the key that it had.
+struct Place {
+    table: u32,
+    function: Function,
+    key: u64,
+    number: usize,
+}
+
 thread_local! {
-    /// The places that this process has used: a cache of what never changes.
-    static PLACES: RefCell<Vec<(u32, Function, usize)>> = const { RefCell::new(Vec::new()) };
+    /// A cache of places, which another key may have by now.
+    static PLACES: RefCell<Vec<Place>> = const { RefCell::new(Vec::new()) };
     /// When this process last found all places taken: a fact of the process.
     static FULL_SINCE: Cell<Option<u64>> = const { Cell::new(None) };
 }
@@ -128,21 +136,25 @@ fn entry(memory: SharedMemory, place: usize) -> &'static [AtomicU64] {
 
 fn place(memory: SharedMemory, table: u32, function: Function, may_free: bool) -> Option<usize> {
     let known = PLACES.with_borrow(|places| {
-        places.iter().find(|(of, named, _)| *of == table && *named == function).map(|(_, _, place)| *place)
+        let is_it = |place: &&Place| {
+            let is_named = place.table == table && place.function == function;
+            is_named && entry(memory, place.number)[KEY].load(Ordering::Relaxed) == place.key
+        };
+        places.iter().find(is_it).map(|place| place.number)
     });
     if known.is_some() {
         return known;
     }
     let slot = place_of_table(memory, table, may_free)?;
     let key = ((slot as u64 + 1) << 8) | function as u64;
-    let place = find_or_claim(memory, (key, ENTRIES, may_free), |place| &entry(memory, place)[KEY])?;
+    let number = find_or_claim(memory, (key, ENTRIES, may_free), |place| &entry(memory, place)[KEY])?;
     PLACES.with_borrow_mut(|places| {
         if places.len() >= MOST_PLACES {
             places.clear();
         }
-        places.push((table, function, place));
+        places.push(Place { table, function, key, number });
     });
-    Some(place)
+    Some(number)
 }
 
 /// Every place once, from that of a hash on.

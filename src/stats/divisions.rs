@@ -61,7 +61,8 @@ pub fn begin(memory: SharedMemory, table: Oid) -> bool {
 
 /// The transaction is over, and what it has committed can be seen.
 pub fn over() {
-    DIVIDING.take().iter().for_each(|words| {
-        words[OPEN].fetch_sub(1, Ordering::SeqCst);
-    });
+    for words in DIVIDING.take() {
+        // Where nothing is open, the place was freed, and the table was gone again.
+        let _ = words[OPEN].fetch_update(Ordering::SeqCst, Ordering::SeqCst, |open| open.checked_sub(1));
+    }
 }
