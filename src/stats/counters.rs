@@ -54,7 +54,7 @@ const TIMES: usize = OTHERS + 2;
 const LOCK_TIMES: usize = TIMES + histogram::BUCKETS;
 
 /// A place that this process has used, and the key that it had.
-struct Place {
+struct CachedPlace {
     table: u32,
     function: Function,
     key: u64,
@@ -63,7 +63,7 @@ struct Place {
 
 thread_local! {
     /// A cache of places, which another key may have by now.
-    static PLACES: RefCell<Vec<Place>> = const { RefCell::new(Vec::new()) };
+    static PLACES: RefCell<Vec<CachedPlace>> = const { RefCell::new(Vec::new()) };
     /// When this process last found all places taken: a fact of the process.
     static FULL_SINCE: Cell<Option<u64>> = const { Cell::new(None) };
 }
@@ -136,7 +136,7 @@ fn entry(memory: SharedMemory, place: usize) -> &'static [AtomicU64] {
 
 fn place(memory: SharedMemory, table: u32, function: Function, may_free: bool) -> Option<usize> {
     let known = PLACES.with_borrow(|places| {
-        let is_it = |place: &&Place| {
+        let is_it = |place: &&CachedPlace| {
             let is_named = place.table == table && place.function == function;
             is_named && entry(memory, place.number)[KEY].load(Ordering::Relaxed) == place.key
         };
@@ -152,7 +152,7 @@ fn place(memory: SharedMemory, table: u32, function: Function, may_free: bool) -
         if places.len() >= MOST_PLACES {
             places.clear();
         }
-        places.push(Place { table, function, key, number });
+        places.push(CachedPlace { table, function, key, number });
     });
     Some(number)
 }
