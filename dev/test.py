@@ -79,6 +79,8 @@ def duration(line):
 # What depends on how rows are written; folders of the suite pytest.
 WRITTEN = ("sales", "ledger", "stripes", "retries", "crashes", "copies", "models", "rights")
 BY_STATEMENTS = {"WRITE_PATH": "sql"}
+# Divides only items whose rows are not written by statements; a test of its own says so.
+NOT_BY_STATEMENTS = "tests/stripes/test_auto_stripe.py"
 
 
 class Suite:
@@ -215,6 +217,7 @@ def run_pytest(suite, *folders, workers=WORKERS):
     spread = ["-n", workers, "--dist", "worksteal"] if workers > 1 else []
     cases = CASES if suite.path == "auto" else "1"
     chosen = [] if suite.first and suite.path == "auto" else ["--cases", cases]
+    chosen += [f"--ignore={NOT_BY_STATEMENTS}"] if suite.path == "sql" else []
     options = [f"--durations={SLOWEST}", "--durations-min=0.5", *chosen]
     command = [sys.executable, "-m", "pytest", *spread, *options, *(f"tests/{folder}" for folder in folders)]
     suite.run(*command, counts=pytest_counts, env=os.environ | {"PG": suite.pg})

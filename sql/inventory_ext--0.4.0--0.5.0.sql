@@ -6,7 +6,7 @@
 -- pg_read_all_stats may read all of it.
 
 CREATE FUNCTION @extschema@.inventory_stats_calls() RETURNS TABLE (
-    table_id pg_catalog.oid,
+    stock_table pg_catalog.text,
     function pg_catalog.text,
     calls pg_catalog.int8,
     successes pg_catalog.int8,
@@ -28,7 +28,7 @@ Result: a row for each stock table and function; none without shared memory.
 Errors: none of its own.';
 
 CREATE FUNCTION @extschema@.inventory_stats_latency() RETURNS TABLE (
-    table_id pg_catalog.oid,
+    stock_table pg_catalog.text,
     function pg_catalog.text,
     measure pg_catalog.text,
     calls pg_catalog.int8,
@@ -48,7 +48,7 @@ Result: a row for each stock table, function and measure; none without shared me
 Errors: none of its own.';
 
 CREATE FUNCTION @extschema@.inventory_stats_hot() RETURNS TABLE (
-    table_id pg_catalog.oid,
+    stock_table pg_catalog.text,
     inventory_id pg_catalog.text,
     lock_waits pg_catalog.int8,
     lock_time pg_catalog.float8,
@@ -63,7 +63,7 @@ Result: a row for each item of either list, the one that calls waited for longes
 Errors: none of its own.';
 
 CREATE FUNCTION @extschema@.inventory_stats_locking() RETURNS TABLE (
-    table_id pg_catalog.oid,
+    stock_table pg_catalog.text,
     inventory_id pg_catalog.text,
     stripe pg_catalog.int2,
     pid pg_catalog.int4,
@@ -95,7 +95,7 @@ Result: one row.
 Errors: none of its own.';
 
 CREATE FUNCTION @extschema@.inventory_stats_audits() RETURNS TABLE (
-    table_id pg_catalog.oid,
+    stock_table pg_catalog.text,
     last_audit pg_catalog.timestamptz,
     discrepancies pg_catalog.int8
 )
@@ -133,59 +133,40 @@ Result: none. Calls that end meanwhile may be counted in part.
 
 Errors: none of its own.';
 
--- A name that does not depend on the reader's search_path.
 CREATE VIEW @extschema@.inventory_stats AS
-SELECT t.stock_table, s.function, s.calls, s.successes, s.failures, s.refusals::pg_catalog.jsonb AS refusals,
+SELECT s.stock_table, s.function, s.calls, s.successes, s.failures, s.refusals::pg_catalog.jsonb AS refusals,
        s.replays, s.movements, s.total_time,
        s.total_time OPERATOR(pg_catalog./) s.calls::pg_catalog.float8 AS mean_time,
        s.max_time, s.lock_waits, s.lock_time
-  FROM @extschema@.inventory_stats_calls() AS s
-  LEFT JOIN (SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS stock_table
-               FROM pg_catalog.pg_class AS c
-               JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-            ) AS t ON t.oid OPERATOR(pg_catalog.=) s.table_id
- WHERE t.oid IS NOT NULL OR s.table_id IS NULL;
+  FROM @extschema@.inventory_stats_calls() AS s;
 
 COMMENT ON VIEW @extschema@.inventory_stats IS
     'Calls of each function for each stock table since stats_reset. Times are milliseconds.';
 
 CREATE VIEW @extschema@.inventory_latency AS
-SELECT t.stock_table, s.function, s.measure, s.calls, s.mean_time, s.p50, s.p95, s.p99, s.max_time, s.histogram
-  FROM @extschema@.inventory_stats_latency() AS s
-  LEFT JOIN (SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS stock_table
-               FROM pg_catalog.pg_class AS c
-               JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-            ) AS t ON t.oid OPERATOR(pg_catalog.=) s.table_id
- WHERE t.oid IS NOT NULL OR s.table_id IS NULL;
+SELECT s.stock_table, s.function, s.measure, s.calls, s.mean_time, s.p50, s.p95, s.p99, s.max_time, s.histogram
+  FROM @extschema@.inventory_stats_latency() AS s;
 
 COMMENT ON VIEW @extschema@.inventory_latency IS
     'How long calls took (measure call), and how long they took to get their locks (lock). Times are milliseconds.';
 
 CREATE VIEW @extschema@.inventory_hot_items AS
-SELECT t.stock_table, s.inventory_id, s.lock_waits, s.lock_time, s.refusals
+SELECT s.stock_table, s.inventory_id, s.lock_waits, s.lock_time, s.refusals
   FROM @extschema@.inventory_stats_hot() AS s
-  JOIN (SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS stock_table
-          FROM pg_catalog.pg_class AS c
-          JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-       ) AS t ON t.oid OPERATOR(pg_catalog.=) s.table_id
  ORDER BY s.lock_time DESC, s.refusals DESC;
 
 COMMENT ON VIEW @extschema@.inventory_hot_items IS
     'The items that calls waited for longest, and those that were refused most. Times are milliseconds.';
 
 CREATE VIEW @extschema@.inventory_lock_queue AS
-SELECT t.stock_table, s.inventory_id, s.stripe,
-       pg_catalog.row_number() OVER (PARTITION BY s.table_id, s.inventory_id, s.stripe
+SELECT s.stock_table, s.inventory_id, s.stripe,
+       pg_catalog.row_number() OVER (PARTITION BY s.stock_table, s.inventory_id, s.stripe
            ORDER BY l.locktype OPERATOR(pg_catalog.=) 'tuple', l.waitstart, s.lock_time DESC)::pg_catalog.int4 AS place,
        s.pid, pg_catalog.pg_blocking_pids(s.pid) AS blocked_by,
        pg_catalog.make_interval(secs => s.lock_time OPERATOR(pg_catalog./) 1000) AS waiting, s.reference
   FROM @extschema@.inventory_stats_locking() AS s
-  JOIN (SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS stock_table
-          FROM pg_catalog.pg_class AS c
-          JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-       ) AS t ON t.oid OPERATOR(pg_catalog.=) s.table_id
   JOIN pg_catalog.pg_locks AS l ON l.pid OPERATOR(pg_catalog.=) s.pid AND NOT l.granted
- ORDER BY t.stock_table, s.inventory_id, s.stripe, place;
+ ORDER BY s.stock_table, s.inventory_id, s.stripe, place;
 
 COMMENT ON VIEW @extschema@.inventory_lock_queue IS
     'The calls that wait for the lock of an item now, in the order in which they will get it.';
@@ -198,12 +179,8 @@ COMMENT ON VIEW @extschema@.inventory_stats_info IS
     'Whether calls are counted, why not, and since when.';
 
 CREATE VIEW @extschema@.inventory_audits AS
-SELECT t.stock_table, s.last_audit, s.discrepancies
-  FROM @extschema@.inventory_stats_audits() AS s
-  JOIN (SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS stock_table
-          FROM pg_catalog.pg_class AS c
-          JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-       ) AS t ON t.oid OPERATOR(pg_catalog.=) s.table_id;
+SELECT s.stock_table, s.last_audit, s.discrepancies
+  FROM @extschema@.inventory_stats_audits() AS s;
 
 COMMENT ON VIEW @extschema@.inventory_audits IS
     'When each attached table that has a ledger was audited last, and how many discrepancies were found.';

@@ -2,19 +2,20 @@
 //! inventory_hot_items, inventory_lock_queue, inventory_stats_info and inventory_audits.
 
 use crate::advice::{self, Advice};
-use crate::audit::overview;
+use crate::audit::overview::{self, Newest};
 use crate::core::json::spaced;
 use crate::pg::Oid;
 use crate::pg::args::{Moment, TableIterator, name};
 use crate::pg::encoding::to_server;
-use crate::pg::relation::qualified_name;
+use crate::pg::relation::{qualified_name, schema_of};
 use crate::pg::report::unpacked;
 use crate::pg::shared_memory::attach;
 use crate::stats::counters::{self, Counted, Times};
 use crate::stats::histogram::quantile;
 use crate::stats::hot::{self, HotList};
 use crate::stats::layout::ENTRIES;
-use crate::stats::{meter, waits};
+use crate::stats::meter;
+use crate::table::queue;
 use pgrx::pg_extern;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
@@ -23,9 +24,13 @@ fn milliseconds(nanoseconds: u64) -> f64 {
     nanoseconds as f64 / 1e6
 }
 
-/// A call that failed before its stock table was known has none.
-fn table_of(table: u32) -> Option<Oid> {
-    Some(Oid::from(table)).filter(|table| *table != Oid::INVALID)
+/// The name of a stock table; None where it is gone. A call that failed before its table was known has none.
+fn table_of(table: u32) -> Option<Option<Vec<u8>>> {
+    let table = Oid::from(table);
+    if table == Oid::INVALID {
+        return Some(None);
+    }
+    schema_of(table).map(|_| Some(to_server(&qualified_name(table))))
 }
 
 /// Counters do not reach half of 2^64.
@@ -50,7 +55,7 @@ fn by_sqlstate(errors: &[(Option<u32>, u64)]) -> Vec<u8> {
 fn inventory_stats_calls() -> TableIterator<
     'static,
     (
-        name!(table_id, Option<Oid>),
+        name!(stock_table, Option<Vec<u8>>),
         name!(function, Vec<u8>),
         name!(calls, i64),
         name!(successes, i64),
@@ -64,9 +69,9 @@ fn inventory_stats_calls() -> TableIterator<
         name!(lock_time, f64),
     ),
 > {
-    TableIterator::new(counted().into_iter().filter(|counted| counted.calls > 0).map(|counted| {
-        (
-            table_of(counted.table),
+    TableIterator::new(counted().into_iter().filter(|counted| counted.calls > 0).filter_map(|counted| {
+        Some((
+            table_of(counted.table)?,
             to_server(counted.function.name()),
             number(counted.calls),
             number(counted.successes),
@@ -78,7 +83,7 @@ fn inventory_stats_calls() -> TableIterator<
             milliseconds(counted.time.longest),
             number(counted.waits),
             milliseconds(counted.lock_time.total),
-        )
+        ))
     }))
 }
 
@@ -88,7 +93,7 @@ fn inventory_stats_calls() -> TableIterator<
 fn inventory_stats_latency() -> TableIterator<
     'static,
     (
-        name!(table_id, Option<Oid>),
+        name!(stock_table, Option<Vec<u8>>),
         name!(function, Vec<u8>),
         name!(measure, Vec<u8>),
         name!(calls, i64),
@@ -105,11 +110,11 @@ fn inventory_stats_latency() -> TableIterator<
         [("call", calls, time), ("lock", locking, lock_time)].map(|measure| (table, function, measure))
     };
     let measured = counted().into_iter().flat_map(measures).filter(|(_, _, (_, calls, _))| *calls > 0);
-    TableIterator::new(measured.map(|(table, function, (measure, calls, times))| {
+    TableIterator::new(measured.filter_map(|(table, function, (measure, calls, times))| {
         let Times { total, longest, histogram } = times;
         let share = |share| quantile(&histogram, longest, share).map(milliseconds);
-        (
-            table_of(table),
+        Some((
+            table_of(table)?,
             to_server(function.name()),
             to_server(measure),
             number(calls),
@@ -119,7 +124,7 @@ fn inventory_stats_latency() -> TableIterator<
             share(0.99),
             milliseconds(longest),
             histogram.iter().map(|count| number(*count)).collect(),
-        )
+        ))
     }))
 }
 
@@ -137,7 +142,7 @@ struct HotItem {
 fn inventory_stats_hot() -> TableIterator<
     'static,
     (
-        name!(table_id, Option<Oid>),
+        name!(stock_table, Option<Vec<u8>>),
         name!(inventory_id, Vec<u8>),
         name!(lock_waits, i64),
         name!(lock_time, f64),
@@ -157,8 +162,8 @@ fn inventory_stats_hot() -> TableIterator<
     }
     let mut items: Vec<_> = items.into_iter().collect();
     items.sort_by_key(|(_, item)| std::cmp::Reverse((item.time, item.refusals)));
-    TableIterator::new(items.into_iter().map(|((table, item), HotItem { waits, time, refusals })| {
-        (table_of(table), to_server(&item), number(waits), milliseconds(time), number(refusals))
+    TableIterator::new(items.into_iter().filter_map(|((table, item), HotItem { waits, time, refusals })| {
+        Some((table_of(table)?, to_server(&item), number(waits), milliseconds(time), number(refusals)))
     }))
 }
 
@@ -168,7 +173,7 @@ fn inventory_stats_hot() -> TableIterator<
 fn inventory_stats_locking() -> TableIterator<
     'static,
     (
-        name!(table_id, Option<Oid>),
+        name!(stock_table, Option<Vec<u8>>),
         name!(inventory_id, Option<Vec<u8>>),
         name!(stripe, Option<i16>),
         name!(pid, i32),
@@ -176,12 +181,12 @@ fn inventory_stats_locking() -> TableIterator<
         name!(lock_time, f64),
     ),
 > {
-    let locking = attach().map(waits::read).unwrap_or_default();
-    TableIterator::new(locking.into_iter().map(|waiting| {
+    let locking = attach().map(queue::read).unwrap_or_default();
+    TableIterator::new(locking.into_iter().filter_map(|waiting| {
         let text = |text: Option<String>| text.as_deref().map(to_server);
         let (item, reference) = (text(waiting.item), text(waiting.reference));
-        let table = table_of(waiting.table);
-        (table, item, waiting.stripe, waiting.process.cast_signed(), reference, milliseconds(waiting.time))
+        let table = table_of(waiting.table)?;
+        Some((table, item, waiting.stripe, waiting.process.cast_signed(), reference, milliseconds(waiting.time)))
     }))
 }
 
@@ -231,10 +236,14 @@ fn reset_inventory_stats() {
 #[pg_extern(sql = false)]
 fn inventory_stats_audits() -> TableIterator<
     'static,
-    (name!(table_id, Option<Oid>), name!(last_audit, Option<Moment>), name!(discrepancies, Option<i64>)),
+    (name!(stock_table, Option<Vec<u8>>), name!(last_audit, Option<Moment>), name!(discrepancies, Option<i64>)),
 > {
     let audits = overview::newest().unwrap_or_else(|error| error.raise());
-    TableIterator::new(audits.into_iter().map(|newest| (Some(newest.table), newest.ended, newest.discrepancies)))
+    let named = |newest: Newest| {
+        let table = table_of(newest.table.to_u32())?;
+        Some((table, newest.ended, newest.discrepancies))
+    };
+    TableIterator::new(audits.into_iter().filter_map(named))
 }
 
 /// Returns advice for the stock tables of this database.

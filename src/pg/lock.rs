@@ -9,6 +9,7 @@
 //! cannot use), held until the transaction ends. All locks belong to the transaction, see [`OfTransaction`].
 
 use crate::core::item_id::ItemId;
+use crate::pg::wait_event::{Shown, WaitEvent};
 use pgrx::pg_sys::{self, LOCKTAG, Oid};
 
 /// While it lives, locks belong to the (sub)transaction.
@@ -188,6 +189,12 @@ impl Lock {
 
     /// Waits for the lock.
     pub fn wait(&self, mode: Mode) {
+        self.acquire(mode, false, false);
+    }
+
+    /// The same, while this process shows what it waits for.
+    pub fn wait_shown(&self, mode: Mode, event: WaitEvent) {
+        let _shown = Shown::begin(event);
         self.acquire(mode, false, false);
     }
 

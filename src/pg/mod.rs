@@ -28,6 +28,7 @@ pub mod transaction;
 pub mod trigger;
 pub mod types;
 pub mod utility;
+pub mod wait_event;
 pub mod worker;
 pub mod writability;
 

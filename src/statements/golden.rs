@@ -133,6 +133,8 @@ fn others(names: &Names) -> Vec<(String, Sql)> {
         ("layout::lock_free_row", layout::lock_free_row(names)),
         ("layout::insert_stripes", layout::insert_stripes(names)),
         ("layout::insert_total", layout::insert_total(names)),
+        ("queue::awaited_rows", queue::awaited_rows()),
+        ("queue::item_at", queue::item_at(table, id)),
         ("leftover::items", leftover::items(left)),
         ("leftover::write", leftover::write(left)),
         ("leftover::delete_except", leftover::delete_except(stripes, *id_type)),

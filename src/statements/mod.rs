@@ -15,6 +15,7 @@ mod ledger;
 pub mod leftover;
 pub mod opening;
 pub mod past;
+pub mod queue;
 pub mod report;
 pub mod requests;
 mod rows;

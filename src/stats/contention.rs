@@ -17,7 +17,8 @@ const WINDOW: u64 = 1_000_000_000;
 /// A striped item is quiet with fewer sales than this in that time.
 const FEW_SALES: u64 = 10;
 const REST: u64 = 1_000_000_000;
-/// A place that was not used for so long is free for another item.
+/// The place of a divided item is free for another one when the totals worker has not looked at it for so long; that of
+/// any other item, after its last second.
 const FORGOTTEN: u64 = 60_000_000_000;
 /// The places that are looked at for one item.
 const NEIGHBOURS: usize = 8;
@@ -51,8 +52,8 @@ fn find(memory: SharedMemory, key: u64) -> Option<Words> {
 fn find_or_take(memory: SharedMemory, key: u64, now: u64) -> Option<Words> {
     let take = |words: &Words| {
         let old = words[KEY].load(Ordering::Relaxed);
-        // The totals worker looks at divided items all the time.
-        let is_free = old == 0 || now.saturating_sub(words[BEGIN].load(Ordering::Relaxed)) > FORGOTTEN;
+        let rest = if words[DIVIDED].load(Ordering::Relaxed) == 1 { FORGOTTEN } else { WINDOW };
+        let is_free = old == 0 || now.saturating_sub(words[BEGIN].load(Ordering::Relaxed)) > rest;
         is_free && words[KEY].compare_exchange(old, key, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     };
     find(memory, key).or_else(|| {

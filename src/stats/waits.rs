@@ -194,7 +194,7 @@ pub struct Waiting {
     pub process: u32,
     /// The stock table.
     pub table: u32,
-    /// The item; None where it takes the locks of several.
+    /// The item; None where it takes the locks of several, see `table::queue`.
     pub item: Option<String>,
     /// The stripe; 0, the item as a whole; None, a row.
     pub stripe: Option<i16>,

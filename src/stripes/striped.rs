@@ -17,6 +17,7 @@ use crate::pg::lock::{GATE, ITEM, Lock, Mode};
 use crate::pg::spi::{Connection, Rows, Snapshot};
 use crate::pg::transaction::has_one_snapshot;
 use crate::pg::types::SqlType;
+use crate::pg::wait_event::WaitEvent;
 use crate::statements::Statement;
 use crate::stats::contention;
 use crate::stats::waits::{self, LockTarget};
@@ -250,8 +251,8 @@ impl<'a> Striped<'a> {
     pub(super) fn wait(&self, place: i16, mode: Mode) {
         let lock = self.lock(place);
         if !lock.take(mode) {
-            let stripe = if place == ITEM { GATE } else { place };
-            waits::taking(self.stock.oid, LockTarget::Stripe(&self.id, stripe), || lock.wait(mode));
+            let (stripe, event) = if place == ITEM { (GATE, WaitEvent::Item) } else { (place, WaitEvent::Stripe) };
+            waits::taking(self.stock.oid, LockTarget::Stripe(&self.id, stripe), || lock.wait_shown(mode, event));
         }
     }
 

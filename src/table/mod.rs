@@ -11,5 +11,6 @@ pub mod cursors;
 pub mod fired;
 pub mod health;
 pub mod native;
+pub mod queue;
 pub mod rows;
 pub mod triggers;

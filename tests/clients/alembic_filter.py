@@ -1,8 +1,9 @@
 """For env.py of Alembic: context.configure(…, include_name=include_name)."""
 
 # docs:begin
+AUDIT = ("audit", "audit_chain", "audit_segment", "movement_archive")
 COMPANIONS = {
-    f"inventory_{name}" for name in ("attachment", "sharing", "movement", "request", "stripe", "stripe_total")
+    f"inventory_{name}" for name in ("attachment", "sharing", "movement", "request", "stripe", "stripe_total", *AUDIT)
 }
 
 

@@ -5,20 +5,21 @@ tool needs a filter. It needs none where both have schemas of their own that it 
 """
 
 import pytest
+import selling
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Column, MetaData, Numeric, Table, Text, create_engine
 
-from alembic_filter import COMPANIONS, include_name
+from alembic_filter import AUDIT, COMPANIONS, include_name
 from books import audit, call
-from selling import FOLDER, environment, open_shop, run
+from selling import FOLDER, environment, run
 from shop import refused
 
 KIT = ["node", "node_modules/drizzle-kit/bin.cjs"]
 
 # The beginnings of lines of the project's files. Of the sequence there is something to declare beside the ledger only.
 FILTER, CHECK = "  tablesFilter:", "  (table) => [check("
-SEQUENCE = ("export const movementIds", "  minValue:", "  maxValue:", "})")
+SEQUENCE = ("export const movementIds", "export const auditIds", "  minValue:", "  maxValue:", "})")
 
 OWN_SCHEMAS = """
     DROP EXTENSION inventory_ext;
@@ -43,6 +44,14 @@ EVERYTHING = """
 @pytest.fixture
 def conn(db):
     return db.connect()
+
+
+def open_shop(conn, id_type, stock, **options):
+    """With the tables that the first audit and the archive create beside the ledger."""
+    item = selling.open_shop(conn, id_type, stock + 1, **options)
+    call(conn, "decrement_item", p_item=item, p_quantity=1)
+    conn.execute("SELECT audit_inventory(), archive_movements(clock_timestamp())")
+    return item
 
 
 def open_shop_elsewhere(conn, id_type, stock):
@@ -211,13 +220,19 @@ def test_a_shop_that_is_open_moves_its_ledger_and_the_extension_out_of_sight(db,
     item = open_shop(conn, "text", 50)
     sale = {"p_item": item, "p_quantity": 1, "p_idempotency_key": "key of order 7"}
     call(conn, "decrement_item", **sale)
+    runs = "SELECT count(*), count(seal_number) FROM {}"
+    [before] = conn.execute(runs.format("inventory_audit")).fetchall()
     conn.execute("SELECT detach_inventory()")
     conn.execute(OWN_SCHEMAS)
-    for name in ("movement", "request", "stripe", "stripe_total"):
+    for name in ("movement", *AUDIT, "request", "stripe", "stripe_total"):
         conn.execute(f"ALTER TABLE inventory_{name} SET SCHEMA stock_books")
     conn.execute("SELECT attach_inventory('inventory', p_companion_schema => 'stock_books')")
     assert call(conn, "decrement_item", **sale)["replayed"]
     assert_sells(conn, item)
     kinds = conn.execute("SELECT kind FROM stock_books.inventory_movement ORDER BY movement_id").fetchall()
     assert kinds == [("opening",), ("sale",), ("sale",)]
+    assert before[1] > 0
+    conn.execute("SELECT audit_inventory()")
+    [after] = conn.execute(runs.format("stock_books.inventory_audit")).fetchall()
+    assert after == (before[0] + 1, before[1] + 1)
     assert proposals(db) == [NEW_COLUMN]

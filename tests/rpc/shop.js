@@ -177,7 +177,8 @@ export async function openShop(options = {}) {
     async queued(sessions) {
       await until(`${sessions} sessions waiting for a lock`, async () => {
         const { rows } = await db.query(
-          `SELECT count(*)::int AS waiting FROM pg_stat_activity WHERE usename = $1 AND wait_event_type = 'Lock'`,
+          `SELECT count(*)::int AS waiting FROM pg_stat_activity
+            WHERE usename = $1 AND EXISTS (SELECT FROM pg_locks WHERE pg_locks.pid = pg_stat_activity.pid AND NOT granted)`,
           [roles.authenticator]
         )
         return rows[0].waiting === sessions

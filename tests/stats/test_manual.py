@@ -68,7 +68,7 @@ def test_a_statement_that_waits_for_several_items_is_one_wait(db, conn, stats):
         call = Aside(db.connect().execute, ORDER)
         until(lambda: [row[4] for row in stats.queue()] == [[first.info.backend_pid]], "it waits for the first one")
         [(key, stripe, place, *_)] = stats.queue()
-        assert (key, stripe, place) == (None, None, 1)
+        assert (key, stripe, place) == (str(ONE), None, 1)
         first.commit()
         until(lambda: [row[4] for row in stats.queue()] == [[second.info.backend_pid]], "it waits for the second one")
         second.commit()

@@ -8,6 +8,7 @@ import os
 import signal
 
 import psycopg
+import pytest
 
 from databases import Database
 from dev.server import Server
@@ -231,3 +232,31 @@ def fill_places(conn, tables):
         END $$"""
     )
     conn.execute("SELECT fill_places(%s)", (tables,))
+
+
+def test_settings_of_superusers_that_a_client_passes_in_its_options():
+    """Before the library is loaded PostgreSQL keeps any value of a setting that it does not know, and then drops it."""
+    for settings in ({}, PRELOADED):
+        with Server(pg=PG, settings=settings) as server:
+            db = database(server)
+            with db.connect() as conn:
+                conn.execute("CREATE ROLE till LOGIN; GRANT EXECUTE ON FUNCTION decrement_inventory TO till")
+                conn.execute("ALTER DATABASE shop SET inventory_ext.max_batch_lines = 5")
+
+            def connect(server=server):
+                options = "-c inventory_ext.max_batch_lines=20000"
+                return psycopg.connect(server.dsn("shop"), user="till", options=options, autocommit=True)
+
+            if settings:
+                with pytest.raises(psycopg.OperationalError, match="permission denied to set parameter"):
+                    connect()
+                with psycopg.connect(server.dsn("shop"), user="till", autocommit=True) as till:
+                    assert limit_of(till) == "5"
+            else:
+                with connect() as till:
+                    assert limit_of(till) == "10000", "neither that of the client nor that of the database"
+
+
+def limit_of(conn):
+    sell(conn, ONE, 1)
+    return conn.execute("SHOW inventory_ext.max_batch_lines").fetchone()[0]

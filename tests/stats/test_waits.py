@@ -1,12 +1,15 @@
 """Who waits for which item: hot items, the queue, the log."""
 
+import os
 import random
+from contextlib import ExitStack
 
 import psycopg
 import pytest
 
-from shop import ONE, TWO, UNKNOWN, Aside, item, refused_sale, sell, until
+from shop import ONE, TWO, UNKNOWN, Aside, item, refused_sale, sell, until, until_waiting
 
+PG = os.environ.get("PG", "18")
 SALE = "SELECT decrement_item(%s, 1, p_reference => %s)"
 
 
@@ -96,16 +99,55 @@ def test_the_most_refused_items_are_listed(conn, stats):
 
 
 def test_an_order_of_several_lines_names_the_item_that_it_waited_for(db, conn, stats):
-    lines = ", ".join(f'{{"inventory_id": "{item(number)}", "quantity": 1}}' for number in (1, 2, 3))
     with db.connect(autocommit=False) as holder:
         sell(holder, TWO, 1)
-        call = Aside(db.connect().execute, "SELECT decrement_inventory_batch(%s::jsonb)", (f"[{lines}]",))
+        call = Aside(db.connect().execute, ORDER, (order_of(1, 2, 3), "an order"))
         until(lambda: len(stats.queue()) == 1, "the order waits")
         conn.execute("SELECT pg_sleep(0.05)")
         holder.commit()
         call.result()
     assert [row[0] for row in stats.hot()] == [str(TWO)]
     assert stats.of("decrement_inventory_batch")["lock_waits"] == 1
+
+
+def order_of(*numbers):
+    return "[" + ", ".join(f'{{"inventory_id": "{item(number)}", "quantity": 1}}' for number in numbers) + "]"
+
+
+ORDER = "SELECT decrement_inventory_batch(%s::jsonb, %s)"
+
+
+@pytest.mark.parametrize("kind", ["ordinary", "partitioned"])
+def test_an_order_of_several_lines_is_in_the_queue_of_the_item_that_it_waits_for(db, conn, stats, kind):
+    """And in that of the next one, when it waits for that."""
+    if kind == "partitioned":
+        conn.execute("SELECT detach_inventory(); DROP TABLE inventory CASCADE")
+        conn.execute("CREATE TABLE inventory (id uuid PRIMARY KEY, quantity int NOT NULL) PARTITION BY HASH (id)")
+        for place in range(3):
+            name = f"inventory_{place}"
+            conn.execute(f"CREATE TABLE {name} PARTITION OF inventory FOR VALUES WITH (MODULUS 3, REMAINDER {place})")
+        conn.execute("INSERT INTO inventory SELECT lpad(g::text, 32, '0')::uuid, 9 FROM generate_series(1, 9) AS g")
+        conn.execute("DROP TABLE IF EXISTS inventory_movement, inventory_request, inventory_stripe,"
+                     " inventory_stripe_total CASCADE; SELECT attach_inventory('inventory')")  # fmt: skip
+    with db.connect(autocommit=False) as first, db.connect(autocommit=False) as second:
+        sell(first, TWO, 1)
+        sell(second, item(4), 1)
+        order, sale = db.connect(), db.connect()
+        calls = [Aside(order.execute, ORDER, (order_of(1, 2, 3, 4), "an order"))]
+        until(lambda: len(stats.queue()) == 1, "the order waits")
+        calls.append(Aside(sale.execute, SALE, (str(TWO), "a sale")))
+        until(lambda: len(stats.queue()) == 2, "the sale waits")
+        queue = [(key, place, pid, reference) for key, _, place, pid, _, _, reference in stats.queue()]
+        assert queue == [
+            (str(TWO), 1, order.info.backend_pid, "an order"),
+            (str(TWO), 2, sale.info.backend_pid, "a sale"),
+        ]
+        first.commit()
+        until(lambda: [row[0] for row in stats.queue() if row[6] == "an order"] == [str(item(4))], "it waits again")
+        second.commit()
+    for call in calls:
+        call.result()
+    assert stats.queue() == []
 
 
 @pytest.mark.parametrize("length", [1, 5])
@@ -141,6 +183,82 @@ def test_a_wait_for_a_stripe_is_in_the_queue(db, conn, stats):
         second.commit()
         call.result()
     assert stats.hot()[0][0] == str(ONE)
+
+
+def waits_of(conn, session):
+    """What pg_stat_activity says that a session waits for."""
+    sql = "SELECT wait_event_type, wait_event FROM pg_stat_activity WHERE pid = %s"
+    return conn.execute(sql, (session.info.backend_pid,)).fetchone()
+
+
+SELL, RESTOCK, COUNT = (
+    f"SELECT {call}" for call in ("decrement_item(%s, 1)", "restock_inventory(%s, 1)", "adjust_inventory(%s, 5)")
+)
+
+
+@pytest.mark.parametrize(
+    ("hold", "wait", "name"),
+    [
+        ((SELL, SELL), SELL, "InventoryStripe"),
+        ((RESTOCK,), RESTOCK, "InventoryStripe"),
+        ((COUNT,), SELL, "InventoryItem"),
+        ((SELL,), COUNT, "InventoryItem"),
+    ],
+)
+def test_a_wait_for_a_striped_item_has_a_name_of_its_own(db, conn, stats, hold, wait, name):
+    expected = ("Extension", name) if int(PG) >= 17 else ("Lock", "advisory")
+    conn.execute("CREATE TABLE shop_closed ()")
+    conn.execute("SELECT stripe_inventory(%s, 2)", (str(ONE),))
+    with ExitStack() as stack:
+        holders = [stack.enter_context(db.connect(autocommit=False)) for _ in hold]
+        for holder, statement in zip(holders, hold, strict=True):
+            holder.execute(statement, (str(ONE),))
+        waiting, ended = (stack.enter_context(db.connect()) for _ in range(2))
+
+        def begins_to_wait(session):
+            assert waits_of(conn, session) == ("Client", "ClientRead")
+            call = Aside(session.execute, wait, (str(ONE),))
+            until(lambda: len(stats.queue()) == 1, "it waits")
+            assert waits_of(conn, session) == expected
+            assert stats.queue()[0][4][0] in [holder.info.backend_pid for holder in holders]
+            return call
+
+        for _ in range(2):
+            call = begins_to_wait(waiting)
+            waiting.cancel()
+            assert call.refusal().sqlstate == "57014"
+        call = begins_to_wait(ended)
+        conn.execute("SELECT pg_terminate_backend(%s, 5000)", (ended.info.backend_pid,))
+        assert call.refusal().sqlstate == "57P01"
+        assert waits_of(conn, ended) is None
+        call = begins_to_wait(waiting)
+        for holder in holders:
+            holder.commit()
+        call.result()
+        until(lambda: waits_of(conn, waiting) == ("Client", "ClientRead"), "it is over")
+        blocker = stack.enter_context(db.connect(autocommit=False))
+        blocker.execute("LOCK TABLE shop_closed")
+        call = Aside(waiting.execute, "SELECT FROM shop_closed")
+        until(lambda: waits_of(conn, waiting) == ("Lock", "relation"), "it waits under PostgreSQL's own name again")
+        blocker.commit()
+        call.result()
+
+
+def test_two_that_wait_for_each_other_under_these_names_are_found(db, conn):
+    for key in (ONE, TWO):
+        conn.execute("SELECT stripe_inventory(%s, 2)", (str(key),))
+    with db.connect(autocommit=False) as one, db.connect(autocommit=False) as other:
+        one.execute(COUNT, (str(ONE),))
+        other.execute(COUNT, (str(TWO),))
+        call = Aside(sell, one, TWO, 1)
+        until_waiting(conn, one)
+        try:
+            sell(other, ONE, 1)
+        except psycopg.errors.DeadlockDetected:
+            other.rollback()
+            call.result()
+        else:
+            assert call.refusal().sqlstate == "40P01"
 
 
 def stripe_of_a_sale(session, key):

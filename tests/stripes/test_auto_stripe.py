@@ -21,7 +21,8 @@ PG = os.environ.get("PG", "18")
 def server():
     """A server on which no transaction can be prepared."""
     preload = {} if int(PG) >= 17 else {"shared_preload_libraries": "inventory_ext"}
-    with Server(pg=PG, settings={"max_prepared_transactions": "0", "full_page_writes": "off"} | preload) as running:
+    settings = {"max_prepared_transactions": "0", "full_page_writes": "off", "inventory_ext.write_path": "auto"}
+    with Server(pg=PG, settings=settings | preload) as running:
         yield running
 
 
@@ -86,8 +87,9 @@ def test_it_is_put_together_when_it_is_quiet(db, conn):
     assert audit(conn, full=True) == []
 
 
-def test_nothing_is_divided_where_it_is_off(db, conn):
-    conn.execute(f"ALTER DATABASE {db.name} SET inventory_ext.auto_stripe = off")
+@pytest.mark.parametrize("setting", ["auto_stripe = off", "write_path = sql", "track = off"])
+def test_nothing_is_divided_where_it_is_off_or_cannot_be(db, conn, setting):
+    conn.execute(f"ALTER DATABASE {db.name} SET inventory_ext.{setting}")
     contend(db, seconds=3)
     assert stripes(conn) == 0
 

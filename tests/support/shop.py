@@ -180,7 +180,7 @@ def until_waiting(watcher, *connections):
         pid = conn.info.backend_pid
         until(
             lambda pid=pid: watcher.execute(
-                "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'", (pid,)
+                "SELECT 1 FROM pg_locks WHERE pid = %s AND NOT granted", (pid,)
             ).fetchone(),
             f"backend {pid} waits for a lock",
         )
