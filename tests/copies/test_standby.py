@@ -57,7 +57,8 @@ def open_shop(server):
 def pair():
     with Server(pg=PG) as primary:
         open_shop(primary)
-        with Standby(primary) as standby:
+        # The primary keeps the versions of rows that a snapshot of the standby needs: else their removal waits for it.
+        with Standby(primary, {"hot_standby_feedback": "on", "wal_receiver_status_interval": "1s"}) as standby:
             standby.catch_up()
             yield Pair(primary, standby)
             assert_nothing_crashed(primary, standby)
@@ -146,6 +147,14 @@ def test_every_writing_function_is_refused_in_a_read_only_transaction_with_25006
         busy.rollback()
 
 
+def until_primary_knows(conn, reader):
+    """Returns when the primary has heard of the snapshot of this session of the standby."""
+    oldest = reader.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint").fetchone()[0]
+    begin = conn.execute("SELECT clock_timestamp()").fetchone()[0]
+    heard = "SELECT reply_time > %s AND backend_xmin::text::bigint <= %s FROM pg_stat_replication"
+    until(lambda: conn.execute(heard, (begin, oldest)).fetchone() == (True,), "the primary knows of the snapshot")
+
+
 def test_a_snapshot_on_a_standby_keeps_its_value_when_the_item_is_unstriped(pair):
     """The row that this snapshot sees is behind: what the item had is in the stripes that it sees."""
     with pair.connect() as conn, pair.read() as reader:
@@ -154,6 +163,7 @@ def test_a_snapshot_on_a_standby_keeps_its_value_when_the_item_is_unstriped(pair
             pair.standby.catch_up()
             reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
             assert left(reader, FOUR) == 100_000
+            until_primary_knows(conn, reader)
         conn.execute("SELECT unstripe_inventory(%s)", (FOUR,))
         sell(conn, FOUR, 9)
         pair.standby.catch_up()
