@@ -148,7 +148,7 @@ SELECT s.stock_table, s.function, s.measure, s.calls, s.mean_time, s.p50, s.p95,
   FROM @extschema@.inventory_stats_latency() AS s;
 
 COMMENT ON VIEW @extschema@.inventory_latency IS
-    'How long calls took (measure call), and how long they took to get their locks (lock). Times are milliseconds.';
+    'How long calls took (measure call), and how long they waited for locks of items (lock). Times are milliseconds.';
 
 CREATE VIEW @extschema@.inventory_hot_items AS
 SELECT s.stock_table, s.inventory_id, s.lock_waits, s.lock_time, s.refusals

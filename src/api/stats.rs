@@ -234,6 +234,7 @@ fn reset_inventory_stats() {
 
 /// Returns the newest audit of every attached table that has a ledger.
 #[pg_extern(sql = false)]
+#[allow(clippy::type_complexity, reason = "the columns of the result")]
 fn inventory_stats_audits() -> TableIterator<
     'static,
     (name!(stock_table, Option<Vec<u8>>), name!(last_audit, Option<Moment>), name!(discrepancies, Option<i64>)),

@@ -28,7 +28,7 @@ pub struct Figures {
     pub replayed: bool,
     /// It took locks on items.
     pub locked: bool,
-    /// How long that took, in nanoseconds.
+    /// How long it waited for them, in nanoseconds.
     pub lock_time: u64,
     /// How often it waited for one.
     pub waits: u64,
@@ -37,28 +37,39 @@ pub struct Figures {
 }
 
 const KEY: usize = 0;
-const CALLS: usize = 1;
-const SUCCESSES: usize = 2;
-const REPLAYS: usize = 3;
-const MOVEMENTS: usize = 4;
-const TIME: usize = 5;
-const LONGEST: usize = 6;
-const LOCKING: usize = 7;
-const WAITS: usize = 8;
-const LOCK_TIME: usize = 9;
-const LONGEST_LOCK: usize = 10;
-const FIRST_SQLSTATE: usize = 16;
+const REPLAYS: usize = 1;
+const MOVEMENTS: usize = 2;
+const TIME: usize = 3;
+const LONGEST: usize = 4;
+const WAITS: usize = 5;
+const LOCK_TIME: usize = 6;
+const LONGEST_LOCK: usize = 7;
+const FIRST_SQLSTATE: usize = 8;
 /// Errors whose SQLSTATE has no place of its own.
 const OTHERS: usize = FIRST_SQLSTATE + 2 * SQLSTATES;
 const TIMES: usize = OTHERS + 2;
 const LOCK_TIMES: usize = TIMES + histogram::BUCKETS;
 
-/// A place that this process has used, and the key that it had.
+/// A place of an entry, and the key that it had when it was found.
+#[derive(Clone, Copy)]
+pub struct Place {
+    number: usize,
+    key: u64,
+}
+
+impl Place {
+    /// Its words, unless another entry has the place by now.
+    fn words(self, memory: SharedMemory) -> Option<&'static [AtomicU64]> {
+        let words = entry(memory, self.number);
+        (words[KEY].load(Ordering::Relaxed) == self.key).then_some(words)
+    }
+}
+
+/// A place that this process has used.
 struct CachedPlace {
     table: u32,
     function: Function,
-    key: u64,
-    number: usize,
+    place: Place,
 }
 
 thread_local! {
@@ -70,38 +81,36 @@ thread_local! {
 const MOST_PLACES: usize = 32;
 
 /// Finds a place for the calls of a function of a table, while the catalogs can be read.
-pub fn prepare(memory: SharedMemory, table: Oid, function: Function) {
-    place(memory, table.to_u32(), function, true);
+pub fn prepare(memory: SharedMemory, table: Oid, function: Function) -> Option<Place> {
+    place(memory, table.to_u32(), function, true)
 }
 
-/// Counts a call. `table` is invalid where the call failed before its stock table was known.
-pub fn count(memory: SharedMemory, table: Oid, function: Function, figures: &Figures) {
-    let Some(place) = place(memory, table.to_u32(), function, false) else {
+/// Counts a call, at the place that was prepared for it. `table` is invalid where the call failed before its stock
+/// table was known. How many calls there were, and how many of them without an error, follows from the histogram.
+pub fn count(memory: SharedMemory, prepared: Option<Place>, (table, function): (Oid, Function), figures: &Figures) {
+    let find = || place(memory, table.to_u32(), function, false)?.words(memory);
+    let Some(words) = prepared.and_then(|place| place.words(memory)).or_else(find) else {
         memory.words[NOT_COUNTED].fetch_add(1, Ordering::Relaxed);
         return;
     };
-    let words = entry(memory, place);
     let add = |word: usize, number: u64| {
         if number > 0 {
             words[word].fetch_add(number, Ordering::Relaxed);
         }
     };
-    add(CALLS, 1);
     add(MOVEMENTS, figures.movements);
     add(REPLAYS, u64::from(figures.replayed));
     add(TIME, figures.time);
     raise(&words[LONGEST], figures.time);
     add(TIMES + histogram::bucket(figures.time), 1);
     if figures.locked {
-        add(LOCKING, 1);
         add(WAITS, figures.waits);
         add(LOCK_TIME, figures.lock_time);
         raise(&words[LONGEST_LOCK], figures.lock_time);
         add(LOCK_TIMES + histogram::bucket(figures.lock_time), 1);
     }
-    match figures.sqlstate {
-        None => add(SUCCESSES, 1),
-        Some(sqlstate) => add(place_of_sqlstate(words, sqlstate), 1),
+    if let Some(sqlstate) = figures.sqlstate {
+        add(place_of_sqlstate(words, sqlstate), 1);
     }
 }
 
@@ -134,13 +143,12 @@ fn entry(memory: SharedMemory, place: usize) -> &'static [AtomicU64] {
     &memory.words[begin..begin + ENTRY_WORDS]
 }
 
-fn place(memory: SharedMemory, table: u32, function: Function, may_free: bool) -> Option<usize> {
+fn place(memory: SharedMemory, table: u32, function: Function, may_free: bool) -> Option<Place> {
     let known = PLACES.with_borrow(|places| {
-        let is_it = |place: &&CachedPlace| {
-            let is_named = place.table == table && place.function == function;
-            is_named && entry(memory, place.number)[KEY].load(Ordering::Relaxed) == place.key
+        let is_it = |cached: &&CachedPlace| {
+            cached.table == table && cached.function == function && cached.place.words(memory).is_some()
         };
-        places.iter().find(is_it).map(|place| place.number)
+        places.iter().find(is_it).map(|cached| cached.place)
     });
     if known.is_some() {
         return known;
@@ -148,13 +156,14 @@ fn place(memory: SharedMemory, table: u32, function: Function, may_free: bool) -
     let slot = place_of_table(memory, table, may_free)?;
     let key = ((slot as u64 + 1) << 8) | function as u64;
     let number = find_or_claim(memory, (key, ENTRIES, may_free), |place| &entry(memory, place)[KEY])?;
+    let place = Place { number, key };
     PLACES.with_borrow_mut(|places| {
         if places.len() >= MOST_PLACES {
             places.clear();
         }
-        places.push(CachedPlace { table, function, key, number });
+        places.push(CachedPlace { table, function, place });
     });
-    Some(number)
+    Some(place)
 }
 
 /// Every place once, from that of a hash on.
@@ -298,7 +307,7 @@ pub struct Counted {
     pub locking: u64,
     /// Waits for one.
     pub waits: u64,
-    /// Time that taking them took.
+    /// Time that they were waited for.
     pub lock_time: Times,
     /// Errors by packed SQLSTATE; None for all that have no place.
     pub errors: Vec<(Option<u32>, u64)>,
@@ -333,17 +342,21 @@ fn read_entry(table: u32, function: Function, words: &[AtomicU64]) -> Counted {
     if word(OTHERS + 1) > 0 {
         errors.push((None, word(OTHERS + 1)));
     }
+    // The errors were read first, so that there are not more of them than calls, unless the counters were reset since.
+    let failures: u64 = errors.iter().map(|(_, count)| count).sum();
+    let (time, lock_time) = (times([TIME, LONGEST, TIMES]), times([LOCK_TIME, LONGEST_LOCK, LOCK_TIMES]));
+    let calls = time.histogram.iter().sum::<u64>();
     Counted {
         table,
         function,
-        calls: word(CALLS),
-        successes: word(SUCCESSES),
+        calls,
+        successes: calls.saturating_sub(failures),
         replays: word(REPLAYS),
         movements: word(MOVEMENTS),
-        time: times([TIME, LONGEST, TIMES]),
-        locking: word(LOCKING),
+        time,
+        locking: lock_time.histogram.iter().sum(),
         waits: word(WAITS),
-        lock_time: times([LOCK_TIME, LONGEST_LOCK, LOCK_TIMES]),
+        lock_time,
         errors,
     }
 }

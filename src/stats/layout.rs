@@ -21,7 +21,7 @@ pub const WATCHED: usize = 256;
 /// The words of such an item.
 pub const WATCHED_WORDS: usize = 8;
 /// The words of an entry: figures, SQLSTATEs, two histograms.
-pub const ENTRY_WORDS: usize = 16 + 2 * (SQLSTATES + 1) + 2 * histogram::BUCKETS;
+pub const ENTRY_WORDS: usize = 8 + 2 * (SQLSTATES + 1) + 2 * histogram::BUCKETS;
 /// The words of a hot item.
 pub const HOT_WORDS: usize = 8 + TEXT_WORDS;
 /// The words of a backend.

@@ -10,7 +10,7 @@ use crate::pg::report::{self, sqlstate_of_panic};
 use crate::pg::settings;
 use crate::pg::shared_memory::{self, SharedMemory};
 use crate::pg::transaction::watch_exit;
-use crate::stats::counters::{self, Figures};
+use crate::stats::counters::{self, Figures, Place};
 use crate::stats::function::Function;
 use crate::stats::hot::{self, HotList};
 use serde_json::Value;
@@ -21,6 +21,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 struct RunningCall {
     function: Function,
     table: Oid,
+    /// Where it will be counted, once the table is known.
+    place: Option<Place>,
     begin: u64,
     reference: Option<String>,
     figures: Figures,
@@ -56,6 +58,7 @@ pub fn counted<T>(function: Function, act: impl FnOnce() -> Result<T>) -> Result
         running.push(RunningCall {
             function,
             table: Oid::INVALID,
+            place: None,
             begin,
             reference: None,
             figures: Figures::default(),
@@ -85,13 +88,15 @@ fn ended(memory: SharedMemory, depth: usize, sqlstate: Option<u32>) -> Oid {
         running.truncate(depth + 1);
         running.pop()
     });
-    let Some(RunningCall { function, table, begin, mut figures, gave_up, .. }) = ended else { return Oid::INVALID };
+    let Some(RunningCall { function, table, place, begin, mut figures, gave_up, .. }) = ended else {
+        return Oid::INVALID;
+    };
     if let Some((item, time)) = gave_up {
         hot::note(memory, HotList::Waits, table, &item, time);
     }
     figures.time = clock::nanoseconds() - begin;
     figures.sqlstate = sqlstate;
-    counters::count(memory, table, function, &figures);
+    counters::count(memory, place, (table, function), &figures);
     table
 }
 
@@ -122,13 +127,10 @@ fn innermost(act: impl FnOnce(&mut RunningCall)) {
 
 /// The running call is about this stock table.
 pub fn is_about(table: Oid) {
-    let function = RUNNING.with_borrow_mut(|running| {
-        let running = running.last_mut()?;
-        running.table = table;
-        Some(running.function)
-    });
+    let function = RUNNING.with_borrow(|running| running.last().map(|running| running.function));
     if let Some((memory, function)) = memory().zip(function) {
-        counters::prepare(memory, table, function);
+        let place = counters::prepare(memory, table, function);
+        innermost(|running| (running.table, running.place) = (table, place));
     }
 }
 
@@ -149,12 +151,14 @@ pub fn replayed() {
     innermost(|running| running.figures.replayed = true);
 }
 
-/// The running call took a lock.
-pub(super) fn locked(time: u64, waited: bool) {
+/// The running call took a lock, which it waited for so long.
+pub(super) fn locked(waited: Option<u64>) {
     innermost(|running| {
         running.figures.locked = true;
-        running.figures.lock_time += time;
-        running.figures.waits += u64::from(waited);
+        if let Some(time) = waited {
+            running.figures.lock_time += time;
+            running.figures.waits += 1;
+        }
     });
 }
 

@@ -56,22 +56,21 @@ impl<'a> LockTarget<'a> {
     }
 }
 
-/// Takes a lock; returns also whether it was waited for, and how long, in nanoseconds.
+/// Takes a lock; returns also how long that was waited for, in nanoseconds; None, it was free.
 pub fn taking<T>(table: Oid, target: LockTarget<'_>, take: impl FnOnce() -> T) -> (T, Option<u64>) {
     let Some(memory) = meter::memory() else { return (take(), None) };
     let measured = Measured { target, begin: clock::nanoseconds(), last_wait: lock::last_wait() };
     let published = own_place().map(|place| Published::new(memory, place, (table, target, measured.begin)));
     let taken = take();
     drop(published);
-    let waited = measured.waited();
-    drop(measured);
+    let waited = measured.end();
     if let (Some(time), Some(item)) = (waited, target.item()) {
         note(table, &[item], time);
     }
     (taken, waited)
 }
 
-/// A lock that is being taken: the figures of the call have it when this is dropped, also where an error ends the wait.
+/// A lock that is being taken: the figures of the call have it also where an error ends the wait.
 struct Measured<'t> {
     target: LockTarget<'t>,
     begin: u64,
@@ -79,16 +78,20 @@ struct Measured<'t> {
 }
 
 impl Measured<'_> {
-    fn waited(&self) -> Option<u64> {
-        (lock::last_wait() != self.last_wait).then(|| clock::nanoseconds() - self.begin)
+    /// The clock is read only after a wait.
+    fn end(&self) -> Option<u64> {
+        let waited = (lock::last_wait() != self.last_wait).then(|| clock::nanoseconds() - self.begin);
+        meter::locked(waited);
+        waited
     }
 }
 
 impl Drop for Measured<'_> {
     fn drop(&mut self) {
-        let (time, waited) = (clock::nanoseconds() - self.begin, self.waited().is_some());
-        meter::locked(time, waited);
-        if let Some(item) = self.target.item().filter(|_| waited && std::thread::panicking()) {
+        if std::thread::panicking()
+            && let Some(time) = self.end()
+            && let Some(item) = self.target.item()
+        {
             meter::gave_up(item.to_string(), time);
         }
     }
