@@ -43,6 +43,7 @@ pub fn once(
     act: impl FnOnce() -> Result<String>,
 ) -> Result<String> {
     stock.require_sale_rights();
+    meter::was_busy();
     let hidden = hidden_items(spi, stock, request.items, Statement::VisibleItems)?;
     if let Some(id) = hidden.first().filter(|_| request.needs_all) {
         // The call fails in its own words, independent of the key, and waits for no other user of the key.

@@ -73,7 +73,7 @@ mod named {
     impl Drop for Shown {
         fn drop(&mut self) {
             if self.0 {
-                // SAFETY: as above. Where the process ends while it waits, nothing unwinds: PostgreSQL resets the place.
+                // SAFETY: as above. Where the process ends meanwhile, nothing unwinds, and PostgreSQL resets the place.
                 unsafe {
                     let place = &raw mut (*pg_sys::MyProc).wait_event_info;
                     place.write_volatile(0);

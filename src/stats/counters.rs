@@ -52,12 +52,12 @@ const LOCK_TIMES: usize = TIMES + histogram::BUCKETS;
 
 /// A place of an entry, and the key that it had when it was found.
 #[derive(Clone, Copy)]
-pub struct Place {
+pub struct EntryPlace {
     number: usize,
     key: u64,
 }
 
-impl Place {
+impl EntryPlace {
     /// Its words, unless another entry has the place by now.
     fn words(self, memory: SharedMemory) -> Option<&'static [AtomicU64]> {
         let words = entry(memory, self.number);
@@ -69,7 +69,7 @@ impl Place {
 struct CachedPlace {
     table: u32,
     function: Function,
-    place: Place,
+    place: EntryPlace,
 }
 
 thread_local! {
@@ -81,13 +81,18 @@ thread_local! {
 const MOST_PLACES: usize = 32;
 
 /// Finds a place for the calls of a function of a table, while the catalogs can be read.
-pub fn prepare(memory: SharedMemory, table: Oid, function: Function) -> Option<Place> {
+pub fn prepare(memory: SharedMemory, table: Oid, function: Function) -> Option<EntryPlace> {
     place(memory, table.to_u32(), function, true)
 }
 
 /// Counts a call, at the place that was prepared for it. `table` is invalid where the call failed before its stock
 /// table was known. How many calls there were, and how many of them without an error, follows from the histogram.
-pub fn count(memory: SharedMemory, prepared: Option<Place>, (table, function): (Oid, Function), figures: &Figures) {
+pub fn count(
+    memory: SharedMemory,
+    prepared: Option<EntryPlace>,
+    (table, function): (Oid, Function),
+    figures: &Figures,
+) {
     let find = || place(memory, table.to_u32(), function, false)?.words(memory);
     let Some(words) = prepared.and_then(|place| place.words(memory)).or_else(find) else {
         memory.words[NOT_COUNTED].fetch_add(1, Ordering::Relaxed);
@@ -143,7 +148,7 @@ fn entry(memory: SharedMemory, place: usize) -> &'static [AtomicU64] {
     &memory.words[begin..begin + ENTRY_WORDS]
 }
 
-fn place(memory: SharedMemory, table: u32, function: Function, may_free: bool) -> Option<Place> {
+fn place(memory: SharedMemory, table: u32, function: Function, may_free: bool) -> Option<EntryPlace> {
     let known = PLACES.with_borrow(|places| {
         let is_it = |cached: &&CachedPlace| {
             cached.table == table && cached.function == function && cached.place.words(memory).is_some()
@@ -156,7 +161,7 @@ fn place(memory: SharedMemory, table: u32, function: Function, may_free: bool) -
     let slot = place_of_table(memory, table, may_free)?;
     let key = ((slot as u64 + 1) << 8) | function as u64;
     let number = find_or_claim(memory, (key, ENTRIES, may_free), |place| &entry(memory, place)[KEY])?;
-    let place = Place { number, key };
+    let place = EntryPlace { number, key };
     PLACES.with_borrow_mut(|places| {
         if places.len() >= MOST_PLACES {
             places.clear();

@@ -6,11 +6,12 @@
 use crate::core::error::Result;
 use crate::pg::Oid;
 use crate::pg::clock;
+use crate::pg::lock;
 use crate::pg::report::{self, sqlstate_of_panic};
 use crate::pg::settings;
 use crate::pg::shared_memory::{self, SharedMemory};
 use crate::pg::transaction::watch_exit;
-use crate::stats::counters::{self, Figures, Place};
+use crate::stats::counters::{self, EntryPlace, Figures};
 use crate::stats::function::Function;
 use crate::stats::hot::{self, HotList};
 use serde_json::Value;
@@ -22,8 +23,12 @@ struct RunningCall {
     function: Function,
     table: Oid,
     /// Where it will be counted, once the table is known.
-    place: Option<Place>,
+    place: Option<EntryPlace>,
     begin: u64,
+    /// Nothing that takes time came between its beginning and now; see `was_busy`.
+    has_just_begun: bool,
+    /// When this process had last waited for a lock when it began.
+    last_wait: i64,
     reference: Option<String>,
     figures: Figures,
     /// The item for which it waited until an error ended that, and how long.
@@ -60,6 +65,8 @@ pub fn counted<T>(function: Function, act: impl FnOnce() -> Result<T>) -> Result
             table: Oid::INVALID,
             place: None,
             begin,
+            has_just_begun: true,
+            last_wait: lock::last_wait(),
             reference: None,
             figures: Figures::default(),
             gave_up: None,
@@ -82,22 +89,20 @@ pub fn counted<T>(function: Function, act: impl FnOnce() -> Result<T>) -> Result
     }
 }
 
-/// Counts the call at this depth, and returns its table.
+/// Counts the call at this depth, and returns its table. Those that run within it have ended.
 fn ended(memory: SharedMemory, depth: usize, sqlstate: Option<u32>) -> Oid {
-    let ended = RUNNING.with_borrow_mut(|running| {
-        running.truncate(depth + 1);
-        running.pop()
-    });
-    let Some(RunningCall { function, table, place, begin, mut figures, gave_up, .. }) = ended else {
-        return Oid::INVALID;
-    };
-    if let Some((item, time)) = gave_up {
-        hot::note(memory, HotList::Waits, table, &item, time);
-    }
-    figures.time = clock::nanoseconds() - begin;
-    figures.sqlstate = sqlstate;
-    counters::count(memory, place, (table, function), &figures);
-    table
+    RUNNING.with_borrow_mut(|running| {
+        let Some(call) = running.get_mut(depth) else { return Oid::INVALID };
+        let table = call.table;
+        if let Some((item, time)) = &call.gave_up {
+            hot::note(memory, HotList::Waits, table, item, *time);
+        }
+        call.figures.time = clock::nanoseconds() - call.begin;
+        call.figures.sqlstate = sqlstate;
+        counters::count(memory, call.place, (table, call.function), &call.figures);
+        running.truncate(depth);
+        table
+    })
 }
 
 /// The process ends, in the middle of these calls.
@@ -127,11 +132,16 @@ fn innermost(act: impl FnOnce(&mut RunningCall)) {
 
 /// The running call is about this stock table.
 pub fn is_about(table: Oid) {
-    let function = RUNNING.with_borrow(|running| running.last().map(|running| running.function));
-    if let Some((memory, function)) = memory().zip(function) {
-        let place = counters::prepare(memory, table, function);
-        innermost(|running| (running.table, running.place) = (table, place));
-    }
+    let Some(memory) = memory() else { return };
+    innermost(|running| {
+        running.place = counters::prepare(memory, table, running.function);
+        running.table = table;
+    });
+}
+
+/// What the running call did until now took time, and is over.
+pub fn was_busy() {
+    innermost(|running| running.has_just_begun = false);
 }
 
 /// The running call has this reference.
@@ -169,10 +179,16 @@ pub(super) fn gave_up(item: String, time: u64) {
 
 /// The reference of the running call.
 pub(super) fn reference() -> Option<String> {
-    with_reference(|reference| reference.map(str::to_owned))
+    RUNNING.with_borrow(|running| running.last().and_then(|running| running.reference.clone()))
 }
 
-/// Calls `act` with it.
-pub(super) fn with_reference<T>(act: impl FnOnce(Option<&str>) -> T) -> T {
-    RUNNING.with_borrow(|running| act(running.last().and_then(|running| running.reference.as_deref())))
+/// Calls `act` with the moment at which the running call begins to take a lock, and its reference. A call that takes
+/// that of one item first of all begins with it, so that the clock is not read again.
+pub(super) fn begin_to_lock<T>(is_of_one_item: bool, act: impl FnOnce(u64, Option<&str>) -> T) -> T {
+    RUNNING.with_borrow_mut(|running| {
+        let Some(running) = running.last_mut() else { return act(clock::nanoseconds(), None) };
+        let is_first = is_of_one_item && running.has_just_begun && running.last_wait == lock::last_wait();
+        running.has_just_begun = false;
+        act(if is_first { running.begin } else { clock::nanoseconds() }, running.reference.as_deref())
+    })
 }

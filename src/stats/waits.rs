@@ -59,8 +59,10 @@ impl<'a> LockTarget<'a> {
 /// Takes a lock; returns also how long that was waited for, in nanoseconds; None, it was free.
 pub fn taking<T>(table: Oid, target: LockTarget<'_>, take: impl FnOnce() -> T) -> (T, Option<u64>) {
     let Some(memory) = meter::memory() else { return (take(), None) };
-    let measured = Measured { target, begin: clock::nanoseconds(), last_wait: lock::last_wait() };
-    let published = own_place().map(|place| Published::new(memory, place, (table, target, measured.begin)));
+    let (begin, published) = meter::begin_to_lock(matches!(target, LockTarget::Item(_)), |begin, reference| {
+        (begin, own_place().map(|place| Published::new(of_backend(memory, place), (table, target), begin, reference)))
+    });
+    let measured = Measured { target, begin, last_wait: lock::last_wait() };
     let taken = take();
     drop(published);
     let waited = measured.end();
@@ -122,8 +124,12 @@ pub fn note(table: Oid, items: &[&ItemId], time: u64) {
 struct Published(&'static [AtomicU64]);
 
 impl Published {
-    fn new(memory: SharedMemory, place: usize, (table, target, since): (Oid, LockTarget<'_>, u64)) -> Self {
-        let words = of_backend(memory, place);
+    fn new(
+        words: &'static [AtomicU64],
+        (table, target): (Oid, LockTarget<'_>),
+        since: u64,
+        reference: Option<&str>,
+    ) -> Self {
         let put = |word: usize, value: u64| words[word].store(value, Ordering::Relaxed);
         begin_change(words);
         put(PROCESS, u64::from(process()));
@@ -145,10 +151,10 @@ impl Published {
                 text::store(&words[ITEM..ITEM + TEXT_WORDS], &text::pack(item));
             }
         }
-        meter::with_reference(|reference| match reference {
+        match reference {
             Some(reference) => text::store(&words[REFERENCE..], &text::pack(reference)),
             None => put(REFERENCE, 0),
-        });
+        }
         end_change(words);
         Self(words)
     }

@@ -87,7 +87,9 @@ pub fn attached(table: Oid) -> Result<Rc<Attachment>> {
         unlock_table(table, TableLock::RowExclusive);
     }
     forget_others()?;
-    match connected(|spi| load(spi, table)) {
+    let loaded = connected(|spi| load(spi, table));
+    meter::was_busy();
+    match loaded {
         Ok(loaded) => Ok(keep(loaded)),
         Err(error) => {
             CACHE.with_borrow_mut(|cache| cache.attachments.remove(&table));

@@ -73,7 +73,6 @@ def test_what_the_panels_show_is_what_happens(busy):
 
 
 def test_the_names_are_those_of_the_exporter(busy):
-    known = set(busy.prometheus.ask("label/__name__/values"))
     rules = [rule for group in busy.prometheus.ask("rules")["groups"] for rule in group["rules"]]
     asked = {name for rule in rules for name in METRIC.findall(rule["query"])}
     asked |= {name for promql in queries().values() for name in METRIC.findall(promql)}
@@ -81,9 +80,10 @@ def test_the_names_are_those_of_the_exporter(busy):
         if variable["type"] == "query":
             metric, label = re.fullmatch(r"label_values\((\w+)(?:{.*})?, (\w+)\)", variable["definition"]).groups()
             asked.add(metric)
-            assert busy.prometheus.query(f'{metric}{{{label}!=""}}')
+            query = f'{metric}{{{label}!=""}}'
+            busy.eventually(lambda query=query: busy.prometheus.query(query), query)
     assert len(asked) >= 20
-    assert asked <= known
+    busy.eventually(lambda: asked <= set(busy.prometheus.ask("label/__name__/values")), f"all of {asked} are known")
     assert {rule["health"] for rule in rules} == {"ok"}
 
 

@@ -178,7 +178,7 @@ export async function openShop(options = {}) {
       await until(`${sessions} sessions waiting for a lock`, async () => {
         const { rows } = await db.query(
           `SELECT count(*)::int AS waiting FROM pg_stat_activity
-            WHERE usename = $1 AND EXISTS (SELECT FROM pg_locks WHERE pg_locks.pid = pg_stat_activity.pid AND NOT granted)`,
+            WHERE usename = $1 AND pid IN (SELECT pid FROM pg_locks WHERE NOT granted)`,
           [roles.authenticator]
         )
         return rows[0].waiting === sessions

@@ -179,9 +179,7 @@ def until_waiting(watcher, *connections):
     for conn in connections:
         pid = conn.info.backend_pid
         until(
-            lambda pid=pid: watcher.execute(
-                "SELECT 1 FROM pg_locks WHERE pid = %s AND NOT granted", (pid,)
-            ).fetchone(),
+            lambda pid=pid: watcher.execute("SELECT 1 FROM pg_locks WHERE pid = %s AND NOT granted", (pid,)).fetchone(),
             f"backend {pid} waits for a lock",
         )
 
