@@ -124,3 +124,53 @@ def test_audits_of_every_table_are_shown_and_a_hostile_one_hides_no_other(db, co
         )
     rows = stats.conn.execute("SELECT stock_table, last_audit IS NULL FROM inventory_audits ORDER BY 1").fetchall()
     assert rows == [("public.inventory", False), ("two.inventory", True)]
+
+
+HOSTILE = {
+    "an enum with a cast": """
+        CREATE TYPE "{owner}_kind" AS ENUM ('audit');
+        CREATE FUNCTION to_text("{owner}_kind") RETURNS text LANGUAGE plpgsql AS
+            'BEGIN INSERT INTO seen SELECT current_user; RETURN ''audit''; END';
+        CREATE CAST ("{owner}_kind" AS text) WITH FUNCTION to_text AS IMPLICIT;
+        ALTER TABLE inventory_audit ALTER kind TYPE "{owner}_kind" USING 'audit'""",
+    "a domain": """
+        CREATE FUNCTION checks(bigint) RETURNS boolean LANGUAGE plpgsql AS
+            'BEGIN INSERT INTO seen SELECT current_user; RETURN true; END';
+        CREATE DOMAIN found AS bigint CHECK (checks(VALUE));
+        ALTER TABLE inventory_audit ALTER discrepancies TYPE found""",
+    "a view in its place": """
+        CREATE FUNCTION shows() RETURNS bigint LANGUAGE plpgsql AS
+            'BEGIN INSERT INTO seen SELECT current_user; RETURN 0; END';
+        ALTER TABLE inventory_audit RENAME TO aside;
+        CREATE VIEW inventory_audit AS SELECT *, shows() AS more FROM aside""",
+    "a policy": """
+        CREATE FUNCTION permits() RETURNS boolean LANGUAGE plpgsql AS
+            'BEGIN INSERT INTO seen SELECT current_user; RETURN true; END';
+        ALTER TABLE inventory_audit ENABLE ROW LEVEL SECURITY;
+        ALTER TABLE inventory_audit FORCE ROW LEVEL SECURITY;
+        CREATE POLICY seen ON inventory_audit USING (permits())""",
+    "an operator": """
+        CREATE FUNCTION same(text, text) RETURNS boolean LANGUAGE plpgsql AS
+            'BEGIN INSERT INTO seen SELECT current_user; RETURN true; END';
+        CREATE OPERATOR two.= (FUNCTION = same, LEFTARG = text, RIGHTARG = text)""",
+}
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_no_code_of_an_owner_runs_when_the_audits_are_watched(db, conn, stats, hostile):
+    """A superuser, or a member of pg_read_all_stats, looks at the audits of everybody."""
+    owner, watcher = create_role(conn, db, "owner"), create_role(conn, db, "watcher")
+    conn.execute(f'GRANT pg_read_all_stats TO "{watcher}"; CREATE SCHEMA two AUTHORIZATION "{owner}"')
+    conn.execute(f'GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO "{owner}"')
+    with db.connect(owner) as session:
+        session.execute("SET search_path = two, public")
+        session.execute("CREATE TABLE inventory (id int PRIMARY KEY, quantity int); CREATE TABLE seen (who name)")
+        session.execute("GRANT ALL ON seen TO PUBLIC; SELECT attach_inventory('inventory'); SELECT audit_inventory()")
+        session.execute(HOSTILE[hostile].format(owner=owner))
+        session.execute("TRUNCATE seen")
+    for role in ("NONE", f'"{watcher}"'):
+        conn.execute(f"SET ROLE {role}; SET search_path = two, pg_catalog, public")
+        tables = [table for table, *_ in conn.execute("SELECT * FROM public.inventory_audits").fetchall()]
+        assert sorted(tables) == ["public.inventory", "two.inventory"]
+        conn.execute("RESET ROLE; RESET search_path")
+    assert conn.execute("SELECT * FROM two.seen").fetchall() == []

@@ -94,6 +94,50 @@ def test_nothing_is_divided_where_it_is_off_or_cannot_be(db, conn, setting):
     assert stripes(conn) == 0
 
 
+def wait_times(db, times):
+    """So many waits of one call for another, as fast as they can follow each other, until the item is divided."""
+    with db.connect(autocommit=False) as holder, db.connect() as waiter, db.connect() as watcher:
+        for _ in range(times):
+            if stripes(watcher):
+                return
+            sell(holder, ONE, 1)
+            call = Aside(sell, waiter, ONE, 1)
+            until(lambda: watcher.execute("SELECT 1 FROM pg_locks WHERE pid = %s AND NOT granted",
+                                          (waiter.info.backend_pid,)).fetchone(), "it waits")  # fmt: skip
+            holder.commit()
+            call.result()
+
+
+def test_fewer_than_twenty_waits_within_a_second_divide_nothing(db, conn):
+    for _ in range(4):
+        wait_times(db, 15)
+        assert stripes(conn) == 0
+        time.sleep(1.1)
+    for _ in range(20):  # where the machine is slow, the twenty may take longer than a second
+        wait_times(db, 25)
+        if stripes(conn):
+            break
+    assert stripes(conn) == 16
+    assert audit(conn, full=True) == []
+
+
+def test_an_item_that_sells_ten_times_a_second_stays_divided(db, conn):
+    contend(db)
+    end, sold = time.monotonic() + 5, 0
+    while time.monotonic() < end:
+        sell(conn, ONE, 1)
+        sold += 1
+    assert sold > 100, "the machine is too slow for this test"
+    assert stripes(conn) == 16
+    for _ in range(40):
+        time.sleep(0.5)
+        sell(conn, ONE, 1)
+        if not stripes(conn):
+            break
+    assert stripes(conn) == 0, "two a second are few"
+    assert audit(conn, full=True) == []
+
+
 def test_an_item_that_an_owner_has_striped_stays_so(db, conn):
     conn.execute("SELECT stripe_inventory(%s::text, 4)", (str(ONE),))
     for _ in range(5):
