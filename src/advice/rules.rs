@@ -4,6 +4,7 @@ use crate::advice::{Advice, TableFacts};
 use crate::pg::shared_memory::{SharedMemory, attach};
 use crate::stats::counters;
 use crate::stats::hot::{self, Hot, HotList};
+use crate::stats::text::kept;
 use crate::table::attachment::Attachment;
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -74,7 +75,8 @@ type OfItem = (&'static str, String, String, Value);
 fn of_items(stock: &Attachment, memory: SharedMemory) -> Vec<OfItem> {
     let table = stock.oid.to_u32();
     let waited: Vec<Hot> = hot::read(memory, HotList::Waits).into_iter().filter(|hot| hot.table == table).collect();
-    let striped: HashSet<String> = stock.striped().keys().map(ToString::to_string).collect();
+    // The list has the beginning of a long id.
+    let striped: HashSet<String> = stock.striped().keys().map(|id| kept(&id.to_string()).to_owned()).collect();
     let is_hot = |hot: &&Hot| hot.count >= MANY_WAITS && hot.weight - hot.error >= MUCH_TIME;
     let hot = waited.iter().filter(is_hot).filter(|hot| !striped.contains(&hot.item)).map(|hot| {
         let seconds = (hot.weight - hot.error) as f64 / 1e9;

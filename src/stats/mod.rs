@@ -12,7 +12,7 @@ pub mod histogram;
 pub mod hot;
 pub mod layout;
 pub mod meter;
-mod text;
+pub mod text;
 pub mod waits;
 
 use crate::pg::{shared_memory, transaction};

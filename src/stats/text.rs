@@ -5,15 +5,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 const MOST_BYTES: usize = 8 * (TEXT_WORDS - 1);
 
-/// A text as words.
-pub fn pack(text: &str) -> [u64; TEXT_WORDS] {
+/// What is kept of a text.
+pub fn kept(text: &str) -> &str {
     let mut length = text.len().min(MOST_BYTES);
     while !text.is_char_boundary(length) {
         length -= 1;
     }
+    &text[..length]
+}
+
+/// A text as words.
+pub fn pack(text: &str) -> [u64; TEXT_WORDS] {
+    let kept = kept(text).as_bytes();
     let mut words = [0; TEXT_WORDS];
-    words[0] = length as u64;
-    for (word, bytes) in words[1..].iter_mut().zip(text.as_bytes()[..length].chunks(8)) {
+    words[0] = kept.len() as u64;
+    for (word, bytes) in words[1..].iter_mut().zip(kept.chunks(8)) {
         let mut padded = [0; 8];
         padded[..bytes.len()].copy_from_slice(bytes);
         *word = u64::from_le_bytes(padded);
@@ -48,6 +54,7 @@ mod tests {
         #[test]
         fn a_text_is_read_as_it_was_written_or_cut(text in ".{0,80}") {
             let read = unpack(&pack(&text));
+            prop_assert_eq!(kept(&text), &read);
             prop_assert!(text.starts_with(&read));
             prop_assert!(read.len() == text.len() || read.len() > MOST_BYTES - 4);
         }

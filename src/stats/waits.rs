@@ -221,8 +221,8 @@ pub fn read(memory: SharedMemory) -> Vec<Waiting> {
 
 /// How many backends take the lock of this item now.
 pub fn taking_now(memory: SharedMemory, table: Oid, id: &ItemId) -> usize {
-    let item = id.to_string();
-    let is_it = |waiting: &Waiting| waiting.table == table.to_u32() && waiting.item.as_ref() == Some(&item);
+    let id = id.to_string();
+    let is_it = |waiting: &Waiting| waiting.table == table.to_u32() && waiting.item.as_deref() == Some(text::kept(&id));
     read(memory).iter().filter(|waiting| is_it(waiting)).count()
 }
 

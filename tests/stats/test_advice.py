@@ -17,19 +17,26 @@ def test_a_healthy_shop_needs_none(conn, stats):
     assert advice(conn) == {}
 
 
-def test_an_item_that_calls_wait_for_is_to_be_striped_and_then_no_more(db, conn, stats):
+@pytest.mark.parametrize("key", [str(ONE), "a long id, " * 10], ids=["uuid", "long text"])
+def test_an_item_that_calls_wait_for_is_to_be_striped_and_then_no_more(db, conn, stats, key):
+    """Of a long id the statistics have the beginning."""
+    if key != str(ONE):
+        conn.execute("SELECT detach_inventory(); CREATE TABLE shelf (id text PRIMARY KEY, quantity int NOT NULL)")
+        conn.execute("INSERT INTO shelf VALUES (%s, 1000), (%s, 1000)", (key, str(TWO)))
+        conn.execute("SELECT attach_inventory('shelf')")
+
     def till():
         session = db.connect()
         for _ in range(40):
-            session.execute("SELECT decrement_inventory(%s, 1), pg_sleep(0.01)", (ONE,))
+            session.execute("SELECT decrement_item(%s, 1), pg_sleep(0.01)", (key,))
 
     for call in [Aside(till) for _ in range(8)]:
         call.result()
-    sell(conn, TWO, 1)
+    conn.execute("SELECT decrement_item(%s, 1)", (str(TWO),))
     found = advice(conn)
-    assert list(found) == [("stripe", str(ONE))]
-    assert found["stripe", str(ONE)]["lock_waits"] >= 100
-    conn.execute("SELECT stripe_inventory(%s, 8)", (str(ONE),))
+    assert list(found) == [("stripe", key[:64])]
+    assert found["stripe", key[:64]]["lock_waits"] >= 100
+    conn.execute("SELECT stripe_inventory(%s, 8)", (key,))
     assert advice(conn) == {}
 
 
