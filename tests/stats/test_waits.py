@@ -216,7 +216,7 @@ def test_a_wait_for_a_striped_item_has_a_name_of_its_own(db, conn, stats, hold, 
         waiting, ended = (stack.enter_context(db.connect()) for _ in range(2))
 
         def begins_to_wait(session):
-            assert waits_of(conn, session) == ("Client", "ClientRead")
+            until(lambda: waits_of(conn, session) == ("Client", "ClientRead"), "it waits for nothing")
             call = Aside(session.execute, wait, (str(ONE),))
             until(lambda: len(stats.queue()) == 1, "it waits")
             assert waits_of(conn, session) == expected
