@@ -11,29 +11,37 @@ from bench.workloads import ASYNC, SYNC, WORKLOADS, scripts
 WAYS = {"on": {"inventory_ext.track": "on"}, "off": {"inventory_ext.track": "off"}}
 ONE_CLIENT = ("ext_plain", "ext_ledger")
 CLIENTS = 64
-PAIRS = 100  # of statements, in one session, that count and do not
+PARTS, PAIRS = 2, 60  # of each round with one client; and of statements in a part that count and do not
 COLD_SECONDS = 8
 
 
-def one_client(server, databases, pairs=PAIRS):
-    """{contender: {way: [microseconds a call]}}: statements of 1,000 calls in one session, in turn."""
+def one_client(server, databases, parts, pairs=PAIRS):
+    """{contender: {way: [microseconds a call], "cost": [ratio]}} by parts: the medians of statements of 1,000 calls in
+    one session, in turn, and of the ratio of each pair. The noise of the machine lasts longer than a pair."""
     found = {}
     for name in ONE_CLIENT:
-        figures = {way: [] for way in WAYS}
+        medians = {way: [] for way in (*WAYS, "cost")}
         with server_time.connect(server, databases[name], "auto") as conn:
-            sql = server_time.statement(name)
-            for number in range(pairs + 2):
-                if number % 10 == 0:
-                    measure.vacuum(server, databases[name])
-                for way in sorted(WAYS, reverse=number % 2):
-                    conn.execute(f"SET inventory_ext.track = {way}")
-                    begin = time.monotonic()
-                    conn.execute(sql, (number % 10,))
-                    took = time.monotonic() - begin
-                    if number >= 2:
-                        figures[way].append(took * 1e6 / server_time.CALLS)
-        found[name] = figures
+            for part in range(parts + 1):
+                measure.vacuum(server, databases[name])
+                figures = one_part(conn, server_time.statement(name), pairs)
+                if part > 0:  # the first calls of a session plan
+                    for way, medium in figures.items():
+                        medians[way].append(medium)
+        found[name] = medians
     return found
+
+
+def one_part(conn, sql, pairs):
+    figures = {way: [] for way in WAYS}
+    for number in range(pairs):
+        for way in sorted(WAYS, reverse=number % 2):
+            conn.execute(f"SET inventory_ext.track = {way}")
+            begin = time.monotonic()
+            conn.execute(sql, (number % 10,))
+            figures[way].append((time.monotonic() - begin) * 1e6 / server_time.CALLS)
+    ratios = [on / off for on, off in zip(figures["on"], figures["off"], strict=True)]
+    return {way: statistics.median(one) for way, one in figures.items()} | {"cost": statistics.median(ratios)}
 
 
 def many_clients(pgbench, database, rounds, seconds):
@@ -78,7 +86,7 @@ def from_cold(pgbench, database, rounds):
 def run(pgbench, databases, size):
     """Every figure."""
     return {
-        "one_client": one_client(pgbench.server, databases),
+        "one_client": one_client(pgbench.server, databases, PARTS * size.rounds),
         "many_clients": many_clients(pgbench, databases["ext_ledger"], 3 * size.rounds, size.seconds),
         "from_cold": from_cold(pgbench, databases["ext_ledger"], size.rounds),
     }

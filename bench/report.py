@@ -343,7 +343,7 @@ def statistics_table(results):
     rows = []
     for name, figures in found["one_client"].items():
         on, off = summary(figures["on"]), summary(figures["off"])
-        cost = spread(ratio(figures["on"], figures["off"]))
+        cost = spread(summary(figures["cost"]), 3)
         rows.append([f"1 client, µs a call, {name}", spread(on, 1), spread(off, 1), cost])
     many = found["many_clients"]
     cost = spread(ratio(many["off"], many["on"]))
