@@ -165,7 +165,10 @@ SELECT s.stock_table, s.inventory_id, s.stripe,
        s.pid, pg_catalog.pg_blocking_pids(s.pid) AS blocked_by,
        pg_catalog.make_interval(secs => s.lock_time OPERATOR(pg_catalog./) 1000) AS waiting, s.reference
   FROM @extschema@.inventory_stats_locking() AS s
-  JOIN pg_catalog.pg_locks AS l ON l.pid OPERATOR(pg_catalog.=) s.pid AND NOT l.granted
+  JOIN pg_catalog.pg_locks AS l
+    ON l.pid OPERATOR(pg_catalog.=) s.pid AND NOT l.granted
+   AND l.locktype OPERATOR(pg_catalog.=) ANY (CASE WHEN s.stripe IS NULL THEN '{transactionid, tuple}'
+                                                   ELSE '{advisory}' END::pg_catalog.text[])
  ORDER BY s.stock_table, s.inventory_id, s.stripe, place;
 
 COMMENT ON VIEW @extschema@.inventory_lock_queue IS

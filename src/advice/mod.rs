@@ -8,11 +8,13 @@ mod rules;
 use crate::core::error::{Error, Result};
 use crate::pg::Oid;
 use crate::pg::args::Arg;
-use crate::pg::lock::{TableLock, try_lock_table, unlock_table};
+use crate::pg::lock::{TableLock, try_lock_table};
+use crate::pg::relation;
 use crate::pg::spi::{Connection, connected};
-use crate::pg::transaction::in_subtransaction;
+use crate::pg::transaction::looking;
 use crate::statements::advice as statements;
 use crate::table::attachment::Attachment;
+use crate::table::configuration::{configuration, configured};
 use crate::table::{cache, choice};
 use serde_json::{Value, json};
 
@@ -52,23 +54,19 @@ struct TableFacts {
 pub fn advice() -> Result<Vec<Advice>> {
     let mut all = Vec::new();
     for table in choice::all()? {
-        // Another session may have it for long.
-        if !try_lock_table(table, TableLock::RowExclusive) {
-            continue;
-        }
         let look = || -> Result<_> {
+            if !is_free(table)? {
+                return Ok(Vec::new());
+            }
             let stock = cache::attached(table)?;
             let facts = connected(|spi| facts(spi, &stock))?;
-            let advice = rules::apply(&stock, &facts);
+            let mut advice = rules::apply(&stock, &facts);
             let usable = stock.require_healthy().and_then(|()| stock.require_trusted_code());
-            cache::release(&stock);
-            Ok((advice, usable.err()))
+            advice.extend(usable.err().map(|error| unusable(table, &error)));
+            Ok(advice)
         };
-        match in_subtransaction(look) {
-            Ok(Ok((advice, refusal))) => {
-                all.extend(advice);
-                all.extend(refusal.map(|error| unusable(table, &error)));
-            }
+        match looking(look) {
+            Ok(Ok(advice)) => all.extend(advice),
             Ok(Err(error)) => all.push(unusable(table, &error)),
             Err(message) => all.push(Advice {
                 kind: "unusable",
@@ -78,9 +76,17 @@ pub fn advice() -> Result<Vec<Advice>> {
                 detail: json!({"message": message}),
             }),
         }
-        unlock_table(table, TableLock::RowExclusive);
     }
     Ok(all)
+}
+
+/// Whether all tables that are looked at can be locked without waiting: another session may have one for long.
+fn is_free(table: Oid) -> Result<bool> {
+    let configured = connected(|spi| configured(spi, &configuration()?, table))?;
+    let companions = configured.map(|row| row.companions.oids()).unwrap_or_default();
+    let partitions = relation::with_partitions(table);
+    let mut tables = [table].into_iter().chain(partitions).chain(companions);
+    Ok(tables.all(|table| try_lock_table(table, TableLock::RowExclusive)))
 }
 
 fn unusable(table: Oid, error: &Error) -> Advice {

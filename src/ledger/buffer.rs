@@ -13,7 +13,7 @@ use crate::core::movement::MovementKind;
 use crate::ledger::attribution::Act;
 use crate::pg::Oid;
 use crate::pg::transaction::{AtEnd, Subtransaction, subtransaction};
-use crate::stats::divisions;
+use crate::stats::{contention, divisions};
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -161,7 +161,7 @@ pub fn drain_until(stock: Oid, command: u32, write: impl FnOnce(Vec<Note>)) {
 
 /// The work of the buffers at the ends of transactions.
 pub fn at_end() -> AtEnd {
-    AtEnd { before_commit, ended: transaction_ended, over: divisions::over, subtransaction_aborted }
+    AtEnd { before_commit, ended: transaction_ended, over, subtransaction_aborted }
 }
 
 /// Refuses a commit with notes left: the trigger at the end of the statement did not fire.
@@ -175,8 +175,15 @@ fn transaction_ended() {
     BUFFERS.with_borrow_mut(Vec::clear);
 }
 
+/// The transaction has committed, or aborted.
+fn over(is_committed: bool) {
+    contention::over(is_committed);
+    divisions::over();
+}
+
 /// A subtransaction has aborted. Numbers rise: all that began after it, and has not ended, is within it.
 fn subtransaction_aborted(aborted: Subtransaction) {
+    contention::subtransaction_aborted(aborted);
     BUFFERS.with_borrow_mut(|buffers| {
         for buffer in buffers {
             buffer.notes.retain(|(noted_in, _)| *noted_in < aborted);

@@ -2,8 +2,10 @@
 
 use crate::core::item_id::ItemId;
 use crate::core::quantity::Quantity;
-use crate::pg::args::{Arg, read_quantity};
+use crate::pg::args::{Arg, read_id, read_quantity};
+use crate::pg::heap::TupleId;
 use crate::pg::types::SqlType;
+use pgrx::FromDatum;
 use pgrx::pg_sys::{self, Oid};
 
 /// A unique index on one column, in the order that PostgreSQL's own operators give.
@@ -107,6 +109,90 @@ pub fn quantity(
         });
         pg_sys::systable_endscan(scan);
         pg_sys::UnregisterSnapshot(snapshot);
+        pg_sys::relation_close(relation, no_lock);
+        found
+    }
+}
+
+/// The place of a row.
+pub fn place(page: u32, number: u16) -> TupleId {
+    let mut place = TupleId::default();
+    pgrx::itemptr::item_pointer_set_all(&mut place, page, number);
+    place
+}
+
+/// The id in the row at a place of a heap table, whichever version of the row that is, and whether it is committed;
+/// None where there is none. The table is locked by the caller. Nothing of a user's runs.
+pub fn id_at(table: Oid, place: TupleId, column: i16) -> Option<ItemId> {
+    let no_lock = pg_sys::NoLock as pg_sys::LOCKMODE;
+    let mut row = pg_sys::HeapTupleData { t_self: place, ..Default::default() };
+    let mut buffer = pg_sys::InvalidBuffer as pg_sys::Buffer;
+    // SAFETY: the table is locked, and so it is there; both pointers are to the result; the row stays pinned while its
+    // value is read, which is of a type of ids and copied.
+    unsafe {
+        let relation = pg_sys::table_open(table, no_lock);
+        let is_heap = (*(*relation).rd_rel).relam == pg_sys::HEAP_TABLE_AM_OID;
+        let any = &raw mut pg_sys::SnapshotAnyData;
+        let found = is_heap && pg_sys::heap_fetch(relation, any, &raw mut row, &raw mut buffer, false);
+        let id = found.then(|| {
+            let mut is_null = false;
+            let value = pg_sys::heap_getattr(&raw mut row, column.into(), (*relation).rd_att, &mut is_null);
+            let descriptor = pgrx::PgTupleDesc::from_pg_unchecked((*relation).rd_att);
+            let column = usize::try_from(column - 1).ok().and_then(|place| descriptor.get(place));
+            let id_type = column.and_then(|column| SqlType::id_type(column.atttypid)).filter(|_| !is_null)?;
+            read_id(value, id_type).ok()
+        });
+        if found {
+            pg_sys::ReleaseBuffer(buffer);
+        }
+        pg_sys::relation_close(relation, no_lock);
+        id.flatten()
+    }
+}
+
+/// The columns of a table that are wanted, by their numbers.
+pub struct NewestColumns {
+    /// A text.
+    pub kind: i16,
+    /// A moment.
+    pub moment: i16,
+    /// A bigint.
+    pub count: i16,
+}
+
+/// Of the rows of this kind in a table, moment and count of the one with the greatest key, as the newest snapshot
+/// shows it; None where there is none. The table is locked by the caller, and its columns are of these types. Nothing
+/// of a user's runs.
+pub fn newest(table: Oid, key: &KeyIndex, kind: &str, columns: &NewestColumns) -> Option<(i64, i64)> {
+    let (no_lock, weak) = (pg_sys::NoLock as pg_sys::LOCKMODE, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+    // SAFETY: the table is locked, and so its index stays; each row is read before the scan goes on.
+    unsafe {
+        let relation = pg_sys::table_open(table, no_lock);
+        let index = pg_sys::index_open(key.index, weak);
+        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
+        let scan = pg_sys::systable_beginscan_ordered(relation, index, snapshot, 0, std::ptr::null_mut());
+        let mut found = None;
+        while found.is_none() {
+            let row = pg_sys::systable_getnext_ordered(scan, pg_sys::ScanDirection::BackwardScanDirection);
+            if row.is_null() {
+                break;
+            }
+            let value = |column: i16| {
+                let mut is_null = false;
+                let value = pg_sys::heap_getattr(row, column.into(), (*relation).rd_att, &mut is_null);
+                (!is_null).then_some(value)
+            };
+            let is_wanted = value(columns.kind)
+                .and_then(|value| <&[u8]>::from_datum(value, false))
+                .is_some_and(|text| text == kind.as_bytes());
+            if is_wanted {
+                found = value(columns.moment).zip(value(columns.count));
+            }
+        }
+        let found = found.map(|(moment, count)| (moment.value() as i64, count.value() as i64));
+        pg_sys::systable_endscan_ordered(scan);
+        pg_sys::UnregisterSnapshot(snapshot);
+        pg_sys::index_close(index, weak);
         pg_sys::relation_close(relation, no_lock);
         found
     }

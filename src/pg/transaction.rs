@@ -17,8 +17,8 @@ pub struct AtEnd {
     pub before_commit: fn() -> Result<(), Box<Error>>,
     /// Where a transaction has ended.
     pub ended: fn(),
-    /// Where a transaction has committed or aborted.
-    pub over: fn(),
+    /// Where a transaction has committed, or aborted.
+    pub over: fn(bool),
     /// Where a subtransaction has aborted, and with it those that began after it.
     pub subtransaction_aborted: fn(Subtransaction),
 }
@@ -46,7 +46,7 @@ unsafe extern "C-unwind" fn transaction_ends(event: pg_sys::XactEvent::Type, _no
     }
     (at_end.ended)();
     if event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT {
-        (at_end.over)();
+        (at_end.over)(event == XACT_EVENT_COMMIT);
     }
 }
 
@@ -93,6 +93,12 @@ pub fn next_transaction() -> Result<i64, Box<Error>> {
     // SAFETY: reads a counter in shared memory.
     let next = unsafe { pg_sys::ReadNextFullTransactionId() }.value;
     i64::try_from(next).map_err(|_| Error::internal("a transaction has no number"))
+}
+
+/// Whether the transaction has a number: it may have written something.
+pub fn has_number() -> bool {
+    // SAFETY: reads a variable of the backend.
+    unsafe { pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
 }
 
 /// Gives the transaction its number, so that what it does from here on is known to belong to one that runs.
@@ -179,41 +185,71 @@ unsafe extern "C-unwind" fn process_exits(_code: i32, _nothing: pg_sys::Datum) {
     }
 }
 
-/// Whether an error says that the statement, or the session, is to end: nobody goes on after that.
-fn is_stop(code: std::ffi::c_int) -> bool {
-    ["57014", "57P01", "57P02", "57P03", "57P05"].into_iter().any(|stop| packed(stop).cast_signed() == code)
+/// The functions of PostgreSQL that end a statement, or a session, from outside.
+const STOPS: [&str; 3] = ["ProcessInterrupts", "ProcessRecoveryConflictInterrupt", "ProcessRecoveryConflictInterrupts"];
+
+/// Whether an error says that the statement is to end: nobody goes on after that. The SQLSTATE alone does not say so,
+/// for code of users can raise any. A lock that was waited for too long ends what wanted it.
+fn is_stop(caught: &CaughtError) -> bool {
+    let CaughtError::PostgresError(report) = caught else { return false };
+    // SAFETY: the error is on PostgreSQL's stack.
+    let code = unsafe { pg_sys::geterrcode() };
+    report.function_name().is_some_and(|function| STOPS.contains(&function)) && packed("55P03").cast_signed() != code
 }
 
-/// Runs `act` in a subtransaction. An error of PostgreSQL rolls it back, and its message is returned; but one that ends
-/// the statement does that.
+/// What becomes of a subtransaction where there was no error.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Kept,
+    RolledBack,
+}
+
+/// Runs `act` in a subtransaction. An error rolls it back, and its message is returned; but one that ends the statement
+/// goes on from there.
 pub fn in_subtransaction<T>(act: impl FnOnce() -> T) -> Result<T, String> {
+    within_subtransaction(Outcome::Kept, act)
+}
+
+/// The same for what only looks: the subtransaction is rolled back in any case, and its locks are released.
+pub fn looking<T>(act: impl FnOnce() -> T) -> Result<T, String> {
+    within_subtransaction(Outcome::RolledBack, act)
+}
+
+fn within_subtransaction<T>(outcome: Outcome, act: impl FnOnce() -> T) -> Result<T, String> {
     // SAFETY: variables of the backend, restored below as PL/pgSQL restores them around a block.
     let (context, owner) = unsafe { (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner) };
-    // SAFETY: a transaction runs, for a function was called; the subtransaction is ended in either case.
+    // SAFETY: those that were in force before.
+    let restore = || unsafe {
+        pg_sys::CurrentMemoryContext = context;
+        pg_sys::CurrentResourceOwner = owner;
+    };
+    // SAFETY: a transaction runs, for a function was called; the subtransaction is ended in any case.
     unsafe { pg_sys::BeginInternalSubTransaction(std::ptr::null()) };
     let result = PgTryBuilder::new(AssertUnwindSafe(|| {
         let result = act();
         // SAFETY: the subtransaction that was begun above.
-        unsafe { pg_sys::ReleaseCurrentSubTransaction() };
+        unsafe {
+            match outcome {
+                Outcome::Kept => pg_sys::ReleaseCurrentSubTransaction(),
+                Outcome::RolledBack => pg_sys::RollbackAndReleaseCurrentSubTransaction(),
+            }
+        }
         Ok(result)
     }))
     .catch_others(|caught| {
-        // SAFETY: there is an error on PostgreSQL's stack.
-        if matches!(caught, CaughtError::PostgresError(_)) && is_stop(unsafe { pg_sys::geterrcode() }) {
+        let is_stop = is_stop(&caught);
+        // SAFETY: the subtransaction that was begun above; the error stays on PostgreSQL's stack.
+        unsafe { pg_sys::RollbackAndReleaseCurrentSubTransaction() };
+        if is_stop {
+            restore();
             caught.rethrow();
         }
-        // SAFETY: as above.
-        unsafe { pg_sys::RollbackAndReleaseCurrentSubTransaction() };
         Err(match &caught {
             CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report.message().to_owned(),
             CaughtError::RustPanic { ereport, .. } => ereport.message().to_owned(),
         })
     })
     .execute();
-    // SAFETY: those that were in force before.
-    unsafe {
-        pg_sys::CurrentMemoryContext = context;
-        pg_sys::CurrentResourceOwner = owner;
-    }
+    restore();
     result
 }

@@ -25,6 +25,23 @@ pub fn lock_free_row(names: &Names) -> Sql {
     Sql::new(format!("SELECT\n  FROM {source}\n WHERE {item}\n   FOR UPDATE SKIP LOCKED"), &[names.id_parameter()])
 }
 
+/// Locks the stripes of an item that no other transaction has.
+pub fn lock_free_stripes(names: &Names) -> Sql {
+    lock_free(&names.stripes, names)
+}
+
+/// Locks the total of an item where no other transaction has it.
+pub fn lock_free_total(names: &Names) -> Sql {
+    lock_free(&names.totals, names)
+}
+
+fn lock_free(table: &str, names: &Names) -> Sql {
+    let text = format!(
+        "SELECT\n  FROM {table} AS s\n WHERE s.inventory_id OPERATOR(pg_catalog.=) $1\n   FOR UPDATE SKIP LOCKED"
+    );
+    Sql::new(text, &[names.id_parameter()])
+}
+
 /// Writes the total of an item into its row.
 pub fn show_total(names: &Names) -> Sql {
     let (source, quantity, amount, item) = (names.source(), &names.quantity, names.amount(), names.is_item());

@@ -75,12 +75,3 @@ pub fn by_day(ledger: &str) -> Sql {
     );
     Sql::new(text, &[SqlType::Timestamptz])
 }
-
-/// The newest audit in a table of runs.
-pub fn newest_of(runs: &str) -> Sql {
-    let text = format!(
-        "SELECT r.finished_at AS ended, r.discrepancies\n  FROM ONLY {runs} AS r
- WHERE r.kind OPERATOR(pg_catalog.=) 'audit'\n ORDER BY r.run_id DESC\n LIMIT 1"
-    );
-    Sql::new(text, &[])
-}

@@ -7,9 +7,12 @@ use crate::core::item_id::ItemId;
 use crate::pg::Oid;
 use crate::pg::clock;
 use crate::pg::shared_memory::{SharedMemory, attach};
+use crate::pg::transaction::{Subtransaction, subtransaction};
 use crate::stats::counters::{key_of_table, probe};
 use crate::stats::layout::{FIRST_WATCHED, WATCHED, WATCHED_WORDS};
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// So many waits within a second make an item contended: five tills that meet now and then do not.
 const MANY_WAITS: u64 = 20;
@@ -28,8 +31,22 @@ const BEGIN: usize = 1;
 const COUNT: usize = 2;
 /// 1: the item was divided because it was contended.
 const DIVIDED: usize = 3;
+/// Until when it is not to be divided.
+const PAUSED: usize = 4;
 
 type Words = &'static [AtomicU64];
+
+/// That an item was divided, or that its stripes were put together, by a subtransaction.
+struct Change {
+    made_in: Subtransaction,
+    key: u64,
+    is_divided: bool,
+}
+
+thread_local! {
+    /// What this transaction has divided and put together; its end has no argument of ours.
+    static CHANGES: RefCell<Vec<Change>> = const { RefCell::new(Vec::new()) };
+}
 
 fn hash(table: Oid, id: &ItemId) -> u64 {
     let bytes = id.to_bytes();
@@ -53,12 +70,13 @@ fn find_or_take(memory: SharedMemory, key: u64, now: u64) -> Option<Words> {
     let take = |words: &Words| {
         let old = words[KEY].load(Ordering::Relaxed);
         let rest = if words[DIVIDED].load(Ordering::Relaxed) == 1 { FORGOTTEN } else { WINDOW };
-        let is_free = old == 0 || now.saturating_sub(words[BEGIN].load(Ordering::Relaxed)) > rest;
+        let is_old = now.saturating_sub(words[BEGIN].load(Ordering::Relaxed)) > rest;
+        let is_free = old == 0 || (is_old && words[PAUSED].load(Ordering::Relaxed) < now);
         is_free && words[KEY].compare_exchange(old, key, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     };
     find(memory, key).or_else(|| {
         let words = places(memory, key).find(take)?;
-        [COUNT, DIVIDED].into_iter().for_each(|word| words[word].store(0, Ordering::Relaxed));
+        [COUNT, DIVIDED, PAUSED].into_iter().for_each(|word| words[word].store(0, Ordering::Relaxed));
         words[BEGIN].store(now, Ordering::Relaxed);
         Some(words)
     })
@@ -72,16 +90,53 @@ pub fn waited(memory: SharedMemory, table: Oid, id: &ItemId) -> bool {
         words[BEGIN].store(now, Ordering::Relaxed);
         words[COUNT].store(0, Ordering::Relaxed);
     }
-    words[COUNT].fetch_add(1, Ordering::Relaxed) + 1 >= MANY_WAITS
+    words[COUNT].fetch_add(1, Ordering::Relaxed) + 1 >= MANY_WAITS && words[PAUSED].load(Ordering::Relaxed) < now
 }
 
-/// The item was divided because it was contended.
-pub fn divided(memory: SharedMemory, table: Oid, id: &ItemId) {
+/// The item could not be divided: for so long nobody is to try again.
+pub fn pause(memory: SharedMemory, table: Oid, id: &ItemId, pause: Duration) {
+    if let Some(words) = find(memory, hash(table, id)) {
+        let until = clock::nanoseconds() + u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX / 2);
+        words[PAUSED].store(until, Ordering::Relaxed);
+    }
+}
+
+/// The item was divided because it was contended, if the transaction commits.
+pub fn divided(table: Oid, id: &ItemId) {
+    note(table, id, true);
+}
+
+/// The stripes of the item are put together, or its owner decides on them, if the transaction commits.
+pub fn merged(table: Oid, id: &ItemId) {
+    note(table, id, false);
+}
+
+fn note(table: Oid, id: &ItemId, is_divided: bool) {
+    // At the end of the transaction it would be too late to attach.
+    if attach().is_err() {
+        return;
+    }
+    let change = Change { made_in: subtransaction(), key: hash(table, id), is_divided };
+    CHANGES.with_borrow_mut(|changes| changes.push(change));
+}
+
+/// A subtransaction has aborted, and with it those that began after it.
+pub fn subtransaction_aborted(aborted: Subtransaction) {
+    CHANGES.with_borrow_mut(|changes| changes.retain(|change| change.made_in < aborted));
+}
+
+/// The transaction has committed, or aborted.
+pub fn over(is_committed: bool) {
+    let changes = CHANGES.take();
+    let Some(memory) = attach().ok().filter(|_| is_committed && !changes.is_empty()) else { return };
     let now = clock::nanoseconds();
-    if let Some(words) = find_or_take(memory, hash(table, id), now) {
-        words[COUNT].store(0, Ordering::Relaxed);
-        words[BEGIN].store(now, Ordering::Relaxed);
-        words[DIVIDED].store(1, Ordering::Relaxed);
+    for Change { key, is_divided, .. } in changes {
+        let words = if is_divided { find_or_take(memory, key, now) } else { find(memory, key) };
+        if let Some(words) = words {
+            words[COUNT].store(0, Ordering::Relaxed);
+            words[BEGIN].store(now, Ordering::Relaxed);
+            words[DIVIDED].store(u64::from(is_divided), Ordering::Relaxed);
+        }
     }
 }
 
@@ -105,16 +160,10 @@ pub fn is_quiet(memory: SharedMemory, table: Oid, id: &ItemId) -> bool {
     words[COUNT].swap(0, Ordering::Relaxed) < FEW_SALES
 }
 
-/// The stripes of the item were put together.
-pub fn merged(table: Oid, id: &ItemId) {
-    if let Ok(memory) = attach()
-        && let Some(words) = find(memory, hash(table, id))
-    {
-        words[DIVIDED].store(0, Ordering::Relaxed);
-    }
-}
-
-/// Whether an item is striped because it was contended.
-pub fn is_divided(memory: SharedMemory, table: Oid, id: &ItemId) -> bool {
-    find(memory, hash(table, id)).is_some_and(|words| words[DIVIDED].load(Ordering::Relaxed) == 1)
+/// Whether one of these items is striped because it was contended.
+pub fn has_divided<'i>(table: Oid, mut ids: impl Iterator<Item = &'i ItemId>) -> bool {
+    let Ok(memory) = attach() else { return false };
+    let is_divided =
+        |id| find(memory, hash(table, id)).is_some_and(|words| words[DIVIDED].load(Ordering::Relaxed) == 1);
+    ids.any(is_divided)
 }

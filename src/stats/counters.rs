@@ -8,7 +8,7 @@ use crate::pg::clock;
 use crate::pg::relation::schema_of;
 use crate::pg::shared_memory::{MADE_AT, SharedMemory};
 use crate::pg::system_catalog::is_database;
-use crate::pg::transaction::database;
+use crate::pg::transaction::{database, has_number};
 use crate::stats::function::Function;
 use crate::stats::histogram;
 use crate::stats::layout::{
@@ -191,7 +191,8 @@ fn find_or_claim(
             return None;
         }
         let place = claim();
-        if place.is_some() || !may_free {
+        // What this transaction has dropped, others may still have.
+        if place.is_some() || !may_free || has_number() {
             return place;
         }
         free_places(memory);

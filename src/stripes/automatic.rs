@@ -12,7 +12,7 @@ use crate::core::quantity::Quantity;
 use crate::ledger::attribution::acting_as;
 use crate::pg::args::Arg;
 use crate::pg::invalidation;
-use crate::pg::lock::{TableLock, try_lock_table};
+use crate::pg::lock::{Lock, Mode, TableLock, try_lock_table};
 use crate::pg::report;
 use crate::pg::role::act_as_unfiltered;
 use crate::pg::settings;
@@ -24,12 +24,19 @@ use crate::pg::worker::Look;
 use crate::statements::layout;
 use crate::stats::{contention, divisions, waits};
 use crate::stripes::layout::{MAX_STRIPES, divide, merge_one, try_note_striped};
+use crate::stripes::totals;
 use crate::table::attachment::Attachment;
 use crate::table::cache::learn_divided;
+use crate::table::configuration::CompanionOids;
 use crate::table::native::Native;
+use std::time::Duration;
 
 /// The fewest stripes; each costs a row of a few bytes.
 const FEWEST: usize = 16;
+/// Before an item that could not be divided without waiting is tried again.
+const AFTER_WAIT: Duration = Duration::from_secs(1);
+/// The same where an error kept it from being divided.
+const AFTER_FAILURE: Duration = Duration::from_secs(60);
 
 /// Divides a locked item that calls keep waiting for; returns whether it did. Only items of a table that is written
 /// natively, stripes and ledger too, so that no code of a user runs. A division that fails is undone, and the item is
@@ -45,7 +52,8 @@ pub fn divide_contended(spi: &Connection, stock: &Attachment, id: &ItemId, quant
         return Ok(false);
     }
     let divide = || -> Result<bool> {
-        if !try_note_striped(spi, stock)? {
+        // The item is locked: nobody is to wait for who has one of these tables. Without a worker it stayed divided.
+        if !are_free(stock) || !totals::start_worker(stock.owner) || !try_note_striped(spi, stock)? {
             return Ok(false);
         }
         // As many as there are sessions that want one.
@@ -57,26 +65,42 @@ pub fn divide_contended(spi: &Connection, stock: &Attachment, id: &ItemId, quant
     };
     match in_subtransaction(|| divide().unwrap_or_else(|error| error.raise())) {
         Ok(true) => {}
-        Ok(false) => return Ok(false),
+        Ok(false) => {
+            contention::pause(memory, stock.oid, id, AFTER_WAIT);
+            return Ok(false);
+        }
         Err(message) => {
-            report::debug(&format!("an item of {} was not divided: {message}", stock.names.relation));
+            contention::pause(memory, stock.oid, id, AFTER_FAILURE);
+            let message = format!("item {id} of {} cannot be divided into stripes: {message}", stock.names.relation);
+            report::log(&message, "It is sold from its row; remove what keeps it from being divided.");
             return Ok(false);
         }
     }
-    contention::divided(memory, stock.oid, id);
+    contention::divided(stock.oid, id);
     learn_divided(spi, stock, std::slice::from_ref(id))
 }
 
-/// Puts the stripes of items together that were divided because they were contended, and are quiet. The row, and then
-/// the table, is locked where that needs no waiting.
+/// Whether the tables that are written to divide an item, or to put it together, can be locked without waiting.
+fn are_free(stock: &Attachment) -> bool {
+    let CompanionOids { movements, stripes, totals, .. } = stock.companions;
+    let tables = [Some(stripes), Some(totals), movements];
+    tables.into_iter().flatten().all(|table| try_lock_table(table, TableLock::RowExclusive))
+}
+
+/// Puts the stripes of items together that were divided because they were contended, and are quiet. All locks are taken
+/// where that needs no waiting, that of the stock table, for which sales of other items wait, last of all.
 pub fn merge_quiet(spi: &Connection, stock: &Attachment, look: Look) -> Result<Look> {
     let Ok(memory) = attach() else { return Ok(look) };
     let striped = stock.striped();
-    let mut quiet = striped.keys().filter(|id| contention::is_quiet(memory, stock.oid, id));
-    let Some(id) = quiet.next() else { return Ok(look) };
-    let is_free = {
+    let mut quiet = striped.iter().filter(|(id, _)| contention::is_quiet(memory, stock.oid, id));
+    let Some((id, stripes)) = quiet.next() else { return Ok(look) };
+    let locked = |statement| spi.once(&statement, &[Arg::item(id)]).count();
+    let is_free = are_free(stock) && {
         let _acting = act_as_unfiltered(stock.owner, &stock.search_path);
-        spi.once(&layout::lock_free_row(&stock.names), &[Arg::item(id)]).count() > 0
+        Lock::of_item(stock.oid, id).take(Mode::Exclusive)
+            && locked(layout::lock_free_stripes(&stock.names)) == usize::from(stripes.unsigned_abs())
+            && locked(layout::lock_free_total(&stock.names)) > 0
+            && locked(layout::lock_free_row(&stock.names)) > 0
     };
     // One at a time: the table is locked until the transaction ends.
     if is_free && try_lock_table(stock.oid, TableLock::ShareRowExclusive) {
@@ -84,9 +108,4 @@ pub fn merge_quiet(spi: &Connection, stock: &Attachment, look: Look) -> Result<L
     }
     // A merge is the end of work: the worker need not look at the table longer because of it.
     Ok(look)
-}
-
-/// Whether an item of the table is divided because it was contended: the worker is to look at it until it is quiet.
-pub fn has_divided(stock: &Attachment) -> bool {
-    attach().is_ok_and(|memory| stock.striped().keys().any(|id| contention::is_divided(memory, stock.oid, id)))
 }

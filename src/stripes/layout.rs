@@ -59,11 +59,11 @@ pub fn merge_one(spi: &Connection, stock: &Attachment, id: &ItemId) -> Result<()
 /// Locks an item that no session sells, merges its stripes into its row where it has some, and returns its quantity.
 pub fn merge(spi: &Connection, stock: &Attachment, id: &ItemId) -> Result<Quantity> {
     let shown = rows::lock_one(spi, stock, id)?;
+    contention::merged(stock.oid, id);
     if stock.stripes_of(id).is_none() {
         return rows::readable(id, shown.stored);
     }
     let total = remove(spi, stock, id)?;
-    contention::merged(stock.oid, id);
     // From here on the item has its row alone, also for a trigger of the row.
     invalidation::announce_change(stock.companions.stripes);
     record_item(stock, id, [Quantity::ZERO, total]);

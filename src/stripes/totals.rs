@@ -19,6 +19,7 @@ use crate::pg::spi::{Connection, Rows, connected};
 use crate::pg::transaction::is_standby;
 use crate::pg::worker::{self, Look, Start};
 use crate::statements::Statement;
+use crate::stats::contention::has_divided;
 use crate::table::attachment::Attachment;
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -33,7 +34,8 @@ thread_local! {
     static LOGGED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Starts a worker where totals lag and there is none: it was killed, or the server was stopped.
+/// Starts a worker where totals lag, or an item that divided itself is to be put together, and there is none: it was
+/// killed, or the server was stopped.
 pub fn revive_worker(stock: &Attachment) -> Result<()> {
     if !stock.has_striped() || worker::is_this_process() || is_standby() {
         return Ok(());
@@ -42,26 +44,31 @@ pub fn revive_worker(stock: &Attachment) -> Result<()> {
         return Ok(());
     }
     stock.looked.set(Some(Instant::now()));
-    if !has_worker(stock.owner) && stock.require_trusted_code().is_ok() && connected(|spi| is_lagging(spi, stock))? {
+    if has_worker(stock.owner) || stock.require_trusted_code().is_err() {
+        return Ok(());
+    }
+    if has_divided(stock.oid, stock.striped().keys()) || connected(|spi| is_lagging(spi, stock))? {
         start_worker(stock.owner);
     }
     Ok(())
 }
 
-/// Starts a worker for the tables of an owner where there is none. A standby has none: its primary's does the work.
-pub fn start_worker(owner: Oid) {
+/// Starts a worker for the tables of an owner where there is none; false where none could be started. A standby has
+/// none: its primary's does the work.
+pub fn start_worker(owner: Oid) -> bool {
     let launch = Lock::of_launch(owner);
     if worker::is_this_process() || is_standby() || has_worker(owner) || !launch.take(Mode::Exclusive) {
-        return;
+        return true;
     }
-    if matches!(worker::start(owner, START_PATIENCE_MS, || has_worker(owner)), Start::NoneFree) && !LOGGED.replace(true)
-    {
+    let is_started = !matches!(worker::start(owner, START_PATIENCE_MS, || has_worker(owner)), Start::NoneFree);
+    if !is_started && !LOGGED.replace(true) {
         report::log(
             "no background worker is free to keep the totals of striped items",
             "Raise max_worker_processes; until then the stock rows of striped items lag, available_inventory does not.",
         );
     }
     launch.release(Mode::Exclusive);
+    is_started
 }
 
 /// A worker holds its lock alone, as long as it lives.

@@ -10,6 +10,7 @@ use crate::pg::failpoint::{self, Point};
 use crate::pg::lock::{Lock, Mode, TableLock, try_lock_table};
 use crate::pg::spi::{Connection, connected};
 use crate::pg::worker::{self, Look, Work};
+use crate::stats::contention;
 use crate::stripes::automatic;
 use crate::stripes::totals::{is_lagging, update};
 use crate::table::attachment::Attachment;
@@ -89,7 +90,7 @@ fn end(owner: Oid) -> bool {
             return Ok(false);
         }
         for stock in stocks {
-            if is_lagging(spi, &stock)? || automatic::has_divided(&stock) {
+            if is_lagging(spi, &stock)? || contention::has_divided(stock.oid, stock.striped().keys()) {
                 return Ok(false);
             }
         }

@@ -308,6 +308,128 @@ def test_an_item_that_cannot_be_divided_is_sold_from_its_row(db, conn, obstacle)
     assert audit(conn, full=True) == []
 
 
+def test_what_an_owner_has_striped_by_hand_after_a_division_that_was_rolled_back_stays_so(db, conn):
+    """The note that the item had divided itself outlived the division."""
+
+    def till():
+        session = db.connect()
+        for _ in range(200):
+            with session.transaction(force_rollback=True):
+                sell(session, ONE, 1)
+                session.execute("SELECT pg_sleep(0.001)")
+
+    for call in [Aside(till) for _ in range(8)]:
+        call.result()
+    conn.execute("SELECT stripe_inventory(%s::text, 4)", (str(ONE),))
+    sell(conn, ONE, 1)
+    time.sleep(4)
+    assert stripes(conn) == 4
+
+
+def test_stripes_are_put_together_after_a_merge_that_was_rolled_back(db, conn):
+    contend(db)
+    with conn.transaction(force_rollback=True):
+        conn.execute("SELECT unstripe_inventory(%s::text)", (str(ONE),))
+    assert stripes(conn) == 16
+    until(lambda: stripes(conn) == 0, "the stripes are put together")
+
+
+def test_a_division_that_fails_is_not_tried_again_at_once(db, conn):
+    """It failed for each call that waited: a twelfth of the sales were left."""
+    conn.execute("ALTER TABLE inventory_stripe_total ADD CHECK (quantity < 0)")
+    begin = db.server.log_path.stat().st_size
+    contend(db, seconds=3)
+    log = db.server.log_path.read_bytes()[begin:].decode(errors="replace")
+    assert log.count("cannot be divided into stripes") == 1
+    dead = "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'inventory_stripe'"
+    assert conn.execute(dead).fetchone()[0] <= 256
+
+
+@pytest.mark.parametrize("table", ["inventory_stripe", "inventory_stripe_total"])
+def test_a_division_waits_for_nobody_who_has_a_table(db, conn, table):
+    """The call that divides has the row that all others want."""
+    with db.connect(autocommit=False) as holder:
+        holder.execute(f"LOCK TABLE {table} IN SHARE MODE")
+        sold = contend(db, seconds=4)
+        assert min(sold) > 10 and stripes(conn) == 0
+    contend(db)
+    assert stripes(conn) == 16
+
+
+def test_a_merge_that_would_wait_for_a_stripe_holds_up_no_sale(db, conn):
+    """It waited with the stock table locked, so that no other item sold."""
+    contend(db)
+    with db.connect(autocommit=False) as reader:
+        reader.execute("SELECT FROM inventory_stripe WHERE inventory_id = %s AND stripe = 16 FOR SHARE", (ONE,))
+        slowest, end = 0.0, time.monotonic() + 5
+        while time.monotonic() < end:
+            begin = time.monotonic()
+            sell(conn, TWO, 1)
+            slowest = max(slowest, time.monotonic() - begin)
+            time.sleep(0.02)
+        assert stripes(conn) == 16
+    assert slowest < 1.5, "the patience of the worker is two seconds"
+    until(lambda: stripes(conn) == 0, "the stripes are put together")
+
+
+def test_a_worker_that_was_ended_is_started_by_a_sale_of_another_item(db, conn):
+    contend(db)
+    until(lambda: conn.execute("SELECT quantity FROM inventory WHERE id = %s", (ONE,)).fetchone()[0] == total(conn),
+          "the row shows the total")  # fmt: skip
+    conn.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'inventory_ext totals'"
+                 " AND datname = current_database()")  # fmt: skip
+    for _ in range(60):
+        sell(conn, TWO, 1)
+        time.sleep(0.2)
+        if stripes(conn) == 0:
+            break
+    assert stripes(conn) == 0
+
+
+def test_nothing_is_divided_where_no_worker_can_be_started():
+    """Who would put it together again?"""
+    preload = {} if int(PG) >= 17 else {"shared_preload_libraries": "inventory_ext"}
+    with Server(pg=PG, settings={"max_prepared_transactions": "0", "max_worker_processes": "0"} | preload) as running:
+        with psycopg.connect(running.dsn(), autocommit=True) as admin:
+            admin.execute("CREATE EXTENSION inventory_ext; ALTER DATABASE postgres SET inventory_ext.auto_stripe = on")
+        other = Database(running, "postgres", None)
+        with other.connect() as conn:
+            shop(conn, {ONE: str(STOCK)})
+            contend(other, seconds=4)
+            assert stripes(conn) == 0
+
+
+def test_calls_that_are_cancelled_while_items_are_divided_leave_their_sessions_usable(db, conn):
+    """A cancel within a division left the session in a failed transaction, with the row locked."""
+    seed = random.SystemRandom().getrandbits(32)
+    print("seed", seed)
+    over, cancelled = threading.Event(), []
+
+    def till(number):
+        chosen, session = random.Random(seed + number), db.connect()
+        while not over.is_set():
+            try:
+                sell(session, ONE if chosen.random() < 0.8 else TWO, 1)
+            except psycopg.Error as error:
+                assert error.sqlstate == "57014", (error.sqlstate, error)
+                cancelled.append(number)
+            assert session.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+            if chosen.random() < 0.02:
+                time.sleep(chosen.random() * 1.5)
+
+    calls = [Aside(till, number) for number in range(10)]
+    end, chosen = time.monotonic() + 8, random.Random(seed)
+    while time.monotonic() < end:
+        conn.execute("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+                     " AND pid <> pg_backend_pid() AND state = 'active' ORDER BY random() LIMIT 1")  # fmt: skip
+        time.sleep(chosen.random() * 0.02)
+    over.set()
+    for call in calls:
+        call.result()
+    assert len(cancelled) > 20
+    assert audit(conn, full=True) == []
+
+
 def test_what_an_owner_has_striped_by_hand_after_a_division_stays_so(db, conn):
     contend(db)
     conn.execute("SELECT stripe_inventory(%s::text, 4)", (str(ONE),))

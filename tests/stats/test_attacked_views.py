@@ -1,0 +1,173 @@
+"""Who watches the shops of others: code, locks and errors of an owner neither run, hold up nor hide anything."""
+
+import psycopg
+import pytest
+
+from shop import Aside, create_role, refused, until, until_waiting
+
+VIEWS = ("inventory_audits", "inventory_advice()", "inventory_lock_queue", "inventory_hot_items", "inventory_stats")
+ORDER = (
+    """SELECT decrement_inventory_batch('[{"inventory_id": 1, "quantity": 1}, {"inventory_id": 2, "quantity": 1}]')"""
+)
+TRAP = "CREATE OR REPLACE FUNCTION two.trap(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN {} RETURN 1; END $$"
+NOTES = "RAISE NOTICE 'trapped as %', current_user;"
+
+
+@pytest.fixture
+def owner(db, conn, stats):
+    """A session of the owner of a second shop, whose call for the items 1 and 2 waits for the second one."""
+    role = create_role(conn, db, "owner")
+    conn.execute(f'GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO "{role}"')
+    conn.execute(f'CREATE SCHEMA two AUTHORIZATION "{role}"; SELECT audit_inventory()')
+
+    def session(autocommit=True):
+        session = db.connect(role, autocommit=autocommit)
+        session.execute("SET search_path = two, public")
+        return session
+
+    owner, holder = session(), session(autocommit=False)
+    holder.commit()
+    owner.execute("CREATE TABLE inventory (id int PRIMARY KEY, quantity int NOT NULL) PARTITION BY RANGE (id)")
+    owner.execute("CREATE TABLE low PARTITION OF inventory FOR VALUES FROM (0) TO (10)")
+    owner.execute("CREATE TABLE high PARTITION OF inventory FOR VALUES FROM (10) TO (20)")
+    owner.execute("INSERT INTO inventory SELECT g, 100 FROM generate_series(1, 15) AS g")
+    owner.execute("SELECT attach_inventory('two.inventory'), audit_inventory()")
+    holder.execute("SET search_path = two, public")
+    holder.execute("SELECT decrement_item(2, 1)")
+    waiting = session()
+    call = Aside(waiting.execute, ORDER)
+    until_waiting(conn, waiting)
+    yield owner
+    holder.rollback()
+    call.result()
+
+
+def shown(session, view):
+    """The stock tables that a view shows something of."""
+    cursor = session.execute(f"SELECT * FROM {view}")
+    column = [column.name for column in cursor.description].index("stock_table")
+    return {row[column] for row in cursor.fetchall()}
+
+
+def watch(db, watcher, patience="3s"):
+    session = db.connect(watcher)
+    session.execute(f"SET statement_timeout = '{patience}'")
+    session.heard = []
+    session.add_notice_handler(lambda notice: session.heard.append(notice.message_primary))
+    return session
+
+
+@pytest.fixture(params=["superuser", "watcher"])
+def watcher(request, db, conn):
+    if request.param == "superuser":
+        return None
+    role = create_role(conn, db, "watcher")
+    conn.execute(f'GRANT pg_read_all_stats TO "{role}"')
+    return role
+
+
+@pytest.mark.parametrize(
+    ("view", "index"),
+    [("inventory_audits", "inventory_audit (run_id)"), ("inventory_lock_queue", "inventory (id)")],
+)
+def test_the_predicate_of_an_index_of_the_owner_is_not_evaluated(db, owner, watcher, view, index):
+    """The planner of PostgreSQL would."""
+    owner.execute(TRAP.format("RETURN 1;"))
+    table = index.replace("inventory (id)", "low (id)")
+    owner.execute(f"CREATE INDEX trap ON two.{table} WHERE two.trap(1) = 1")
+    owner.execute(TRAP.format(NOTES + " RAISE 'trapped';"))
+    with watch(db, watcher) as session:
+        assert "two.inventory" in shown(session, view)
+        assert session.heard == []
+
+
+@pytest.mark.parametrize("sqlstate", ["57014", "57P01", "XX000"])
+def test_an_error_of_one_owner_hides_no_other_shop(db, owner, watcher, sqlstate):
+    """Whatever SQLSTATE it has: one of a cancel, too, can be raised by anybody."""
+    owner.execute(TRAP.format("RETURN 1;"))
+    owner.execute("CREATE INDEX trap ON two.inventory_stripe (stripe) WHERE two.trap(1) = 1")
+    owner.execute(TRAP.format(f"RAISE 'trapped' USING ERRCODE = '{sqlstate}';"))
+    with watch(db, watcher) as session:
+        kinds = session.execute("SELECT stock_table, kind FROM inventory_advice()").fetchall()
+        assert ("two.inventory", "unusable") in kinds
+        assert shown(session, "inventory_audits") == {"public.inventory", "two.inventory"}
+
+
+def test_a_cancel_ends_the_statement_and_leaves_nothing_behind(db, conn, owner, watcher):
+    """The subtransaction in which a table is looked at was left open: the session stayed in a failed transaction."""
+    owner.execute(TRAP.format("RETURN 1;"))
+    owner.execute("CREATE INDEX trap ON two.inventory_stripe (stripe) WHERE two.trap(1) = 1")
+    owner.execute(TRAP.format("PERFORM pg_sleep(60);"))
+    with watch(db, watcher, "300ms") as session:
+        for _ in range(2):
+            assert refused(session, "SELECT * FROM inventory_advice()").sqlstate == "57014"
+            assert session.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+            assert locks(conn, session) == []
+        assert session.execute("SELECT 1").fetchone() == (1,)
+
+
+def locks(conn, session):
+    sql = "SELECT relation::regclass::text, mode FROM pg_locks WHERE pid = %s AND locktype = 'relation'"
+    return conn.execute(sql, (session.info.backend_pid,)).fetchall()
+
+
+@pytest.mark.parametrize(
+    ("table", "mode"),
+    [
+        ("inventory_movement", "SHARE"),
+        ("inventory_movement", "ACCESS EXCLUSIVE"),
+        ("inventory_stripe", "ACCESS EXCLUSIVE"),
+        ("inventory_stripe_total", "ACCESS EXCLUSIVE"),
+        ("inventory_request", "ACCESS EXCLUSIVE"),
+        ("inventory_audit", "ACCESS EXCLUSIVE"),
+        ("high", "ACCESS EXCLUSIVE"),
+    ],
+)
+def test_no_view_waits_for_a_table_that_somebody_has_locked(db, owner, table, mode):
+    with owner.transaction():
+        owner.execute(f"LOCK TABLE two.{table} IN {mode} MODE")
+        with watch(db, None) as session:
+            for view in VIEWS:
+                session.execute(f"SELECT * FROM {view}")
+            assert "public.inventory" in shown(session, "inventory_audits")
+            queue = session.execute("SELECT stock_table, inventory_id FROM inventory_lock_queue").fetchall()
+            assert queue == [("two.inventory", "2")]
+
+
+def test_who_watches_in_an_open_transaction_holds_up_nobody(db, conn, owner, watcher):
+    owner.execute("ALTER TABLE two.inventory DROP CONSTRAINT quantity_non_negative")
+    with db.connect(watcher, autocommit=False) as session:
+        for view in VIEWS:
+            session.execute(f"SELECT * FROM {view}")
+        assert [lock for lock in locks(conn, session) if not lock[0].startswith(("pg_", "inventory_stats"))
+                and lock[0] not in VIEWS] == []  # fmt: skip
+
+
+def test_a_wait_for_a_table_is_not_one_for_the_item(db, conn, stats, owner):
+    with owner.transaction():
+        owner.execute("LOCK TABLE two.high")
+        with db.connect() as session:
+            session.execute("SET search_path = two, public")
+            call = Aside(session.execute, "SELECT decrement_item(12, 1)")
+            until_waiting(conn, session)
+            assert [row[0] for row in stats.queue()] == ["2"]
+            session.cancel()
+            assert call.refusal().sqlstate == "57014"
+
+
+def test_one_item_with_a_long_id_has_one_queue(db, conn, stats):
+    key = "a long id, " * 10
+    conn.execute("SELECT detach_inventory(); CREATE TABLE shelf (id text PRIMARY KEY, quantity int NOT NULL)")
+    conn.execute("INSERT INTO shelf VALUES ('a', 10), (%s, 10)", (key,))
+    conn.execute("SELECT attach_inventory('shelf')")
+    with db.connect(autocommit=False) as holder:
+        holder.execute("SELECT decrement_item(%s, 1)", (key,))
+        lines = f'[{{"inventory_id": "a", "quantity": 1}}, {{"inventory_id": "{key}", "quantity": 1}}]'
+        calls = [Aside(db.connect().execute, "SELECT decrement_item(%s, 1)", (key,))]
+        until(lambda: len(stats.queue()) == 1, "the sale waits")
+        calls.append(Aside(db.connect().execute, "SELECT decrement_inventory_batch(%s::jsonb)", (lines,)))
+        until(lambda: len(stats.queue()) == 2, "the order waits")
+        assert [(row[0], row[2]) for row in stats.queue()] == [(key[:64], 1), (key[:64], 2)]
+        holder.rollback()
+    for call in calls:
+        call.result()
