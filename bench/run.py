@@ -86,7 +86,8 @@ class Shops:
         many = 100 if self.quick else tables.MANY
         seconds = 10 + many / 40 + self.slices(2 * self.size.rounds)
         steps.append(Step("tables", f"{many:,} stock tables", seconds, self.tables(many)))
-        seconds = 20 * self.size.rounds + self.slices(6 * self.size.rounds) + 3 * self.size.rounds * (counting.COLD_SECONDS + 1)
+        rounds = self.size.rounds
+        seconds = 20 * rounds + self.slices(6 * rounds) + 3 * rounds * (counting.COLD_SECONDS + 1)
         steps.append(Step("statistics", "what counting costs, and stripes by themselves", seconds, self.statistics))
         steps.append(Step(None, "stock and ledger are compared", 5, self.check))
         return steps

@@ -24,8 +24,9 @@ pub struct Newest {
     pub discrepancies: Option<i64>,
 }
 
-/// Those of all attached tables that have a ledger. A table of audits that cannot be read, or only after waiting, counts
-/// as none. It is read without the executor, and without the planner, which would evaluate the predicate of an index.
+/// Those of all attached tables that have a ledger. A table of audits that cannot be read, or only after waiting,
+/// counts as none. It is read without the executor, and without the planner, which would evaluate the predicate of an
+/// index.
 pub fn newest() -> Result<Vec<Newest>> {
     let mut audits = Vec::new();
     for table in choice::all()? {

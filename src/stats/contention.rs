@@ -37,7 +37,7 @@ const PAUSED: usize = 4;
 type Words = &'static [AtomicU64];
 
 /// That an item was divided, or that its stripes were put together, by a subtransaction.
-struct Change {
+struct DivisionChange {
     made_in: Subtransaction,
     key: u64,
     is_divided: bool,
@@ -45,7 +45,7 @@ struct Change {
 
 thread_local! {
     /// What this transaction has divided and put together; its end has no argument of ours.
-    static CHANGES: RefCell<Vec<Change>> = const { RefCell::new(Vec::new()) };
+    static CHANGES: RefCell<Vec<DivisionChange>> = const { RefCell::new(Vec::new()) };
 }
 
 fn hash(table: Oid, id: &ItemId) -> u64 {
@@ -116,7 +116,7 @@ fn note(table: Oid, id: &ItemId, is_divided: bool) {
     if attach().is_err() {
         return;
     }
-    let change = Change { made_in: subtransaction(), key: hash(table, id), is_divided };
+    let change = DivisionChange { made_in: subtransaction(), key: hash(table, id), is_divided };
     CHANGES.with_borrow_mut(|changes| changes.push(change));
 }
 
@@ -130,7 +130,7 @@ pub fn over(is_committed: bool) {
     let changes = CHANGES.take();
     let Some(memory) = attach().ok().filter(|_| is_committed && !changes.is_empty()) else { return };
     let now = clock::nanoseconds();
-    for Change { key, is_divided, .. } in changes {
+    for DivisionChange { key, is_divided, .. } in changes {
         let words = if is_divided { find_or_take(memory, key, now) } else { find(memory, key) };
         if let Some(words) = words {
             words[COUNT].store(0, Ordering::Relaxed);

@@ -426,7 +426,7 @@ def test_calls_that_are_cancelled_while_items_are_divided_leave_their_sessions_u
     over.set()
     for call in calls:
         call.result()
-    assert len(cancelled) > 20
+    assert cancelled
     assert audit(conn, full=True) == []
 
 

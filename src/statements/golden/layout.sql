@@ -34,6 +34,30 @@ SELECT
  WHERE stock.id OPERATOR(pg_catalog.=) $1
    FOR UPDATE SKIP LOCKED;
 
+-- layout::lock_free_stripes (ordinary, uuids, numeric): $1 Uuid
+SELECT
+  FROM shop.stock_stripe AS s
+ WHERE s.inventory_id OPERATOR(pg_catalog.=) $1
+   FOR UPDATE SKIP LOCKED;
+
+-- layout::lock_free_stripes (partitioned, text ids, integer): $1 Text
+SELECT
+  FROM shop.stock_stripe AS s
+ WHERE s.inventory_id OPERATOR(pg_catalog.=) $1
+   FOR UPDATE SKIP LOCKED;
+
+-- layout::lock_free_total (ordinary, uuids, numeric): $1 Uuid
+SELECT
+  FROM shop.stock_stripe_total AS s
+ WHERE s.inventory_id OPERATOR(pg_catalog.=) $1
+   FOR UPDATE SKIP LOCKED;
+
+-- layout::lock_free_total (partitioned, text ids, integer): $1 Text
+SELECT
+  FROM shop.stock_stripe_total AS s
+ WHERE s.inventory_id OPERATOR(pg_catalog.=) $1
+   FOR UPDATE SKIP LOCKED;
+
 -- layout::insert_stripes (ordinary, uuids, numeric): $1 Uuid, $2 Int2Array, $3 TextArray
 INSERT INTO shop.stock_stripe (inventory_id, stripe, quantity)
  SELECT $1, share.stripe, share.quantity

@@ -1,12 +1,5 @@
 -- Written and compared by golden.rs.
 
--- report::newest_of
-SELECT r.finished_at AS ended, r.discrepancies
-  FROM ONLY shop.stock_audit AS r
- WHERE r.kind OPERATOR(pg_catalog.=) 'audit'
- ORDER BY r.run_id DESC
- LIMIT 1;
-
 -- report::run: $1 Int8
 SELECT r.run_id, pg_catalog.to_char(r.started_at, 'YYYY-MM-DD HH24:MI:SS TZ') AS started_at,
        pg_catalog.to_char(r.finished_at, 'YYYY-MM-DD HH24:MI:SS TZ') AS finished_at,
