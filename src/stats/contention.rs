@@ -17,6 +17,8 @@ use std::time::Duration;
 /// So many waits within a second make an item contended: five tills that meet now and then do not.
 const MANY_WAITS: u64 = 20;
 const WINDOW: u64 = 1_000_000_000;
+/// Before so much of it has passed, not all sessions that want the item may have come.
+const ONSET: u64 = 250_000_000;
 /// A striped item is quiet with fewer sales than this in that time.
 const FEW_SALES: u64 = 10;
 const REST: u64 = 1_000_000_000;
@@ -90,7 +92,9 @@ pub fn waited(memory: SharedMemory, table: Oid, id: &ItemId) -> bool {
         words[BEGIN].store(now, Ordering::Relaxed);
         words[COUNT].store(0, Ordering::Relaxed);
     }
-    words[COUNT].fetch_add(1, Ordering::Relaxed) + 1 >= MANY_WAITS && words[PAUSED].load(Ordering::Relaxed) < now
+    let is_contended = words[COUNT].fetch_add(1, Ordering::Relaxed) + 1 >= MANY_WAITS;
+    let has_lasted = now.saturating_sub(words[BEGIN].load(Ordering::Relaxed)) >= ONSET;
+    is_contended && has_lasted && words[PAUSED].load(Ordering::Relaxed) < now
 }
 
 /// The item could not be divided: for so long nobody is to try again.

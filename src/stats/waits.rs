@@ -215,28 +215,37 @@ pub struct Waiting {
 
 /// The backends of this database that take a lock now. Most do not wait: pg_stat_activity knows which do.
 pub fn read(memory: SharedMemory) -> Vec<Waiting> {
-    let backends = (memory.words.len() - FIRST_WAIT) / WAIT_WORDS;
-    (0..backends).filter_map(|place| read_one(of_backend(memory, place))).collect()
+    of_backends(memory, |process, _| process != 0).collect()
 }
 
-/// How many backends take the lock of this item now.
-pub fn taking_now(memory: SharedMemory, table: Oid, id: &ItemId) -> usize {
-    let id = id.to_string();
+/// How many backends have taken the lock of this item in the last second, or want it now.
+pub fn wanting(memory: SharedMemory, table: Oid, id: &ItemId) -> usize {
+    let (id, now) = (id.to_string(), clock::nanoseconds());
+    let lately = |process, since| process != 0 || now.saturating_sub(since) < SECOND;
     let is_it = |waiting: &Waiting| waiting.table == table.to_u32() && waiting.item.as_deref() == Some(text::kept(&id));
-    read(memory).iter().filter(|waiting| is_it(waiting)).count()
+    of_backends(memory, lately).filter(is_it).count()
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+/// The words of the backends of this database, where process and moment are wanted. What a backend has taken last stays
+/// in its words.
+fn of_backends(memory: SharedMemory, is_wanted: impl Fn(u64, u64) -> bool) -> impl Iterator<Item = Waiting> {
+    let backends = (memory.words.len() - FIRST_WAIT) / WAIT_WORDS;
+    (0..backends).filter_map(move |place| read_one(of_backend(memory, place), &is_wanted))
 }
 
 /// So often a reader tries to find words that are not being written.
 const TRIES: usize = 1_000;
 
-fn read_one(words: &[AtomicU64]) -> Option<Waiting> {
+fn read_one(words: &[AtomicU64], is_wanted: impl Fn(u64, u64) -> bool) -> Option<Waiting> {
     let copy = (0..TRIES).find_map(|_| {
         let sequence = words[SEQUENCE].load(Ordering::Acquire);
         let copy = text::load(words);
         fence(Ordering::Acquire);
         (sequence.is_multiple_of(2) && words[SEQUENCE].load(Ordering::Relaxed) == sequence).then_some(copy)
     })?;
-    if copy[PROCESS] == 0 || copy[TABLE] >> 32 != u64::from(database().to_u32()) {
+    if !is_wanted(copy[PROCESS], copy[SINCE]) || copy[TABLE] >> 32 != u64::from(database().to_u32()) {
         return None;
     }
     let item = match copy[ID_KIND] {

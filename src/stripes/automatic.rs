@@ -56,8 +56,8 @@ pub fn divide_contended(spi: &Connection, stock: &Attachment, id: &ItemId, quant
         if !are_free(stock) || !totals::start_worker(stock.owner) || !try_note_striped(spi, stock)? {
             return Ok(false);
         }
-        // As many as there are sessions that want one.
-        let wanted = waits::taking_now(memory, stock.oid, id).max(FEWEST).next_power_of_two();
+        // As many as there are sessions that will want one.
+        let wanted = waits::wanting(memory, stock.oid, id).max(FEWEST).next_power_of_two();
         let stripes = i16::try_from(wanted).map_or(MAX_STRIPES, |wanted| wanted.min(MAX_STRIPES));
         acting_as(MovementKind::Transfer, || divide(spi, stock, id, quantity, stripes))?;
         invalidation::announce_change(stock.companions.stripes);
