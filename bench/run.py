@@ -24,6 +24,8 @@ SETTINGS = {
     "max_prepared_transactions": "0",
     "fsync": "on",
 }
+# Before 17 there is shared memory for statistics only there.
+PRELOADED = {"shared_preload_libraries": "inventory_ext"}
 SLICE_MORE = 1.4  # seconds that a slice takes beyond its own: the first, which is left out; connections, VACUUM
 
 
@@ -230,7 +232,7 @@ def run(pg, quick, scratch, only=None):
     def wanted(steps):
         return [step for step in steps if only is None or step.part in (only, None)]
 
-    with Server(pg=pg, settings=SETTINGS) as server:
+    with Server(pg=pg, settings=SETTINGS | (PRELOADED if int(pg) < 17 else {})) as server:
         first = Shops(server, size, quick, scratch)
         steps, later = wanted(first.plan()), wanted(Growth(server, size, scratch).plan())
         progress = measure.Progress([step.seconds for step in steps + later])
