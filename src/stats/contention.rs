@@ -132,7 +132,11 @@ pub fn subtransaction_aborted(aborted: Subtransaction) {
 /// The transaction has committed, or aborted.
 pub fn over(is_committed: bool) {
     let changes = CHANGES.take();
-    let Some(memory) = attach().ok().filter(|_| is_committed && !changes.is_empty()) else { return };
+    if !is_committed || changes.is_empty() {
+        return;
+    }
+    // It was attached when the first change was noted: here, that would be no more possible.
+    let Ok(memory) = attach() else { return };
     let now = clock::nanoseconds();
     for DivisionChange { key, is_divided, .. } in changes {
         let words = if is_divided { find_or_take(memory, key, now) } else { find(memory, key) };
