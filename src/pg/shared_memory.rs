@@ -85,9 +85,8 @@ pub fn own_place() -> Option<usize> {
 /// The memory of this server, attached by the first call in a process. A failure is remembered: not every call is to
 /// pay for the attempt.
 pub fn attach() -> Result<SharedMemory, &'static Unavailable> {
-    let begin = BEGIN.load(Ordering::Relaxed);
-    if !begin.is_null() {
-        return Ok(mapped(begin));
+    if let Some(memory) = attached() {
+        return Ok(memory);
     }
     if let Some(failure) = FAILURE.get() {
         return Err(failure);
@@ -95,6 +94,12 @@ pub fn attach() -> Result<SharedMemory, &'static Unavailable> {
     let begin = create().map_err(|failure| FAILURE.get_or_init(|| failure))?;
     BEGIN.store(begin, Ordering::Relaxed);
     Ok(mapped(begin))
+}
+
+/// The same where it is attached already: for the end of a transaction, or of the process, which can attach nothing.
+pub fn attached() -> Option<SharedMemory> {
+    let begin = BEGIN.load(Ordering::Relaxed);
+    (!begin.is_null()).then(|| mapped(begin))
 }
 
 #[cfg(any(feature = "pg17", feature = "pg18"))]

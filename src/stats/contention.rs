@@ -6,7 +6,7 @@
 use crate::core::item_id::ItemId;
 use crate::pg::Oid;
 use crate::pg::clock;
-use crate::pg::shared_memory::{SharedMemory, attach};
+use crate::pg::shared_memory::{SharedMemory, attach, attached};
 use crate::pg::transaction::{Subtransaction, subtransaction};
 use crate::stats::counters::{key_of_table, probe};
 use crate::stats::layout::{FIRST_WATCHED, WATCHED, WATCHED_WORDS};
@@ -132,11 +132,8 @@ pub fn subtransaction_aborted(aborted: Subtransaction) {
 /// The transaction has committed, or aborted.
 pub fn over(is_committed: bool) {
     let changes = CHANGES.take();
-    if !is_committed || changes.is_empty() {
-        return;
-    }
-    // It was attached when the first change was noted: here, that would be no more possible.
-    let Ok(memory) = attach() else { return };
+    // It was attached when the first change was noted.
+    let Some(memory) = attached().filter(|_| is_committed) else { return };
     let now = clock::nanoseconds();
     for DivisionChange { key, is_divided, .. } in changes {
         let words = if is_divided { find_or_take(memory, key, now) } else { find(memory, key) };

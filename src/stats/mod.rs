@@ -25,7 +25,7 @@ pub fn register() {
 
 /// PostgreSQL unwinds nothing where it ends a process in the middle of a call.
 fn process_ends() {
-    if let Ok(memory) = shared_memory::attach() {
+    if let Some(memory) = shared_memory::attached() {
         waits::forget(memory);
         meter::count_interrupted(memory);
     }
