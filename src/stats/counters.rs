@@ -191,8 +191,7 @@ fn find_or_claim(
             return None;
         }
         let place = claim();
-        // What this transaction has dropped, others may still have.
-        if place.is_some() || !may_free || has_number() {
+        if place.is_some() || !may_free {
             return place;
         }
         free_places(memory);
@@ -210,11 +209,13 @@ fn is_full_for_now() -> bool {
 }
 
 /// Frees the places of databases, and of tables of this database, that are gone: no process counts for them any more.
+/// A table that this transaction may have dropped others still have.
 fn free_places(memory: SharedMemory) {
     let word = |slot: usize| &memory.words[FIRST_TABLE + slot * TABLE_WORDS];
     let is_gone = |key: u64| {
         let [of, table] = [key >> 32, key & 0xffff_ffff].map(|oid| Oid::from(oid as u32));
-        !is_database(of) || (of == database() && table != Oid::INVALID && schema_of(table).is_none())
+        let is_ours = of == database() && table != Oid::INVALID && !has_number();
+        !is_database(of) || (is_ours && schema_of(table).is_none())
     };
     let used = (0..TABLES).map(|slot| (slot, word(slot).load(Ordering::Relaxed))).filter(|(_, key)| *key > 0);
     // The catalogs are not read under the lock.
