@@ -204,6 +204,23 @@ def test_places_of_databases_that_are_gone_become_free():
             ).fetchone() == (1,)
 
 
+def test_a_table_whose_drop_is_rolled_back_keeps_its_counters_where_all_places_are_taken():
+    """The transaction that had dropped it took that for a fact, and freed its place."""
+    with Server(pg=PG, settings=NEEDED) as server:
+        db = database(server)
+        with db.connect() as conn:
+            sell(conn, ONE, 1)
+            fill_places(conn, tables=PLACES // 10 + 1)
+            with conn.transaction(force_rollback=True):
+                conn.execute("SELECT detach_inventory('inventory'); DROP TABLE inventory CASCADE")
+                for number in range(1, 6):
+                    conn.execute(f"SET LOCAL inventory_ext.stock_table = 't{number}'")
+                    conn.execute("SELECT inventory_changes()")
+            assert info(conn)[3] > 0, "they found no place"
+            calls = "SELECT calls FROM inventory_stats WHERE function = 'decrement_inventory' AND stock_table = %s"
+            assert conn.execute(calls, ("public.inventory",)).fetchone() == (1,)
+
+
 def fill_places(conn, tables):
     """Calls of ten functions for each of so many tables; a refused call takes a place, too."""
     conn.execute(
