@@ -160,9 +160,12 @@ pub struct NewestColumns {
     pub count: i16,
 }
 
+/// The most rows that are looked at: one that has more of other kinds is not to hold up who reads.
+const MOST_ROWS: usize = 10_000;
+
 /// Of the rows of this kind in a table, moment and count of the one with the greatest key, as the newest snapshot
-/// shows it; None where there is none. The table is locked by the caller, and its columns are of these types. Nothing
-/// of a user's runs.
+/// shows it; None where there is none among the last [`MOST_ROWS`]. The table is locked by the caller, and its columns
+/// are of these types. Nothing of a user's runs.
 pub fn newest(table: Oid, key: &KeyIndex, kind: &str, columns: &NewestColumns) -> Option<(i64, i64)> {
     let (no_lock, weak) = (pg_sys::NoLock as pg_sys::LOCKMODE, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
     // SAFETY: the table is locked, and so its index stays; each row is read before the scan goes on.
@@ -172,9 +175,10 @@ pub fn newest(table: Oid, key: &KeyIndex, kind: &str, columns: &NewestColumns) -
         let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
         let scan = pg_sys::systable_beginscan_ordered(relation, index, snapshot, 0, std::ptr::null_mut());
         let mut found = None;
-        while found.is_none() {
+        for _ in 0..MOST_ROWS {
+            pgrx::check_for_interrupts!();
             let row = pg_sys::systable_getnext_ordered(scan, pg_sys::ScanDirection::BackwardScanDirection);
-            if row.is_null() {
+            if row.is_null() || found.is_some() {
                 break;
             }
             let value = |column: i16| {

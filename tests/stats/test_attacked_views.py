@@ -103,6 +103,20 @@ def test_no_predicate_of_the_owner_is_evaluated_when_audits_are_read(db, owner, 
         assert session.heard == []
 
 
+def test_rows_of_other_kinds_do_not_hold_up_who_reads_the_audits(db, conn, owner, watcher):
+    """An owner can put any number of them into the table of audits."""
+    columns = "kind, started_at, finished_at, is_full, checked_movements, checked_items, discrepancies, found," \
+        " position, oldest_transaction, next_transaction, actor"  # fmt: skip
+    values = columns.replace("kind", "'x'")
+    owner.execute(
+        f"INSERT INTO two.inventory_audit ({columns})"
+        f" SELECT {values} FROM two.inventory_audit, generate_series(1, 20000)"
+    )
+    with watch(db, watcher) as session:
+        rows = session.execute("SELECT stock_table, discrepancies FROM inventory_audits ORDER BY 1").fetchall()
+    assert rows == [("public.inventory", 0), ("two.inventory", None)]
+
+
 def test_no_predicate_of_the_owner_is_evaluated_when_the_queue_is_read(db, owner, watcher):
     owner.execute("CREATE INDEX trap ON two.low (id) WHERE two.trap(1) = 1")
     with owner.an_order_waits():
