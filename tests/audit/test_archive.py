@@ -509,9 +509,13 @@ def test_a_ledger_that_is_renamed_away_under_load_loses_nothing(db):
     for turn in range(1, 6):
         ends = "SELECT inventory_id, (array_agg(new_quantity ORDER BY movement_id DESC))[1] FROM {} GROUP BY 1"
         begins = "SELECT inventory_id, new_quantity FROM {} WHERE kind = 'opening' AND reference IS NULL"
-        following = f"old{turn + 1}_movement_archive" if turn < 5 else "inventory_movement"
+        # The opening of an item that was not sold since stays in the ledger: nothing is archived of it.
+        following = (
+            [f"old{turn + 1}_movement_archive", f"old{turn + 1}_movement"] if turn < 5 else ["inventory_movement"]
+        )
         closed = dict(conn.execute(ends.format(f"old{turn}_movement")).fetchall())
-        assert closed == dict(conn.execute(begins.format(following)).fetchall())
+        opened = [opening for table in following for opening in conn.execute(begins.format(table)).fetchall()]
+        assert sorted(opened) == sorted(closed.items())
 
 
 def assert_archives_all_or_nothing(conn, ledger="inventory_movement"):
