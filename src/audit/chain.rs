@@ -1,11 +1,15 @@
-//! Checks one item: its chains, and what is on hand.
+//! Checks chains, movement by movement, and what is on hand; gives what it has verified to be sealed.
 
-use crate::audit::discrepancy::{Discrepancy, Kind};
-use crate::audit::records::{Checkpoint, Link, Mark, Record, SEALED_BYTES, What};
+use crate::audit::discrepancy::{Discrepancy, Found, Kind};
+use crate::audit::records::{ChainEnd, Checkpoint, Link, Mark, Record, What, each_sorted, sealed};
+use crate::audit::scan::Scanned;
+use crate::audit::sealing::{NewLinks, Sealer};
 use crate::core::error::{Error, Result};
-use crate::core::item_id::ItemId;
+use crate::core::item_id::{IdType, ItemId};
+use crate::core::seal::{Hash, NOTHING};
+use crate::pg::transaction::check_interrupts;
 use serde_json::json;
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 /// The breaks that a reconciliation has acknowledged: item, stripe, and the movement that does not begin where the one
 /// before ended.
@@ -22,141 +26,205 @@ pub struct CheckExtent<'a> {
     pub acknowledged: &'a Acknowledged,
 }
 
-/// A chain as far as it was verified.
-pub struct Verified<'a> {
-    /// The stripe; 0 for the row of the item.
-    pub stripe: i16,
-    /// How far it was verified before.
-    pub checkpoint: Option<Checkpoint<'a>>,
-    /// What is new.
-    pub links: Vec<Link<'a>>,
-    /// It is broken after that.
+/// How far a chain was verified before.
+pub struct Verified {
+    /// The movement up to which it was verified; 0 where there is none.
+    pub end: ChainEnd,
+    /// The hash of its last segment.
+    pub head: Hash,
+    /// It was broken after that.
     pub broken: bool,
 }
 
-/// Checks an item whose sorted records these are; returns its chains.
-pub fn check<'a>(
-    item: &ItemId,
-    records: &[Record<'a>],
+/// Checks all that was read, and seals what it verifies; returns how many items there are.
+pub fn check(
+    scanned: &Scanned,
+    id_type: IdType,
     extent: CheckExtent<'_>,
-    found: &mut Vec<Discrepancy>,
-) -> Result<Vec<Verified<'a>>> {
-    let is_striped = records.iter().any(|record| record.stripe > 0 && record.is_on_hand());
-    let chains = records.chunk_by(|one, other| one.stripe == other.stripe);
-    chains.map(|records| Chain::new(item, records, extent)?.check(is_striped, found)).collect()
+    sealer: &mut Option<Sealer<'_>>,
+    found: &mut Found,
+) -> Result<i64> {
+    let mut checker = Checker { id_type, extent, sealer, found, chain: None, items: 0 };
+    for part in 0..scanned.files.parts() {
+        each_sorted(&scanned.files, part, |records| checker.take(records))?;
+        checker.end_chain()?;
+    }
+    Ok(checker.items)
 }
 
-struct Chain<'a, 'r> {
-    item: &'r ItemId,
+struct Checker<'a, 's> {
+    id_type: IdType,
+    extent: CheckExtent<'a>,
+    sealer: &'a mut Option<Sealer<'s>>,
+    found: &'a mut Found,
+    /// The chain that is read.
+    chain: Option<Chain<'a>>,
+    items: i64,
+}
+
+impl Checker<'_, '_> {
+    /// Takes the records that come next: of the chain that is read, and of others.
+    fn take(&mut self, records: &[Record<'_>]) -> Result<()> {
+        check_interrupts();
+        for records in records.chunk_by(|one, other| one.is_of_chain_of(other)) {
+            let Some(first) = records.first() else { continue };
+            let is_of = |chain: &Chain<'_>| (chain.stripe, chain.item_bytes.as_slice()) == (first.stripe, first.item);
+            if !self.chain.as_ref().is_some_and(is_of) {
+                self.begin_chain(first)?;
+            }
+            let Some(chain) = &mut self.chain else { continue };
+            for records in records.chunk_by(|one, other| one.place == other.place) {
+                chain.take(records, self.sealer)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_chain(&mut self, first: &Record<'_>) -> Result<()> {
+        let is_same_item = self.chain.as_ref().is_some_and(|chain| chain.item_bytes == first.item);
+        self.items += i64::from(!is_same_item);
+        self.end_chain()?;
+        let item = ItemId::from_bytes(first.item, self.id_type);
+        let item = item.ok_or_else(|| Error::internal("an item in a temporary file is none"))?;
+        self.chain = Some(Chain {
+            item,
+            item_bytes: first.item.to_vec(),
+            stripe: first.stripe,
+            extent: self.extent,
+            is_striped: false,
+            verified: None,
+            sealed: VecDeque::new(),
+            last_sealed: 0,
+            on_hand: None,
+            last: None,
+            explained: false,
+            whole: true,
+            seen: [false; 2],
+            new: NewLinks::after(NOTHING),
+            found: self.found.like(),
+        });
+        Ok(())
+    }
+
+    fn end_chain(&mut self) -> Result<()> {
+        let Some(mut chain) = self.chain.take() else { return Ok(()) };
+        chain.missing_before(None);
+        chain.compare();
+        self.found.append(chain.found);
+        match self.sealer {
+            Some(sealer) => sealer.end(&chain.item, chain.stripe, chain.new, chain.verified.as_ref(), !chain.whole),
+            None => Ok(()),
+        }
+    }
+}
+
+struct Chain<'a> {
+    item: ItemId,
+    item_bytes: Vec<u8>,
     stripe: i16,
-    extent: CheckExtent<'r>,
-    checkpoint: Option<Checkpoint<'a>>,
-    /// What was sealed, by number.
-    sealed: Vec<(i64, &'a [u8])>,
-    /// What was archived, and what the ledger has, by number.
-    movements: Vec<(Link<'a>, bool)>,
-    on_hand: Option<&'a str>,
+    extent: CheckExtent<'a>,
+    is_striped: bool,
+    verified: Option<Verified>,
+    /// What was sealed, by number, as far as it is needed: from the next movement on.
+    sealed: VecDeque<(i64, Hash)>,
+    /// The last number that was sealed.
+    last_sealed: i64,
+    on_hand: Option<String>,
     /// The movement that was seen last.
-    last: Option<Link<'a>>,
+    last: Option<ChainEnd>,
     /// A sealed movement between `last` and the next one is not what it was, which has been reported.
     explained: bool,
     /// No break was found so far that is not known.
     whole: bool,
     /// Movements of the ledger, and of the archive, were seen.
     seen: [bool; 2],
-    links: Vec<Link<'a>>,
-    found: Vec<Discrepancy>,
+    new: NewLinks,
+    found: Found,
 }
 
-impl<'a, 'r> Chain<'a, 'r> {
-    fn new(item: &'r ItemId, records: &[Record<'a>], extent: CheckExtent<'r>) -> Result<Self> {
-        let mut chain = Self {
-            item,
-            stripe: records.first().map_or(0, |record| record.stripe),
-            extent,
-            checkpoint: None,
-            sealed: Vec::new(),
-            movements: Vec::new(),
-            on_hand: None,
-            last: None,
-            explained: false,
-            whole: true,
-            seen: [false; 2],
-            links: Vec::new(),
-            found: Vec::new(),
-        };
-        // An item with very many movements must not end the server where there is no memory for them.
-        let bytes = records.len() * size_of::<(Link<'_>, bool)>();
-        let reserved = chain.movements.try_reserve_exact(records.len());
-        reserved.and_then(|()| chain.links.try_reserve(records.len())).map_err(|_| Error::out_of_memory(bytes))?;
+impl Chain<'_> {
+    /// Takes what there is of one number of movement, or of the chain as a whole.
+    fn take(&mut self, records: &[Record<'_>], sealer: &mut Option<Sealer<'_>>) -> Result<()> {
+        let mut there = Vec::new();
         for record in records {
             match record.what()? {
-                What::Checkpoint(checkpoint) => chain.checkpoint = Some(checkpoint),
-                What::Sealed(movements) => chain.sealed.extend(movements.chunks_exact(SEALED_BYTES).map(numbered)),
-                What::Archived(link) => chain.movements.push((link, true)),
-                What::Movement(link) => chain.movements.push((link, false)),
-                What::OnHand(quantity) => chain.on_hand = Some(quantity),
+                What::Checkpoint(checkpoint) => self.resume(&checkpoint),
+                What::Striped => self.is_striped = true,
+                What::SealedUpTo(last) => self.last_sealed = self.last_sealed.max(last),
+                What::Sealed(movements) => self.add_sealed(movements),
+                What::Archived(link) => there.push((link, true)),
+                What::Movement(link) => there.push((link, false)),
+                What::OnHand(quantity) => self.on_hand = Some(quantity.to_owned()),
             }
         }
-        chain.sealed.sort_by_key(|(id, _)| *id);
-        let verified = chain.checkpoint.map(|checkpoint| checkpoint.last).filter(|last| last.id > 0);
-        chain.last = if extent.full { None } else { verified };
-        Ok(chain)
-    }
-
-    fn check(mut self, is_striped: bool, found: &mut Vec<Discrepancy>) -> Result<Verified<'a>> {
-        let (sealed, movements) = (std::mem::take(&mut self.sealed), std::mem::take(&mut self.movements));
-        let last_sealed = sealed.last().map_or(0, |(id, _)| *id);
-        let (mut sealed, mut there) = (sealed.as_slice(), movements.as_slice());
-        loop {
-            let next =
-                sealed.first().map(|(id, _)| *id).into_iter().chain(there.first().map(|(link, _)| link.id)).min();
-            let Some(id) = next else { break };
-            let (of_sealed, rest) = sealed.split_at(sealed.iter().take_while(|(number, _)| *number == id).count());
-            let (of_there, rest_there) = there.split_at(there.iter().take_while(|(link, _)| link.id == id).count());
-            (sealed, there) = (rest, rest_there);
-            let next = there.first().map(|(link, _)| *link);
-            let number = Number { id, last_sealed, sealed: of_sealed, there: of_there, next };
-            self.number(&number);
+        let Some((Link { id, .. }, _)) = there.first() else { return Ok(()) };
+        self.missing_before(there.first().map(|(link, _)| link));
+        let mut sealed = Vec::new();
+        while let Some((_, hash)) = self.sealed.pop_front_if(|(number, _)| number == id) {
+            sealed.push(hash);
         }
-        self.compare(is_striped);
-        found.append(&mut self.found);
-        let Self { stripe, checkpoint, links, whole, .. } = self;
-        Ok(Verified { stripe, checkpoint, links, broken: !whole })
+        let number = Number { id: *id, last_sealed: self.last_sealed, sealed: &sealed, there: &there };
+        self.number(&number, sealer)
     }
 
-    fn discrepancy(&self, kind: Kind, before: Option<Link<'_>>) -> Discrepancy {
+    fn resume(&mut self, Checkpoint { last, broken }: &Checkpoint<'_>) {
+        let mut end = None;
+        ChainEnd::set(&mut end, last);
+        let Some(end) = end else { return };
+        if end.id > 0 && !self.extent.full {
+            self.last = Some(end.clone());
+        }
+        self.new = NewLinks::after(last.hash);
+        self.verified = Some(Verified { end, head: last.hash, broken: *broken });
+    }
+
+    fn add_sealed(&mut self, movements: &[u8]) {
+        self.sealed.extend(sealed(movements));
+        // What an owner has altered need not be in order.
+        if !self.sealed.iter().is_sorted_by_key(|(number, _)| *number) {
+            self.sealed.make_contiguous().sort_by_key(|(number, _)| *number);
+        }
+    }
+
+    /// The sealed movements before the next one are not there.
+    fn missing_before(&mut self, next: Option<&Link<'_>>) {
+        let is_before = |(number, _): &mut (i64, Hash)| next.is_none_or(|next| *number < next.id);
+        while let Some((id, _)) = self.sealed.pop_front_if(is_before) {
+            // Of one that archiving has left, and of the one that it stands for, the number is the same.
+            while self.sealed.pop_front_if(|(number, _)| *number == id).is_some() {}
+            let discrepancy = self.discrepancy(Kind::MissingMovement, next);
+            let detail = json!({"movement": id});
+            self.found.push(Discrepancy { movement: Some(id), detail, ..discrepancy });
+            self.explained = true;
+        }
+    }
+
+    fn discrepancy(&self, kind: Kind, before: Option<&Link<'_>>) -> Discrepancy {
         Discrepancy {
-            after: self.last.map(|link| (link.id, link.time)),
+            after: self.last.as_ref().map(|link| (link.id, link.time)),
             before: before.map(|link| (link.id, link.time)),
-            ..Discrepancy::new(kind, self.item, self.stripe)
+            ..Discrepancy::new(kind, &self.item, self.stripe)
         }
     }
 
     /// Checks what there is of one number: the movement, and what was sealed and archived of it.
-    fn number(&mut self, number: &Number<'a, '_>) {
-        let verified = self.checkpoint.map_or(0, |checkpoint| checkpoint.last.id);
+    fn number(&mut self, number: &Number<'_>, sealer: &mut Option<Sealer<'_>>) -> Result<()> {
+        let verified = self.verified.as_ref().map_or(0, |verified| verified.end.id);
         let was_sealed = number.id <= verified.max(number.last_sealed);
-        if was_sealed && !self.extent.full {
-            return;
-        }
         let (archived, movement) = (number.one(true), number.one(false));
-        let Some(link) = movement.or(archived) else {
-            self.missing(number);
-            return;
-        };
-        if number.begins_after_archive(&link) && self.seen == [false; 2] {
+        let Some(link) = movement.or(archived).filter(|_| self.extent.full || !was_sealed) else { return Ok(()) };
+        if number.begins_after_archive(link) && self.seen == [false; 2] {
             // What was archived is not in the database any more: the chain begins with what archiving has left.
-            self.found.retain(|found| found.kind != Kind::MissingMovement);
+            self.found = self.found.like();
             self.last = None;
             self.explained = true;
         }
-        let is_left = !self.seen[0] && archived.is_some_and(|archived| number.is_left(&archived, movement));
+        let is_left = !self.seen[0] && archived.is_some_and(|archived| number.is_left(archived, movement));
         let altered = number.altered(is_left, self.extent.all_seals);
         self.seen = [self.seen[0] || movement.is_some(), self.seen[1] || archived.is_some()];
         // What archiving has left begins with nothing; the movement that it stands for is in the archive.
         let began = archived.filter(|_| is_left).unwrap_or(link).old_quantity;
-        let expected = self.last.map_or("0", |last| last.new_quantity);
+        let expected = self.last.as_ref().map_or("0", |last| &last.quantity);
         let is_known = || self.extent.acknowledged.contains(&(self.item.clone(), self.stripe, link.id));
         let broken = Discrepancy::differ(expected, began) && !self.explained && !is_known();
         if let Some(kind) = altered {
@@ -171,26 +239,22 @@ impl<'a, 'r> Chain<'a, 'r> {
         }
         // What follows a movement that was altered or inserted does not begin where it ends.
         self.explained = altered.is_some();
-        if self.whole && !was_sealed {
-            self.links.push(link);
+        if self.whole
+            && !was_sealed
+            && let Some(sealer) = sealer
+        {
+            sealer.add(&self.item, self.stripe, &mut self.new, link)?;
         }
-        self.last = Some(link);
+        ChainEnd::set(&mut self.last, link);
+        Ok(())
     }
 
-    /// A sealed movement is not there.
-    fn missing(&mut self, number: &Number<'_, '_>) {
-        let discrepancy = self.discrepancy(Kind::MissingMovement, number.next);
-        let detail = json!({"movement": number.id});
-        self.found.push(Discrepancy { movement: Some(number.id), detail, ..discrepancy });
-        self.explained = true;
-    }
-
-    fn compare(&mut self, is_striped: bool) {
-        let on_hand = self.on_hand;
-        let last = self.last.filter(|last| self.stripe > 0 || last.mark != Mark::Closing);
-        let balance = last.map(|last| last.new_quantity);
+    fn compare(&mut self) {
+        let on_hand = self.on_hand.as_deref();
+        let last = self.last.as_ref().filter(|last| self.stripe > 0 || last.mark != Mark::Closing);
+        let balance = last.map(|last| last.quantity.as_str());
         // The row of a striped item shows a total, which lags; what the row itself holds is nothing.
-        let (actual, drift) = match (self.stripe, is_striped) {
+        let (actual, drift) = match (self.stripe, self.is_striped) {
             (0, false) => (on_hand, Kind::OnHandDrift),
             (0, true) => (on_hand.map(|_| "0"), Kind::OnHandDrift),
             _ => (on_hand, Kind::StripeDrift),
@@ -211,37 +275,29 @@ impl<'a, 'r> Chain<'a, 'r> {
     }
 }
 
-/// A sealed movement: its number, and its hash.
-fn numbered(movement: &[u8]) -> (i64, &[u8]) {
-    let (number, hash) = movement.split_at(8);
-    (number.iter().fold(0, |number, byte| number << 8 | i64::from(*byte)), hash)
-}
-
 /// What there is of one number of movement.
-struct Number<'a, 's> {
+struct Number<'a> {
     id: i64,
     /// The last number that was sealed.
     last_sealed: i64,
-    sealed: &'s [(i64, &'a [u8])],
+    sealed: &'a [Hash],
     /// The movements of the number, and whether they were archived.
-    there: &'s [(Link<'a>, bool)],
-    /// The movement after it.
-    next: Option<Link<'a>>,
+    there: &'a [(Link<'a>, bool)],
 }
 
-impl<'a> Number<'a, '_> {
+impl<'a> Number<'a> {
     fn is_sealed(&self, link: &Link<'_>) -> bool {
-        self.sealed.iter().any(|(_, hash)| *hash == link.hash)
+        self.sealed.contains(&link.hash)
     }
 
     /// The movement of the archive, or of the ledger: one that was sealed, where there are several.
-    fn one(&self, archived: bool) -> Option<Link<'a>> {
-        let of_table = || self.there.iter().filter(|(_, of)| *of == archived).map(|(link, _)| *link);
+    fn one(&self, archived: bool) -> Option<&'a Link<'a>> {
+        let of_table = || self.there.iter().filter(|(_, of)| *of == archived).map(|(link, _)| link);
         of_table().find(|link| self.is_sealed(link)).or_else(|| of_table().next())
     }
 
     /// Whether the movement of the ledger was left by archiving, with the number of the last one that it archived.
-    fn is_left(&self, archived: &Link<'_>, movement: Option<Link<'_>>) -> bool {
+    fn is_left(&self, archived: &Link<'_>, movement: Option<&Link<'_>>) -> bool {
         self.is_sealed(archived)
             && movement.is_some_and(|left| {
                 left.is_left
@@ -249,7 +305,7 @@ impl<'a> Number<'a, '_> {
                     && !Discrepancy::differ("0", left.old_quantity)
                     && !Discrepancy::differ(archived.new_quantity, left.new_quantity)
                     // A digest may be older than the archiving, which sealed what it left.
-                    && (self.sealed.len() == 1 || self.is_sealed(&left))
+                    && (self.sealed.len() == 1 || self.is_sealed(left))
             })
     }
 

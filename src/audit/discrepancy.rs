@@ -4,7 +4,11 @@ use crate::core::decimal_text;
 use crate::core::item_id::ItemId;
 use crate::core::json::exact;
 use crate::core::quantity::Quantity;
+use crate::pg::report;
 use serde_json::{Value, json};
+
+/// The most discrepancies that are returned; all are counted.
+const MOST_FOUND: usize = 100_000;
 
 /// The kind of a discrepancy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,5 +146,65 @@ impl Discrepancy {
     /// Whether two quantities differ.
     pub fn differ(expected: &str, actual: &str) -> bool {
         !decimal_text::are_equal(expected, actual)
+    }
+}
+
+/// The discrepancies that were found.
+pub struct Found {
+    /// Those that are returned.
+    pub list: Vec<Discrepancy>,
+    /// How many there are; more than in the list where those are too many.
+    pub count: i64,
+    most: usize,
+    is_wanted: fn(Kind) -> bool,
+}
+
+impl Default for Found {
+    fn default() -> Self {
+        Self::up_to(MOST_FOUND)
+    }
+}
+
+impl Found {
+    /// None yet; so many of them are returned at most.
+    pub fn up_to(most: usize) -> Self {
+        Self { list: Vec::new(), count: 0, most, is_wanted: |_| true }
+    }
+
+    /// Those of these kinds.
+    pub fn only(self, is_wanted: fn(Kind) -> bool) -> Self {
+        Self { is_wanted, ..self }
+    }
+
+    /// None yet, and of the same kinds as these.
+    pub fn like(&self) -> Self {
+        Self::up_to(self.most).only(self.is_wanted)
+    }
+
+    /// Adds one.
+    pub fn push(&mut self, found: Discrepancy) {
+        if (self.is_wanted)(found.kind) {
+            self.count += 1;
+            if self.list.len() < self.most {
+                self.list.push(found);
+            }
+        }
+    }
+
+    /// Adds others.
+    pub fn append(&mut self, others: Self) {
+        self.count += others.count;
+        self.list.extend(others.list.into_iter().take(self.most.saturating_sub(self.list.len())));
+    }
+
+    /// Those that are returned, with a warning where they are not all.
+    pub fn returned(self) -> Vec<Discrepancy> {
+        if self.count > i64::try_from(self.list.len()).unwrap_or(i64::MAX) {
+            report::warning(
+                &format!("{} discrepancies were found, of which not all are returned", self.count),
+                "Look at those that are returned first; most have one cause.",
+            );
+        }
+        self.list
     }
 }

@@ -5,9 +5,8 @@
 
 use crate::audit::access::require_member;
 use crate::audit::chain::{self, Acknowledged, CheckExtent};
-use crate::audit::discrepancy::{Discrepancy, Kind};
+use crate::audit::discrepancy::{Discrepancy, Found, Kind};
 use crate::audit::kept::{self, Finished, acknowledged, keep_run};
-use crate::audit::records;
 use crate::audit::scan::{self, Origin, ScanScope};
 use crate::audit::tables::{self, Audited};
 use crate::core::error::{Error, Result};
@@ -160,17 +159,10 @@ impl Reconciliation<'_> {
                 movements: 0,
             };
             let scanned = scan::read(self.spi, &self.stock.names, self.audited, &scope)?;
-            let bytes = scanned.files.read(0)?;
-            let records = records::sorted(&bytes)?;
-            let mut found = Vec::new();
-            chain::check(
-                self.item,
-                &records,
-                CheckExtent { full, all_seals: false, acknowledged: &known },
-                &mut found,
-            )?;
-            found.retain(|found| !found.kind.is_of_seals());
-            Ok(found)
+            let mut found = Found::up_to(usize::MAX).only(|kind| !kind.is_of_seals());
+            let extent = CheckExtent { full, all_seals: false, acknowledged: &known };
+            chain::check(&scanned, self.audited.id_type, extent, &mut None, &mut found)?;
+            Ok(found.list)
         })
     }
 

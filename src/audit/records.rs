@@ -1,9 +1,19 @@
-//! What is known of each chain, as records in temporary files: written one by one, read part by part.
+//! What is known of each chain, as records in temporary files: written one by one, read in the order of chains.
+//!
+//! A part of the files is sorted in memory where it is small; one with very many movements of an item is sorted by
+//! PostgreSQL, and read in pieces.
 
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
 use crate::core::seal::{Hash, NOTHING};
+use crate::pg::sort::Sort;
 use crate::pg::temp_files::TempFiles;
+use std::io::Read;
+
+/// The most bytes of a part that are sorted in memory; four times as much as most parts have.
+const IN_MEMORY: usize = 16 << 20;
+/// The bytes of a larger part that are read at once.
+const PIECE: usize = 4 << 20;
 
 /// The bytes of a sealed movement: its number and its hash.
 pub const SEALED_BYTES: usize = 40;
@@ -43,6 +53,31 @@ pub struct Link<'a> {
     pub hash: Hash,
 }
 
+/// The movement that a chain ends with, so far.
+#[derive(Clone, Debug)]
+pub struct ChainEnd {
+    /// Its number.
+    pub id: i64,
+    /// When it was written.
+    pub time: i64,
+    /// Whether it removes the item.
+    pub mark: Mark,
+    /// The quantity after it.
+    pub quantity: String,
+}
+
+impl ChainEnd {
+    /// The chain ends with this movement now.
+    pub fn set(end: &mut Option<Self>, link: &Link<'_>) {
+        let Link { id, time, mark, new_quantity, .. } = *link;
+        // Its memory is used again: this is done for every movement.
+        let mut quantity = end.take().map_or_else(String::new, |end| end.quantity);
+        quantity.clear();
+        quantity.push_str(new_quantity);
+        *end = Some(Self { id, time, mark, quantity });
+    }
+}
+
 /// How far a chain is verified.
 #[derive(Clone, Copy, Debug)]
 pub struct Checkpoint<'a> {
@@ -57,6 +92,10 @@ pub struct Checkpoint<'a> {
 pub enum What<'a> {
     /// How far the chain is verified.
     Checkpoint(Checkpoint<'a>),
+    /// The item has stripes: said of the chain of its row, which comes before theirs.
+    Striped,
+    /// Movements up to this number were sealed.
+    SealedUpTo(i64),
     /// Movements that were sealed together: of each its number and its hash.
     Sealed(&'a [u8]),
     /// A movement that was archived.
@@ -82,12 +121,14 @@ pub struct Record<'a> {
     rest: &'a [u8],
 }
 
-/// Kinds sort as they are needed: checkpoint and sealed movements come first.
+/// Kinds sort as they are needed.
 const CHECKPOINT: u8 = 0;
-const SEALED: u8 = 1;
-const ARCHIVED: u8 = 2;
-const MOVEMENT: u8 = 3;
-const ON_HAND: u8 = 4;
+const STRIPED: u8 = 1;
+const SEALED_UP_TO: u8 = 2;
+const SEALED: u8 = 3;
+const ARCHIVED: u8 = 4;
+const MOVEMENT: u8 = 5;
+const ON_HAND: u8 = 6;
 
 /// What is true of a movement, as bits.
 const CLOSING: u8 = 1;
@@ -110,6 +151,8 @@ impl<'a> Record<'a> {
                     let broken = reader.flag()?;
                     What::Checkpoint(Checkpoint { last: reader.link(id)?, broken })
                 }
+                STRIPED => What::Striped,
+                SEALED_UP_TO => What::SealedUpTo(reader.number()?),
                 SEALED => What::Sealed(self.rest),
                 ARCHIVED => What::Archived(reader.link(self.place)?),
                 MOVEMENT => What::Movement(reader.link(self.place)?),
@@ -120,9 +163,9 @@ impl<'a> Record<'a> {
         read().ok_or_else(broken_file)
     }
 
-    /// Whether it is a quantity that is there.
-    pub fn is_on_hand(&self) -> bool {
-        self.kind == ON_HAND
+    /// Whether both are of one chain.
+    pub fn is_of_chain_of(&self, other: &Record<'_>) -> bool {
+        (self.prefix, self.stripe, self.item) == (other.prefix, other.stripe, other.item)
     }
 }
 
@@ -143,12 +186,23 @@ impl Writer {
         Self { files, buffer: Vec::new() }
     }
 
+    /// Adds movements that were sealed together: of each its number and its hash.
+    pub fn add_sealed(&mut self, item: &ItemId, stripe: i16, movements: &[u8]) {
+        if let Some(last) = sealed(movements).map(|(number, _)| number).max() {
+            self.add(item, stripe, What::SealedUpTo(last));
+            self.add(item, stripe, What::Sealed(movements));
+        }
+    }
+
     /// Adds a record.
     pub fn add(&mut self, item: &ItemId, stripe: i16, what: What<'_>) {
         let part = item.lock_word() as usize % self.files.parts();
         let (place, kind) = match &what {
             What::Checkpoint(_) => (i64::MIN, CHECKPOINT),
-            What::Sealed(_) => (i64::MIN, SEALED),
+            What::Striped => (i64::MIN, STRIPED),
+            What::SealedUpTo(_) => (i64::MIN, SEALED_UP_TO),
+            // They are needed from the first of them on; what an owner has altered need not be in order.
+            What::Sealed(movements) => (sealed(movements).map(|(id, _)| id).min().unwrap_or(i64::MIN), SEALED),
             What::Archived(link) => (link.id, ARCHIVED),
             What::Movement(link) => (link.id, MOVEMENT),
             What::OnHand(_) => (i64::MAX, ON_HAND),
@@ -157,8 +211,9 @@ impl Writer {
         self.buffer.clear();
         self.buffer.extend([0; 4]);
         self.bytes(&item.to_bytes());
-        self.buffer.extend(stripe.to_be_bytes());
-        self.buffer.extend(place.to_be_bytes());
+        // As bytes they sort as numbers do.
+        self.buffer.extend((stripe ^ i16::MIN).to_be_bytes());
+        self.buffer.extend((place ^ i64::MIN).to_be_bytes());
         self.buffer.push(kind);
         match what {
             What::Checkpoint(Checkpoint { last, broken }) => {
@@ -166,6 +221,8 @@ impl Writer {
                 self.buffer.push(u8::from(broken));
                 self.link(&last);
             }
+            What::Striped => {}
+            What::SealedUpTo(last) => self.buffer.extend(last.to_be_bytes()),
             What::Sealed(movements) => self.buffer.extend(movements),
             What::Archived(link) | What::Movement(link) => self.link(&link),
             What::OnHand(quantity) => self.buffer.extend(quantity.as_bytes()),
@@ -193,15 +250,62 @@ impl Writer {
     }
 }
 
-/// Reads the records of a part, sorted.
-pub fn sorted(bytes: &[u8]) -> Result<Vec<Record<'_>>> {
+/// Sealed movements: the number and the hash of each.
+pub fn sealed(movements: &[u8]) -> impl Iterator<Item = (i64, Hash)> {
+    movements.chunks_exact(SEALED_BYTES).filter_map(|movement| {
+        let mut reader = Unread(movement);
+        Some((reader.number()?, reader.array()?))
+    })
+}
+
+/// Reads the records of a part in the order of chains, all at once or in pieces; what there is of one number of
+/// movement in a chain comes together.
+pub fn each_sorted(files: &TempFiles, part: usize, mut act: impl FnMut(&[Record<'_>]) -> Result<()>) -> Result<()> {
+    if files.size(part) <= IN_MEMORY {
+        let bytes = files.read(part)?;
+        let mut records = read(&bytes)?;
+        records.sort_unstable_by(|one, other| one.sort_key().cmp(&other.sort_key()));
+        return act(&records);
+    }
+    let mut sort = Sort::begin();
+    let mut reader = files.reader(part);
+    let mut record = Vec::new();
+    for _ in 0..files.records(part) {
+        let mut length = [0; 4];
+        reader.read_exact(&mut length).map_err(|_| broken_file())?;
+        record.resize(u32::from_be_bytes(length) as usize, 0);
+        reader.read_exact(&mut record).map_err(|_| broken_file())?;
+        sort.add(&record)?;
+    }
+    let (mut piece, mut last) = (Vec::with_capacity(PIECE), 0);
+    sort.each(|record| {
+        let number = number_of(record).ok_or_else(broken_file)?;
+        if piece.len() > PIECE && number_of(&piece[last..]).ok_or_else(broken_file)? != number {
+            act(&read(&piece)?)?;
+            piece.clear();
+        }
+        piece.extend((record.len() as u32).to_be_bytes());
+        last = piece.len();
+        piece.extend(record);
+        Ok(())
+    })?;
+    act(&read(&piece)?)
+}
+
+/// The first bytes of a record, which say what number of movement in what chain it is about.
+fn number_of(record: &[u8]) -> Option<&[u8]> {
+    let item = Unread(record).array().map(u32::from_be_bytes)?;
+    record.get(..4 + item as usize + size_of::<i16>() + size_of::<i64>())
+}
+
+/// The records in bytes.
+fn read(bytes: &[u8]) -> Result<Vec<Record<'_>>> {
     let mut reader = Unread(bytes);
     let mut records = Vec::new();
     while !reader.0.is_empty() {
         records.try_reserve(1).map_err(|_| Error::out_of_memory(bytes.len()))?;
         records.push(reader.record().ok_or_else(broken_file)?);
     }
-    records.sort_unstable_by(|one, other| one.sort_key().cmp(&other.sort_key()));
     Ok(records)
 }
 
@@ -250,8 +354,8 @@ impl<'a> Unread<'a> {
         let mut prefix = [0; 16];
         let length = item.len().min(prefix.len());
         prefix[..length].copy_from_slice(&item[..length]);
-        let stripe = record.array().map(i16::from_be_bytes)?;
-        let place = record.number()?;
+        let stripe = record.array().map(i16::from_be_bytes)? ^ i16::MIN;
+        let place = record.number()? ^ i64::MIN;
         let [kind] = record.array()?;
         Some(Record { prefix: u128::from_be_bytes(prefix), item, stripe, place, kind, rest: record.0 })
     }

@@ -2,29 +2,26 @@
 
 use crate::audit::access::{as_owner, as_owner_of_all};
 use crate::audit::chain::{self, Acknowledged, CheckExtent};
-use crate::audit::discrepancy::Discrepancy;
+use crate::audit::discrepancy::{Discrepancy, Found};
 use crate::audit::kept::{Finished, acknowledged, keep_run};
 use crate::audit::scan::{self, Origin, ScanScope, hash_of};
 use crate::audit::sealing::{Previous, Sealer};
+use crate::audit::seals;
 use crate::audit::tables::{self, Audited};
-use crate::audit::{records, seals};
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
 use crate::core::seal::NOTHING;
 use crate::pg::Oid;
 use crate::pg::args::Arg;
 use crate::pg::relation;
-use crate::pg::report;
 use crate::pg::role::current_role;
 use crate::pg::spi::Connection;
-use crate::pg::transaction::{check_interrupts, is_read_only, next_transaction, with_new_snapshot};
+use crate::pg::transaction::{is_read_only, next_transaction, with_new_snapshot};
 use crate::statements::audit::{self as statements, AuditNames};
 use crate::table::attachment::Attachment;
 use serde_json::{Value, json};
 
-/// The most discrepancies that are returned; all are counted.
-const MOST_FOUND: usize = 100_000;
-/// The most of them that are kept with the run, and described by the movement before which they arose.
+/// The most discrepancies that are kept with the run, and described by the movement before which they arose.
 const MOST_KEPT: usize = 10_000;
 /// With more broken items than this, the whole ledger is read.
 const MOST_BROKEN: usize = 10_000;
@@ -40,7 +37,7 @@ pub fn audit(key: Option<&str>, full: bool) -> Result<Vec<Discrepancy>> {
         let run = Run { spi, stock, audited: &audited, item: item.as_ref(), full, role };
         match &audited.tables {
             Some(tables) if may_write => run.keeping(tables),
-            _ => with_new_snapshot(|| run.check(&Origin::First, &mut None)).map(|checked| checked.found),
+            _ => with_new_snapshot(|| run.check(&Origin::First, &mut None)).map(|checked| checked.found.returned()),
         }
     };
     if full { as_owner_of_all(audit) } else { as_owner(audit) }
@@ -57,9 +54,7 @@ struct Run<'a> {
 }
 
 struct Checked {
-    found: Vec<Discrepancy>,
-    /// How many there are; more than `found` where those are too many.
-    discrepancies: i64,
+    found: Found,
     movements: i64,
     items: i64,
 }
@@ -87,8 +82,8 @@ impl Run<'_> {
             full: self.full,
             movements: checked.movements,
             items: checked.items,
-            discrepancies: checked.discrepancies,
-            found: checked.found.iter().take(MOST_KEPT).map(Discrepancy::to_json).collect(),
+            discrepancies: checked.found.count,
+            found: checked.found.list.iter().take(MOST_KEPT).map(Discrepancy::to_json).collect(),
             item: self.item,
             position,
             next_transaction,
@@ -97,13 +92,7 @@ impl Run<'_> {
             seal: seal.as_ref(),
         };
         keep_run(spi, tables, &finished)?;
-        if checked.discrepancies > i64::try_from(checked.found.len()).unwrap_or(i64::MAX) {
-            report::warning(
-                &format!("{} discrepancies were found, of which not all are returned", checked.discrepancies),
-                "Look at those that are returned first; most have one cause.",
-            );
-        }
-        Ok(checked.found)
+        Ok(checked.found.returned())
     }
 
     fn start(&self, tables: &AuditNames) -> Result<Origin> {
@@ -138,34 +127,16 @@ impl Run<'_> {
         let all_seals = self.full && audited.tables.is_some();
         let full = self.full || audited.tables.is_none();
         let extent = CheckExtent { full, all_seals, acknowledged: &acknowledged };
-        let mut checked = Checked { found: Vec::new(), discrepancies: 0, movements: scanned.movements, items: 0 };
+        let mut found = Found::default();
         if self.full
             && self.item.is_none()
             && let Some(tables) = &audited.tables
         {
-            checked.found.extend(seals::altered(spi, audited, tables, i64::MAX)?);
-            checked.discrepancies = checked.found.len() as i64;
+            seals::altered(spi, audited, tables, i64::MAX, &mut found)?;
         }
-        for part in 0..scanned.files.parts() {
-            let bytes = scanned.files.read(part)?;
-            let records = records::sorted(&bytes)?;
-            for records in records.chunk_by(|one, other| one.item == other.item) {
-                let id = records.first().and_then(|record| ItemId::from_bytes(record.item, audited.id_type));
-                let id = id.ok_or_else(|| Error::internal("an item in a temporary file is none"))?;
-                let mut found = Vec::new();
-                let chains = chain::check(&id, records, extent, &mut found)?;
-                checked.items += 1;
-                checked.discrepancies += found.len() as i64;
-                found.truncate(MOST_FOUND.saturating_sub(checked.found.len()));
-                checked.found.extend(found);
-                if let Some(sealer) = sealer {
-                    chains.iter().try_for_each(|chain| sealer.add(&id, chain))?;
-                }
-            }
-            check_interrupts();
-        }
-        self.describe(&mut checked.found)?;
-        Ok(checked)
+        let items = chain::check(&scanned, audited.id_type, extent, sealer, &mut found)?;
+        self.describe(&mut found.list)?;
+        Ok(Checked { found, movements: scanned.movements, items })
     }
 
     /// About how many items there are.

@@ -114,7 +114,9 @@ impl Scan<'_> {
         let types = [id, SqlType::Int2, SqlType::Numeric];
         self.spi.cursor(&statements::stripes(self.names, one), &args).each(&types, |row| {
             let stripe = row.small(1).ok_or_else(|| Error::internal("a stripe has no number"))?;
-            self.writer.add(&row.item(0)?, stripe, What::OnHand(&row.decimal(2)?));
+            let item = row.item(0)?;
+            self.writer.add(&item, 0, What::Striped);
+            self.writer.add(&item, stripe, What::OnHand(&row.decimal(2)?));
             Ok(())
         })
     }
@@ -155,7 +157,7 @@ impl Scan<'_> {
         let sql = statements::sealed(self.names, tables, self.scope.item.is_some());
         self.spi.cursor(&sql, &args).in_batches_of(FEW).each(&types, |row| {
             let (item, stripe) = (row.item(0)?, row.small(1).unwrap_or(0));
-            self.writer.add(&item, stripe, What::Sealed(&row.bytes(2).unwrap_or_default()));
+            self.writer.add_sealed(&item, stripe, &row.bytes(2).unwrap_or_default());
             Ok(())
         })
     }

@@ -1,7 +1,7 @@
 //! Seals what was verified: segments of chains, a tree over them, and the seal that follows the one before.
 
 use crate::audit::chain::Verified;
-use crate::audit::records::{Link, Mark, SEALED_BYTES};
+use crate::audit::records::{ChainEnd, Link, Mark, SEALED_BYTES, sealed};
 use crate::audit::tables::Audited;
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
@@ -39,6 +39,26 @@ pub struct Sealer<'a> {
     places: i64,
 }
 
+/// What is new in a chain: what was verified, and is not in a segment yet.
+pub struct NewLinks {
+    /// The hash of the segment before.
+    head: Hash,
+    /// The first movement; none where there is none.
+    first: Option<i64>,
+    tree: Tree,
+    /// Of each movement its number and its hash.
+    movements: Vec<u8>,
+    /// The last movement, also when it is in a segment.
+    end: Option<ChainEnd>,
+}
+
+impl NewLinks {
+    /// Nothing, after a segment with this hash.
+    pub fn after(head: Hash) -> Self {
+        Self { head, first: None, tree: Tree::default(), movements: Vec::new(), end: None }
+    }
+}
+
 struct NewSegment {
     place: i64,
     item: ItemId,
@@ -55,10 +75,7 @@ struct NewSegment {
 struct NewChain {
     item: ItemId,
     stripe: i16,
-    movement: i64,
-    mark: Mark,
-    quantity: String,
-    time: i64,
+    end: ChainEnd,
     head: Hash,
     broken: bool,
 }
@@ -79,61 +96,61 @@ impl<'a> Sealer<'a> {
         }
     }
 
-    /// Seals what is new in a chain.
-    pub fn add(&mut self, item: &ItemId, chain: &Verified<'_>) -> Result<()> {
-        let mut head = chain.checkpoint.map_or(NOTHING, |checkpoint| checkpoint.last.hash);
-        for links in chain.links.chunks(MOST_MOVEMENTS) {
-            head = self.add_segment(item, chain.stripe, links, head)?;
-        }
-        let was_broken = chain.checkpoint.is_some_and(|checkpoint| checkpoint.broken);
-        if !chain.links.is_empty() || chain.broken != was_broken {
-            let last = chain.links.last().copied().or(chain.checkpoint.map(|checkpoint| checkpoint.last));
-            self.chains.push(NewChain {
-                item: item.clone(),
-                stripe: chain.stripe,
-                movement: last.map_or(0, |last| last.id),
-                mark: last.map_or(Mark::Other, |last| last.mark),
-                quantity: last.map_or_else(|| "0".to_owned(), |last| last.new_quantity.to_owned()),
-                time: last.map_or(0, |last| last.time),
-                head,
-                broken: chain.broken,
-            });
-        }
-        if self.bytes > BATCH_BYTES || self.chains.len() >= BATCH_ROWS {
-            self.write();
+    /// Seals a movement, the next one of what is new in a chain.
+    pub fn add(&mut self, item: &ItemId, stripe: i16, new: &mut NewLinks, link: &Link<'_>) -> Result<()> {
+        new.first.get_or_insert(link.id);
+        new.tree.push(link.hash);
+        new.movements.extend(link.id.to_be_bytes());
+        new.movements.extend(link.hash);
+        ChainEnd::set(&mut new.end, link);
+        if new.movements.len() < MOST_MOVEMENTS * SEALED_BYTES { Ok(()) } else { self.end_segment(item, stripe, new) }
+    }
+
+    /// Seals the rest of what is new in a chain, and keeps how far it was verified.
+    pub fn end(
+        &mut self,
+        item: &ItemId,
+        stripe: i16,
+        mut new: NewLinks,
+        verified: Option<&Verified>,
+        broken: bool,
+    ) -> Result<()> {
+        self.end_segment(item, stripe, &mut new)?;
+        let was_broken = verified.is_some_and(|verified| verified.broken);
+        if new.end.is_some() || broken != was_broken {
+            let end = new.end.or_else(|| verified.map(|verified| verified.end.clone()));
+            let nothing = || ChainEnd { id: 0, time: 0, mark: Mark::Other, quantity: "0".to_owned() };
+            let (item, end) = (item.clone(), end.unwrap_or_else(nothing));
+            self.chains.push(NewChain { item, stripe, end, head: new.head, broken });
+            if self.chains.len() >= BATCH_ROWS {
+                self.write();
+            }
         }
         Ok(())
     }
 
     /// Seals a movement that archiving has left.
     pub fn add_left(&mut self, item: &ItemId, stripe: i16, link: &Link<'_>) -> Result<()> {
-        self.add_segment(item, stripe, &[*link], NOTHING)?;
-        if self.bytes > BATCH_BYTES || self.segments.len() >= BATCH_ROWS {
-            self.write();
-        }
-        Ok(())
+        let mut new = NewLinks::after(NOTHING);
+        self.add(item, stripe, &mut new, link)?;
+        self.end_segment(item, stripe, &mut new)
     }
 
-    fn add_segment(&mut self, item: &ItemId, stripe: i16, links: &[Link<'_>], previous: Hash) -> Result<Hash> {
-        let (Some(first), Some(last)) = (links.first(), links.last()) else { return Ok(previous) };
-        let mut tree = Tree::default();
-        let mut movements = Vec::with_capacity(links.len() * SEALED_BYTES);
-        for link in links {
-            tree.push(link.hash);
-            movements.extend(link.id.to_be_bytes());
-            movements.extend(link.hash);
-        }
-        let count = i64::try_from(links.len()).map_err(|_| Error::internal("a segment is too long"))?;
+    fn end_segment(&mut self, item: &ItemId, stripe: i16, new: &mut NewLinks) -> Result<()> {
+        let (Some(first), Some(last)) = (new.first.take(), &new.end) else { return Ok(()) };
+        let (tree, movements) = (std::mem::take(&mut new.tree), std::mem::take(&mut new.movements));
+        let count = i64::try_from(movements.len() / SEALED_BYTES);
+        let count = count.map_err(|_| Error::internal("a segment is too long"))?;
         let segment = Segment {
             item: &item.to_string(),
             stripe,
-            first: first.id,
+            first,
             last: last.id,
             count,
-            quantity: last.new_quantity,
-            previous,
+            quantity: &last.quantity,
+            previous: new.head,
             root: tree.root(),
-            numbers: seal::numbers(links.iter().map(|link| link.id)),
+            numbers: seal::numbers(sealed(&movements).map(|(number, _)| number)),
         };
         let head = segment.hash();
         self.tree.push(head);
@@ -143,16 +160,20 @@ impl<'a> Sealer<'a> {
             place: self.places,
             item: item.clone(),
             stripe,
-            first: first.id,
+            first,
             last: last.id,
-            quantity: last.new_quantity.to_owned(),
-            previous,
+            quantity: last.quantity.clone(),
+            previous: new.head,
             root: segment.root,
             head,
             movements,
         });
+        new.head = head;
         self.places += 1;
-        Ok(head)
+        if self.bytes > BATCH_BYTES || self.segments.len() >= BATCH_ROWS {
+            self.write();
+        }
+        Ok(())
     }
 
     /// Writes what is waiting, in a connection of its own, which frees its memory.
@@ -189,14 +210,14 @@ impl<'a> Sealer<'a> {
         let id_type = self.audited.id_type;
         let chains = std::mem::take(&mut self.chains);
         if !chains.is_empty() {
-            let kind = |new: &NewChain| if new.mark == Mark::Closing { "closing" } else { "" }.to_owned();
+            let kind = |new: &NewChain| if new.end.mark == Mark::Closing { "closing" } else { "" }.to_owned();
             let args = [
                 Arg::items(chains.iter().map(|new| &new.item), id_type),
                 Arg::owned(chains.iter().map(|new| new.stripe).collect::<Vec<_>>()),
-                Arg::owned(chains.iter().map(|new| new.movement).collect::<Vec<_>>()),
+                Arg::owned(chains.iter().map(|new| new.end.id).collect::<Vec<_>>()),
                 Arg::owned(chains.iter().map(kind).collect::<Vec<_>>()),
-                Arg::owned(chains.iter().map(|new| new.quantity.clone()).collect::<Vec<_>>()),
-                Arg::owned(chains.iter().map(|new| new.time).collect::<Vec<_>>()),
+                Arg::owned(chains.iter().map(|new| new.end.quantity.clone()).collect::<Vec<_>>()),
+                Arg::owned(chains.iter().map(|new| new.end.time).collect::<Vec<_>>()),
                 Arg::byte_strings(chains.iter().map(|new| new.head.as_slice())),
                 Arg::owned(chains.iter().map(|new| new.broken).collect::<Vec<_>>()),
             ];

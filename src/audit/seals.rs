@@ -2,8 +2,8 @@
 
 use crate::audit::access::{as_owner, as_owner_of_all};
 use crate::audit::chain::{self, Acknowledged, CheckExtent};
-use crate::audit::discrepancy::Discrepancy;
-use crate::audit::records::{self, SEALED_BYTES};
+use crate::audit::discrepancy::{Discrepancy, Found, Kind};
+use crate::audit::records::SEALED_BYTES;
 use crate::audit::scan::{self, FEW, Movement, Origin, ScanScope, hash_of};
 use crate::audit::tables::{self, Audited};
 use crate::core::error::{Error, Result};
@@ -11,7 +11,7 @@ use crate::core::item_id::ItemId;
 use crate::core::seal::{self, Hash, NOTHING, PathStep, Seal, Segment, Tree, hex};
 use crate::pg::args::Arg;
 use crate::pg::spi::{Connection, RowValues};
-use crate::pg::transaction::{check_interrupts, with_new_snapshot};
+use crate::pg::transaction::with_new_snapshot;
 use crate::pg::types::SqlType;
 use crate::statements::audit::{self as statements, AuditNames, Range};
 use serde_json::{Value, json};
@@ -52,7 +52,8 @@ pub fn verify(digest: &Value) -> Result<Vec<Discrepancy>> {
             return Ok(vec![Discrepancy::of_seal(number, "there are no seals", None)]);
         };
         with_new_snapshot(|| {
-            let mut found = altered(spi, &audited, tables, number)?;
+            let mut found = Found::default().only(Kind::is_of_seals);
+            altered(spi, &audited, tables, number, &mut found)?;
             let kept = seals(spi, tables, number)?;
             match kept.iter().find(|kept| kept.seal.number == number) {
                 Some(kept) if kept.hash == hash => {}
@@ -73,19 +74,8 @@ pub fn verify(digest: &Value) -> Result<Vec<Discrepancy>> {
             let scanned = scan::read(spi, &stock.names, &audited, &scope)?;
             let acknowledged = Acknowledged::new();
             let extent = CheckExtent { full: true, all_seals: false, acknowledged: &acknowledged };
-            for part in 0..scanned.files.parts() {
-                let bytes = scanned.files.read(part)?;
-                let records = records::sorted(&bytes)?;
-                for records in records.chunk_by(|one, other| one.item == other.item) {
-                    let id = records.first().and_then(|record| ItemId::from_bytes(record.item, audited.id_type));
-                    let id = id.ok_or_else(|| Error::internal("an item in a temporary file is none"))?;
-                    let mut of_item = Vec::new();
-                    chain::check(&id, records, extent, &mut of_item)?;
-                    found.extend(of_item.into_iter().filter(|found| found.kind.is_of_seals()));
-                }
-                check_interrupts();
-            }
-            Ok(found)
+            chain::check(&scanned, audited.id_type, extent, &mut None, &mut found)?;
+            Ok(found.returned())
         })
     })
 }
@@ -204,9 +194,8 @@ impl KeptSegment {
 }
 
 /// What was altered in the seals up to one, and in what they keep.
-pub fn altered(spi: &Connection, audited: &Audited, tables: &AuditNames, up_to: i64) -> Result<Vec<Discrepancy>> {
+pub fn altered(spi: &Connection, audited: &Audited, tables: &AuditNames, up_to: i64, found: &mut Found) -> Result<()> {
     let kept = seals(spi, tables, up_to)?;
-    let mut found = Vec::new();
     let mut previous = NOTHING;
     for (number, Kept { seal, hash }) in (1_i64..).zip(&kept) {
         if seal.number != number || seal.previous != previous || seal.hash() != *hash {
@@ -238,7 +227,7 @@ pub fn altered(spi: &Connection, audited: &Audited, tables: &AuditNames, up_to: 
             found.push(Discrepancy::of_seal(number, "what was sealed is not complete, or was altered", None));
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 /// The proof that a movement is in the newest seal.

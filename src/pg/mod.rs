@@ -21,6 +21,7 @@ pub mod role;
 pub mod session_key;
 pub mod settings;
 pub mod shared_memory;
+pub mod sort;
 pub mod spi;
 pub mod system_catalog;
 pub mod temp_files;

@@ -12,6 +12,7 @@ import pytest
 
 from auditing import audit, digest, history, past_the_triggers, run, verify
 from shop import ONE, TWO, Aside, item, sell, shop, until, until_waiting
+from striped import RC, SERIALIZABLE, in_isolation
 
 MOVEMENTS = int(os.environ.get("MOVEMENTS", "20000"))
 ITEMS = 60
@@ -123,6 +124,25 @@ def test_the_next_audit_waits_for_the_transaction_of_the_one_before(db, conn):
         first.commit()
         assert later.result() == []
     assert conn.execute("SELECT count(*), count(seal) FROM inventory_audit").fetchone() == (2, 1)
+
+
+@pytest.mark.parametrize(("level", "fails"), [(SERIALIZABLE, True), (RC, False)])
+def test_an_audit_in_a_serializable_transaction_can_fail_a_serializable_sale(db, conn, level, fails):
+    """The shop reads when it was audited last, and sells; the audit reads the stock. Neither may be the first."""
+    audit(conn)
+    shop_session, auditor = in_isolation(db, SERIALIZABLE), in_isolation(db, level)
+    shop_session.execute("SELECT max(run_id) FROM inventory_audit").fetchone()
+    assert audit(auditor) == []
+    sell(shop_session, ONE, 1)
+    auditor.commit()
+    if fails:
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            shop_session.commit()
+    else:
+        shop_session.commit()
+    sold = conn.execute("SELECT count(*) FROM inventory_movement WHERE kind = 'sale'").fetchone()[0]
+    assert sold == (0 if fails else 1)
+    assert audit(conn, full=True) == []
 
 
 def test_an_audit_that_is_rolled_back_leaves_nothing(db, conn):

@@ -6,7 +6,6 @@ and headers of any shape fail no sale, unless they say an actor or a key that ca
 """
 
 import json
-import re
 import subprocess
 
 import psycopg
@@ -14,9 +13,9 @@ import pytest
 
 from attack_parties import failed, outcome, reason
 from books import audit, keys_kept, lines, movements, order, refused_call
+from memory import MB, peak
 from shop import ONE, TWO, UNKNOWN, attach, item, left, refused, sell, shop, stock_of, stock_table
 
-MB = 1024 * 1024
 NUL = "\\u0000"
 LONGEST, TOO_LONG = "ä" * 127 + "x", "ä" * 128
 HUGE = "x" * (8 * MB)
@@ -203,14 +202,6 @@ def test_a_shop_whose_clients_tried_a_nul_can_be_dumped_and_restored(db, conn):
                 audit(copy)
         finally:
             server.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def peak(conn) -> int:
-    """The most memory the backend has ever had, less what it shares, in bytes."""
-    with open(f"/proc/{conn.info.backend_pid}/status") as status:
-        text = status.read()
-    kilobytes = {name: int(size) for name, size in re.findall(r"(VmHWM|RssShmem|RssFile):\s+(\d+) kB", text)}
-    return 1024 * (kilobytes["VmHWM"] - kilobytes["RssShmem"] - kilobytes["RssFile"])
 
 
 LINE = f'{{"inventory_id": "{ONE}", "quantity": 1}}'

@@ -6,12 +6,12 @@ a schema whose name PostgreSQL reads as another one holds no stock table.
 """
 
 import json
-import re
 import time
 
 import pytest
 
 from books import call
+from memory import MB, peak
 from owner_shop import LEDGER, ONE, STOCK, TOTALS, TWO, Stranger, grant_execute, open_store
 from shop import Aside, attach, fill, item, left, refused, refused_attach, refused_sale, sell, until
 
@@ -89,20 +89,13 @@ TOO_LARGE = {
 }
 
 
-def peak(conn) -> int:
-    """The most memory that the backend has ever had of its own, in bytes."""
-    with open(f"/proc/{conn.info.backend_pid}/status") as status:
-        sizes = dict(re.findall(r"(VmHWM|RssShmem|RssFile):\s+(\d+) kB", status.read()))
-    return 1024 * (int(sizes["VmHWM"]) - int(sizes["RssShmem"]) - int(sizes["RssFile"]))
-
-
 def assert_measured(conn, act):
     """Refused at once, and without memory for what is in it."""
     conn.execute("SET statement_timeout = '2s'")
     before, begin = peak(conn), time.monotonic()
     refusal = act()
     assert time.monotonic() - begin < 2
-    assert peak(conn) - before < 16 * 2**20
+    assert peak(conn) - before < 16 * MB
     assert refusal.sqlstate == "22023" and refusal.hint
     assert len(refusal.message) + len(refusal.detail) < 2000
 

@@ -12,10 +12,10 @@ import re
 
 import pytest
 
+from memory import MB
 from shop import item, left, shop
 
 ITEMS = 10_000
-MB = 1024 * 1024
 
 LOOP = """DO $$ BEGIN
     FOR i IN 0 .. {calls} - 1 LOOP

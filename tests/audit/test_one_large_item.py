@@ -1,0 +1,105 @@
+"""An item with very many movements is audited in little memory, and its faults are placed as those of a small one."""
+
+import random
+
+import pytest
+
+from auditing import audit, digest, past_the_triggers, run, verify
+from memory import MB, peak
+from shop import ONE, TWO, refused, shop
+
+# Its records have 50 MB; those of an item up to 16 MB are sorted in memory.
+SALES = 400_000
+FAULTS = 40
+
+
+@pytest.fixture
+def conn(db):
+    """A shop whose first item was sold SALES times, by two stripes in turn and by its row before."""
+    conn = db.connect()
+    shop(conn, {ONE: SALES + 5, TWO: 20})
+    sales = "INSERT INTO inventory_movement (inventory_id, stripe, kind, old_quantity, new_quantity, actor) SELECT"
+    half, quarter = SALES // 2, SALES // 4
+    past_the_triggers(
+        conn,
+        f"{sales} '{ONE}', NULL, 'sale', q, q - 1, 'till' FROM generate_series({SALES + 5}, {half + 6}, -1) AS q",
+        f"UPDATE inventory SET quantity = {half + 5} WHERE id = '{ONE}'",
+    )
+    conn.execute("SELECT stripe_inventory(%s, 2)", (str(ONE),))
+    first = conn.execute("SELECT quantity FROM inventory_stripe WHERE stripe = 1").fetchone()[0]
+    past_the_triggers(
+        conn,
+        f"{sales} '{ONE}', s, 'sale', q - n, q - n - 1, 'till' FROM generate_series(0, {quarter - 1}) AS n,"
+        f" (VALUES (1, {first}), (2, {half + 5 - first})) AS _ (s, q) ORDER BY n, s",
+        f"UPDATE inventory_stripe SET quantity = quantity - {quarter}",
+        f"UPDATE inventory SET quantity = 5 WHERE id = '{ONE}'",
+    )
+    conn.execute("VACUUM ANALYZE inventory_movement")
+    return conn
+
+
+def test_an_item_with_very_many_movements_needs_little_memory(db, conn):
+    """Each movement needed 430 bytes: these, 172 MB, and 10,000,000 of an item more than a small server has."""
+    for act in (
+        lambda auditor: audit(auditor),
+        lambda auditor: audit(auditor, ONE, full=True),
+        lambda auditor: verify(auditor, digest(auditor)),
+        lambda auditor: audit(auditor, full=True),
+    ):
+        with db.connect() as auditor:
+            before = peak(auditor)
+            assert act(auditor) == []
+            assert peak(auditor) - before < 64 * MB
+    newest, sealing = run(conn), conn.execute("SELECT max(sealed) FROM inventory_audit").fetchone()[0]
+    assert newest[1] == sealing, "all movements are sealed, once, and read again"
+    assert sealing > SALES
+
+
+def test_faults_anywhere_in_a_large_item_are_placed_between_the_right_two_movements(conn):
+    """Also where the pieces in which it is read begin and end: these are not known here, so there are many faults."""
+    seed = random.SystemRandom().getrandbits(32)
+    print("seed", seed)
+    assert audit(conn) == []
+    chains = conn.execute("SELECT array_agg(movement_id ORDER BY movement_id) FROM inventory_movement GROUP BY stripe")
+    chains = [chain for (chain,) in chains.fetchall() if len(chain) > FAULTS]
+    assert len(chains) == 3
+    expected, statements = [], []
+    for chain in chains:
+        # Neither the ends, nor two that are side by side.
+        for place in random.Random(seed).sample(range(3, len(chain) - 3, 3), FAULTS):
+            before, there, after = chain[place - 1 : place + 2]
+            if place % 2:
+                statements.append(f"DELETE FROM inventory_movement WHERE movement_id = {there}")
+                expected.append(("missing_movement", before, after))
+            else:
+                statements.append(f"UPDATE inventory_movement SET actor = 'me' WHERE movement_id = {there}")
+                expected.append(("altered_movement", before, there))
+    past_the_triggers(conn, *statements)
+    found = audit(conn, full=True)
+    assert sorted((row[0], *row[-2:]) for row in found) == sorted(expected)
+    assert len(verify(conn, digest(conn))) == len(expected)
+
+
+def test_what_is_not_sealed_of_a_large_item_is_placed_too(conn):
+    chain = conn.execute(
+        "SELECT array_agg(movement_id ORDER BY movement_id) FROM inventory_movement WHERE stripe = 2"
+    ).fetchone()[0]
+    place = len(chain) // 2
+    past_the_triggers(conn, f"DELETE FROM inventory_movement WHERE movement_id = {chain[place]}")
+    for full in (False, True):
+        [found] = audit(conn, full=full)
+        assert (found[0], found[2], *found[-2:]) == ("broken_chain", 2, chain[place - 1], chain[place + 1])
+    sealed = conn.execute("SELECT sum(sealed)::bigint FROM inventory_audit").fetchone()[0]
+    movements = conn.execute("SELECT count(*) FROM inventory_movement").fetchone()[0]
+    assert movements - sealed == len(chain) - place - 1, "the chains are sealed up to the break"
+
+
+def test_files_of_a_large_item_count_for_the_limit_of_temporary_files(conn):
+    """They end with the audit that is refused. 300 bytes for each movement are enough."""
+    conn.execute("SET temp_file_limit = '40MB'")
+    assert refused(conn, "SELECT * FROM audit_inventory()").sqlstate == "53400"
+    files = "SELECT count(*) FROM pg_ls_tmpdir() WHERE name ~ %s"
+    assert conn.execute(files, (rf"^pgsql_tmp{conn.info.backend_pid}\.",)).fetchone()[0] == 0
+    conn.execute(f"SET temp_file_limit = '{300 * SALES // 1024}kB'")
+    assert audit(conn) == []
+    assert audit(conn, full=True) == [], "also with what was sealed"
