@@ -1,9 +1,9 @@
 //! Checks chains, movement by movement, and what is on hand; gives what it has verified to be sealed.
 
-use crate::audit::discrepancy::{Discrepancy, Found, Kind};
+use crate::audit::discrepancy::{Discrepancy, Findings, Kind};
 use crate::audit::records::{ChainEnd, Checkpoint, Link, Mark, Record, What, each_sorted, sealed};
 use crate::audit::scan::Scanned;
-use crate::audit::sealing::{NewLinks, Sealer};
+use crate::audit::sealing::{NewLinks, Sealer, Verified};
 use crate::core::error::{Error, Result};
 use crate::core::item_id::{IdType, ItemId};
 use crate::core::seal::{Hash, NOTHING};
@@ -26,23 +26,13 @@ pub struct CheckExtent<'a> {
     pub acknowledged: &'a Acknowledged,
 }
 
-/// How far a chain was verified before.
-pub struct Verified {
-    /// The movement up to which it was verified; 0 where there is none.
-    pub end: ChainEnd,
-    /// The hash of its last segment.
-    pub head: Hash,
-    /// It was broken after that.
-    pub broken: bool,
-}
-
 /// Checks all that was read, and seals what it verifies; returns how many items there are.
 pub fn check(
     scanned: &Scanned,
     id_type: IdType,
     extent: CheckExtent<'_>,
     sealer: &mut Option<Sealer<'_>>,
-    found: &mut Found,
+    found: &mut Findings,
 ) -> Result<i64> {
     let mut checker = Checker { id_type, extent, sealer, found, chain: None, items: 0 };
     for part in 0..scanned.files.parts() {
@@ -56,7 +46,7 @@ struct Checker<'a, 's> {
     id_type: IdType,
     extent: CheckExtent<'a>,
     sealer: &'a mut Option<Sealer<'s>>,
-    found: &'a mut Found,
+    found: &'a mut Findings,
     /// The chain that is read.
     chain: Option<Chain<'a>>,
     items: i64,
@@ -72,7 +62,7 @@ impl Checker<'_, '_> {
             if !self.chain.as_ref().is_some_and(is_of) {
                 self.begin_chain(first)?;
             }
-            let Some(chain) = &mut self.chain else { continue };
+            let chain = self.chain.as_mut().ok_or_else(|| Error::internal("no chain is checked"))?;
             for records in records.chunk_by(|one, other| one.place == other.place) {
                 chain.take(records, self.sealer)?;
             }
@@ -139,7 +129,7 @@ struct Chain<'a> {
     /// Movements of the ledger, and of the archive, were seen.
     seen: [bool; 2],
     new: NewLinks,
-    found: Found,
+    found: Findings,
 }
 
 impl Chain<'_> {

@@ -150,7 +150,7 @@ impl Discrepancy {
 }
 
 /// The discrepancies that were found.
-pub struct Found {
+pub struct Findings {
     /// Those that are returned.
     pub list: Vec<Discrepancy>,
     /// How many there are; more than in the list where those are too many.
@@ -159,13 +159,13 @@ pub struct Found {
     is_wanted: fn(Kind) -> bool,
 }
 
-impl Default for Found {
+impl Default for Findings {
     fn default() -> Self {
         Self::up_to(MOST_FOUND)
     }
 }
 
-impl Found {
+impl Findings {
     /// None yet; so many of them are returned at most.
     pub fn up_to(most: usize) -> Self {
         Self { list: Vec::new(), count: 0, most, is_wanted: |_| true }

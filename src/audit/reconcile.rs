@@ -5,7 +5,7 @@
 
 use crate::audit::access::require_member;
 use crate::audit::chain::{self, Acknowledged, CheckExtent};
-use crate::audit::discrepancy::{Discrepancy, Found, Kind};
+use crate::audit::discrepancy::{Discrepancy, Findings, Kind};
 use crate::audit::kept::{self, Finished, acknowledged, keep_run};
 use crate::audit::scan::{self, Origin, ScanScope};
 use crate::audit::tables::{self, Audited};
@@ -159,7 +159,7 @@ impl Reconciliation<'_> {
                 movements: 0,
             };
             let scanned = scan::read(self.spi, &self.stock.names, self.audited, &scope)?;
-            let mut found = Found::up_to(usize::MAX).only(|kind| !kind.is_of_seals());
+            let mut found = Findings::up_to(usize::MAX).only(|kind| !kind.is_of_seals());
             let extent = CheckExtent { full, all_seals: false, acknowledged: &known };
             chain::check(&scanned, self.audited.id_type, extent, &mut None, &mut found)?;
             Ok(found.list)

@@ -2,7 +2,7 @@
 
 use crate::audit::access::{as_owner, as_owner_of_all};
 use crate::audit::chain::{self, Acknowledged, CheckExtent};
-use crate::audit::discrepancy::{Discrepancy, Found};
+use crate::audit::discrepancy::{Discrepancy, Findings};
 use crate::audit::kept::{Finished, acknowledged, keep_run};
 use crate::audit::scan::{self, Origin, ScanScope, hash_of};
 use crate::audit::sealing::{Previous, Sealer};
@@ -54,7 +54,7 @@ struct Run<'a> {
 }
 
 struct Checked {
-    found: Found,
+    found: Findings,
     movements: i64,
     items: i64,
 }
@@ -127,7 +127,7 @@ impl Run<'_> {
         let all_seals = self.full && audited.tables.is_some();
         let full = self.full || audited.tables.is_none();
         let extent = CheckExtent { full, all_seals, acknowledged: &acknowledged };
-        let mut found = Found::default();
+        let mut found = Findings::default();
         if self.full
             && self.item.is_none()
             && let Some(tables) = &audited.tables

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 /// The digits of a hash in a name.
 const HASH_DIGITS: usize = 8;
 
-/// The name of a job: cut, and told from others by a part of its hash, where pg_cron would cut it.
+/// The name of a job: cut, and distinguished from others by a part of its hash, where pg_cron would cut it.
 fn job_name(table: &str) -> String {
     let name = format!("audit of {table}");
     if name.len() <= MAX_NAME_BYTES {

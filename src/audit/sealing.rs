@@ -1,6 +1,5 @@
 //! Seals what was verified: segments of chains, a tree over them, and the seal that follows the one before.
 
-use crate::audit::chain::Verified;
 use crate::audit::records::{ChainEnd, Link, Mark, SEALED_BYTES, sealed};
 use crate::audit::tables::Audited;
 use crate::core::error::{Error, Result};
@@ -37,6 +36,16 @@ pub struct Sealer<'a> {
     /// The movements that are sealed.
     pub movements: i64,
     places: i64,
+}
+
+/// How far a chain was verified before.
+pub struct Verified {
+    /// The movement up to which it was verified; 0 where there is none.
+    pub end: ChainEnd,
+    /// The hash of its last segment.
+    pub head: Hash,
+    /// It was broken after that.
+    pub broken: bool,
 }
 
 /// What is new in a chain: what was verified, and is not in a segment yet.

@@ -2,7 +2,7 @@
 
 use crate::audit::access::{as_owner, as_owner_of_all};
 use crate::audit::chain::{self, Acknowledged, CheckExtent};
-use crate::audit::discrepancy::{Discrepancy, Found, Kind};
+use crate::audit::discrepancy::{Discrepancy, Findings, Kind};
 use crate::audit::records::SEALED_BYTES;
 use crate::audit::scan::{self, FEW, Movement, Origin, ScanScope, hash_of};
 use crate::audit::tables::{self, Audited};
@@ -52,7 +52,7 @@ pub fn verify(digest: &Value) -> Result<Vec<Discrepancy>> {
             return Ok(vec![Discrepancy::of_seal(number, "there are no seals", None)]);
         };
         with_new_snapshot(|| {
-            let mut found = Found::default().only(Kind::is_of_seals);
+            let mut found = Findings::default().only(Kind::is_of_seals);
             altered(spi, &audited, tables, number, &mut found)?;
             let kept = seals(spi, tables, number)?;
             match kept.iter().find(|kept| kept.seal.number == number) {
@@ -194,7 +194,13 @@ impl KeptSegment {
 }
 
 /// What was altered in the seals up to one, and in what they keep.
-pub fn altered(spi: &Connection, audited: &Audited, tables: &AuditNames, up_to: i64, found: &mut Found) -> Result<()> {
+pub fn altered(
+    spi: &Connection,
+    audited: &Audited,
+    tables: &AuditNames,
+    up_to: i64,
+    found: &mut Findings,
+) -> Result<()> {
     let kept = seals(spi, tables, up_to)?;
     let mut previous = NOTHING;
     for (number, Kept { seal, hash }) in (1_i64..).zip(&kept) {

@@ -15,6 +15,7 @@ use crate::pg::types::SqlType;
 use crate::pg::writability::identity_sequence;
 use crate::statements::archive;
 use crate::statements::audit::{self as statements, AuditNames};
+use crate::statements::audit_tables;
 use crate::statements::companions;
 use crate::table::attachment::Attachment;
 use crate::table::beside_ledger::{self, ARCHIVE, Beside, LedgerHome};
@@ -128,10 +129,11 @@ pub fn open_any(spi: &Connection, stock: &Attachment, may_create: bool) -> Resul
     let names = AuditNames { runs, chains, segments };
     let mut found = find()?;
     if found == 0 && may_create {
-        let sql = statements::create_tables(&names, stock.names.id_type);
+        let sql = audit_tables::create_tables(&names, stock.names.id_type);
         for ((sql, name), comment) in sql.iter().zip(names.all()).zip(COMMENTS) {
             create(spi, sql, name, comment)?;
         }
+        spi.once(&audit_tables::keep_uncompressed(&names), &[]);
         found = find()?;
     }
     // Beside the first audit, which makes them, a reader may see some.

@@ -1,6 +1,6 @@
 //! Numbers as the texts that PostgreSQL prints, of any length: for quantities that no statement of ours has written.
 
-/// Whether two numbers are equal, whatever zeros they end with. NaN equals itself.
+/// Whether two numbers are equal, without regard to the zeros they end with. NaN equals itself.
 pub fn are_equal(one: &str, other: &str) -> bool {
     one == other || canonical(one) == canonical(other)
 }

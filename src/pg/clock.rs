@@ -1,4 +1,4 @@
-//! The clock that all processes of the machine share and nobody sets.
+//! The monotonic clock that all processes of the machine share.
 
 /// Nanoseconds since a moment that is the same for all processes.
 pub fn nanoseconds() -> u64 {

@@ -70,7 +70,7 @@ static REQUEST_HEADERS: GucSetting<bool> = GucSetting::<bool>::new(false);
 // 10,000: an order of a wholesaler; its locks are held until commit, so more should be several orders.
 static MAX_BATCH_LINES: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 
-// on: what nobody counted cannot be looked up afterwards; docs/benchmark.md has what it costs.
+// on: what was not counted cannot be looked up afterwards; docs/benchmark.md has what it costs.
 static TRACK: GucSetting<bool> = GucSetting::<bool>::new(true);
 
 // 100: so many items have each more than a hundredth of all waits, or of all refusals.
@@ -228,7 +228,7 @@ pub fn define() {
     reserve_prefix();
 }
 
-/// The settings of statistics and log, which are the superuser's: nobody is to hide what he does.
+/// The settings of statistics and log, which are the superuser's: no role must hide its own calls.
 fn define_statistics() {
     let flags = [
         (

@@ -188,8 +188,8 @@ unsafe extern "C-unwind" fn process_exits(_code: i32, _nothing: pg_sys::Datum) {
 /// The functions of PostgreSQL that end a statement, or a session, from outside.
 const STOPS: [&str; 3] = ["ProcessInterrupts", "ProcessRecoveryConflictInterrupt", "ProcessRecoveryConflictInterrupts"];
 
-/// Whether an error says that the statement is to end: nobody goes on after that. The SQLSTATE alone does not say so,
-/// for code of users can raise any. A lock that was waited for too long ends what wanted it.
+/// Whether an error says that the statement is to end. The SQLSTATE alone does not say so, for code of users can raise
+/// any. A lock that was waited for too long ends what wanted it.
 fn is_stop(caught: &CaughtError) -> bool {
     let CaughtError::PostgresError(report) = caught else { return false };
     // SAFETY: the error is on PostgreSQL's stack.

@@ -43,11 +43,12 @@ fn audit_names() -> audit::AuditNames {
 fn of_the_audit(names: &Names) -> Vec<(&'static str, Sql)> {
     let (ledger, tables, id_type) = ("shop.stock_movement", audit_names(), names.id_type);
     let sales = audit::Sales { table: "shop.sale", reference: "receipt", item: "item", quantity: "units" };
-    let [runs, chains, segments] = audit::create_tables(&tables, id_type);
+    let [runs, chains, segments] = audit_tables::create_tables(&tables, id_type);
     vec![
-        ("audit::create_tables, 1", runs),
-        ("audit::create_tables, 2", chains),
-        ("audit::create_tables, 3", segments),
+        ("audit_tables::create_tables, 1", runs),
+        ("audit_tables::create_tables, 2", chains),
+        ("audit_tables::create_tables, 3", segments),
+        ("audit_tables::keep_uncompressed", audit_tables::keep_uncompressed(&tables)),
         ("audit::comment", audit::comment(&tables.runs, "The audits.")),
         ("audit::oid_of", audit::oid_of()),
         ("audit::movements", audit::movements(ledger, id_type, audit::Range::All, true)),

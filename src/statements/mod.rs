@@ -8,6 +8,7 @@ pub mod advice;
 pub mod archive;
 pub mod attach;
 pub mod audit;
+pub mod audit_tables;
 pub mod catalog;
 pub mod companions;
 pub mod layout;

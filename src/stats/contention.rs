@@ -97,7 +97,7 @@ pub fn waited(memory: SharedMemory, table: Oid, id: &ItemId) -> bool {
     is_contended && has_lasted && words[PAUSED].load(Ordering::Relaxed) < now
 }
 
-/// The item could not be divided: for so long nobody is to try again.
+/// The item could not be divided: how long no session tries again.
 pub fn pause(memory: SharedMemory, table: Oid, id: &ItemId, pause: Duration) {
     if let Some(words) = find(memory, hash(table, id)) {
         let until = clock::nanoseconds() + u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX / 2);

@@ -52,7 +52,8 @@ pub fn divide_contended(spi: &Connection, stock: &Attachment, id: &ItemId, quant
         return Ok(false);
     }
     let divide = || -> Result<bool> {
-        // The item is locked: nobody is to wait for who has one of these tables. Without a worker it stayed divided.
+        // The item is locked: no session must wait for the holder of one of these tables. Without a worker it would
+        // stay divided.
         if !are_free(stock) || !totals::start_worker(stock.owner) || !try_note_striped(spi, stock)? {
             return Ok(false);
         }

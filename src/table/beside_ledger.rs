@@ -76,7 +76,7 @@ impl LedgerHome {
         format!("{}.{}", self.quoted, system_catalog::quoted(&self.bare(suffix)))
     }
 
-    /// A name that would be too long is cut, and told from others that begin alike by a part of its hash.
+    /// A name that would be too long is cut, and distinguished from others that begin alike by a part of its hash.
     fn bare(&self, suffix: &str) -> String {
         if self.base.len() + suffix.len() <= MAX_NAME_BYTES {
             return format!("{}{suffix}", self.base);

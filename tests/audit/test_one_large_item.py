@@ -103,3 +103,10 @@ def test_files_of_a_large_item_count_for_the_limit_of_temporary_files(conn):
     conn.execute(f"SET temp_file_limit = '{300 * SALES // 1024}kB'")
     assert audit(conn) == []
     assert audit(conn, full=True) == [], "also with what was sealed"
+
+
+def test_hashes_are_not_compressed_in_vain(conn):
+    """PostgreSQL would try it with every segment."""
+    assert audit(conn) == []
+    column = "attrelid = 'inventory_audit_segment'::regclass AND attname = 'movements'"
+    assert conn.execute(f"SELECT attstorage FROM pg_attribute WHERE {column}").fetchone() == ("e",)

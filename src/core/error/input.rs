@@ -30,7 +30,7 @@ impl Error {
         )
     }
 
-    /// `22023`: a key names an item by at most 255 bytes, so that nobody could sell it.
+    /// `22023`: a key names an item by at most 255 bytes, so that no call could sell it.
     pub fn long_id(bytes: usize) -> Box<Self> {
         Self::new(
             "22023",
