@@ -1,15 +1,16 @@
 //! Checks chains, movement by movement, and what is on hand; gives what it has verified to be sealed.
 
 use crate::audit::discrepancy::{Discrepancy, Findings, Kind};
-use crate::audit::records::{ChainEnd, Checkpoint, Link, Mark, Record, What, each_sorted, sealed};
+use crate::audit::records::{ChainEnd, Checkpoint, Link, Mark, Record, What, each_sorted};
 use crate::audit::scan::Scanned;
+use crate::audit::sealed_queue::SealedQueue;
 use crate::audit::sealing::{NewLinks, Sealer, Verified};
 use crate::core::error::{Error, Result};
 use crate::core::item_id::{IdType, ItemId};
 use crate::core::seal::{Hash, NOTHING};
 use crate::pg::transaction::check_interrupts;
 use serde_json::json;
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 
 /// The breaks that a reconciliation has acknowledged: item, stripe, and the movement that does not begin where the one
 /// before ended.
@@ -83,7 +84,7 @@ impl Checker<'_, '_> {
             extent: self.extent,
             is_striped: false,
             verified: None,
-            sealed: VecDeque::new(),
+            sealed: SealedQueue::default(),
             last_sealed: 0,
             on_hand: None,
             last: None,
@@ -116,7 +117,7 @@ struct Chain<'a> {
     is_striped: bool,
     verified: Option<Verified>,
     /// What was sealed, by number, as far as it is needed: from the next movement on.
-    sealed: VecDeque<(i64, Hash)>,
+    sealed: SealedQueue,
     /// The last number that was sealed.
     last_sealed: i64,
     on_hand: Option<String>,
@@ -141,7 +142,7 @@ impl Chain<'_> {
                 What::Checkpoint(checkpoint) => self.resume(&checkpoint),
                 What::Striped => self.is_striped = true,
                 What::SealedUpTo(last) => self.last_sealed = self.last_sealed.max(last),
-                What::Sealed(movements) => self.add_sealed(movements),
+                What::Sealed(movements) => self.sealed.add(movements),
                 What::Archived(link) => there.push((link, true)),
                 What::Movement(link) => there.push((link, false)),
                 What::OnHand(quantity) => self.on_hand = Some(quantity.to_owned()),
@@ -150,7 +151,7 @@ impl Chain<'_> {
         let Some((Link { id, .. }, _)) = there.first() else { return Ok(()) };
         self.missing_before(there.first().map(|(link, _)| link));
         let mut sealed = Vec::new();
-        while let Some((_, hash)) = self.sealed.pop_front_if(|(number, _)| number == id) {
+        while let Some((_, hash)) = self.sealed.take_if(|number| number == *id) {
             sealed.push(hash);
         }
         let number = Number { id: *id, last_sealed: self.last_sealed, sealed: &sealed, there: &there };
@@ -168,20 +169,12 @@ impl Chain<'_> {
         self.verified = Some(Verified { end, head: last.hash, broken: *broken });
     }
 
-    fn add_sealed(&mut self, movements: &[u8]) {
-        self.sealed.extend(sealed(movements));
-        // What an owner has altered need not be in order.
-        if !self.sealed.iter().is_sorted_by_key(|(number, _)| *number) {
-            self.sealed.make_contiguous().sort_by_key(|(number, _)| *number);
-        }
-    }
-
     /// The sealed movements before the next one are not there.
     fn missing_before(&mut self, next: Option<&Link<'_>>) {
-        let is_before = |(number, _): &mut (i64, Hash)| next.is_none_or(|next| *number < next.id);
-        while let Some((id, _)) = self.sealed.pop_front_if(is_before) {
+        let is_before = |number| next.is_none_or(|next| number < next.id);
+        while let Some((id, _)) = self.sealed.take_if(is_before) {
             // Of one that archiving has left, and of the one that it stands for, the number is the same.
-            while self.sealed.pop_front_if(|(number, _)| *number == id).is_some() {}
+            while self.sealed.take_if(|number| number == id).is_some() {}
             let discrepancy = self.discrepancy(Kind::MissingMovement, next);
             let detail = json!({"movement": id});
             self.found.push(Discrepancy { movement: Some(id), detail, ..discrepancy });

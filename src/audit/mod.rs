@@ -18,6 +18,7 @@ pub mod run;
 pub mod sales;
 pub mod scan;
 pub mod schedule;
+pub mod sealed_queue;
 pub mod sealing;
 pub mod seals;
 pub mod tables;

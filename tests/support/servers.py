@@ -30,6 +30,12 @@ PUBLISHED = "inventory, inventory_movement, inventory_request, inventory_stripe,
 _numbers = itertools.count(1)
 
 
+def flushed(conn):
+    """The position of all that is committed now, which is flushed: the totals worker commits without waiting for it."""
+    conn.execute("SELECT pg_logical_emit_message(true, 'flush', '')")
+    return conn.execute("SELECT pg_current_wal_flush_lsn()").fetchone()[0]
+
+
 class Standby(Server):
     """A hot standby made by pg_basebackup; it follows its primary until it is promoted."""
 
@@ -45,7 +51,7 @@ class Standby(Server):
     def catch_up(self):
         """Returns when all that the primary has committed so far can be read here."""
         with psycopg.connect(self.primary.dsn(), autocommit=True) as there:
-            written = there.execute("SELECT pg_current_wal_lsn()").fetchone()[0]
+            written = flushed(there)
         with psycopg.connect(self.dsn(), autocommit=True) as here:
             replayed = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
             until(lambda: here.execute(replayed, (written,)).fetchone()[0], "the standby has replayed what was written")
@@ -114,7 +120,7 @@ def subscribe(publisher, subscriber, publication="shop", options=""):
 def in_sync(publisher, subscriber):
     """Returns when the subscriber has confirmed all that is committed on the publisher now."""
     with publisher.connect() as conn:
-        written = conn.execute("SELECT pg_current_wal_lsn()").fetchone()[0]
+        written = flushed(conn)
         confirmed = "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s"
         until(
             lambda: conn.execute(confirmed, (written, subscriber.name)).fetchone()[0],
