@@ -54,7 +54,7 @@ fn audit_inventory(
             found.before.map(|(id, _)| id),
             moment(found.after),
             moment(found.before).or(Some(now)),
-            to_server(&spaced(&found.detail)),
+            to_server(&spaced(&found.detail())),
         )
     }))
 }
@@ -91,7 +91,7 @@ fn verify_inventory(
     let found = counted(Function::VerifyInventory, || verify(p_digest)).unwrap_or_else(|error| error.raise());
     TableIterator::new(found.into_iter().map(|found| {
         let (kind, item) = (to_server(found.kind.name()), text_of(found.item.as_ref()));
-        (kind, found.movement, item, to_server(&spaced(&found.detail)))
+        (kind, found.movement, item, to_server(&spaced(&found.detail())))
     }))
 }
 

@@ -9,7 +9,6 @@ use crate::core::error::{Error, Result};
 use crate::core::item_id::{IdType, ItemId};
 use crate::core::seal::{Hash, NOTHING};
 use crate::pg::transaction::check_interrupts;
-use serde_json::json;
 use std::collections::HashSet;
 
 /// The breaks that a reconciliation has acknowledged: item, stripe, and the movement that does not begin where the one
@@ -154,6 +153,7 @@ impl Chain<'_> {
         while let Some((_, hash)) = self.sealed.take_if(|number| number == *id) {
             sealed.push(hash);
         }
+        sealed.sort_unstable();
         let number = Number { id: *id, last_sealed: self.last_sealed, sealed: &sealed, there: &there };
         self.number(&number, sealer)
     }
@@ -176,8 +176,7 @@ impl Chain<'_> {
             // Of one that archiving has left, and of the one that it stands for, the number is the same.
             while self.sealed.take_if(|number| number == id).is_some() {}
             let discrepancy = self.discrepancy(Kind::MissingMovement, next);
-            let detail = json!({"movement": id});
-            self.found.push(Discrepancy { movement: Some(id), detail, ..discrepancy });
+            self.found.push(Discrepancy { movement: Some(id), ..discrepancy });
             self.explained = true;
         }
     }
@@ -211,8 +210,7 @@ impl Chain<'_> {
         let is_known = || self.extent.acknowledged.contains(&(self.item.clone(), self.stripe, link.id));
         let broken = Discrepancy::differ(expected, began) && !self.explained && !is_known();
         if let Some(kind) = altered {
-            let detail = json!({"movement": link.id});
-            let found = Discrepancy { movement: Some(link.id), detail, ..self.discrepancy(kind, Some(link)) };
+            let found = Discrepancy { movement: Some(link.id), ..self.discrepancy(kind, Some(link)) };
             self.found.push(found);
         } else if broken {
             let (expected, actual) = (Some(expected.to_owned()), Some(began.to_owned()));
@@ -263,6 +261,7 @@ struct Number<'a> {
     id: i64,
     /// The last number that was sealed.
     last_sealed: i64,
+    /// The hashes that were sealed under it, in their order.
     sealed: &'a [Hash],
     /// The movements of the number, and whether they were archived.
     there: &'a [(Link<'a>, bool)],
@@ -270,7 +269,7 @@ struct Number<'a> {
 
 impl<'a> Number<'a> {
     fn is_sealed(&self, link: &Link<'_>) -> bool {
-        self.sealed.contains(&link.hash)
+        self.sealed.binary_search(&link.hash).is_ok()
     }
 
     /// The movement of the archive, or of the ledger: one that was sealed, where there are several.

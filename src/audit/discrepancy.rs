@@ -85,10 +85,10 @@ pub struct Discrepancy {
     pub after: Option<(i64, i64)>,
     /// The movement before which it arose, and when that was written.
     pub before: Option<(i64, i64)>,
-    /// The movement that it is about, where that is another one than `before`; the number of a seal.
+    /// The sealed movement that it is about.
     pub movement: Option<i64>,
-    /// Facts for a reader.
-    pub detail: Value,
+    /// Facts for a reader, beside the movement.
+    pub facts: Value,
 }
 
 impl Discrepancy {
@@ -103,7 +103,7 @@ impl Discrepancy {
             after: None,
             before: None,
             movement: None,
-            detail: Value::Null,
+            facts: Value::Null,
         }
     }
 
@@ -118,7 +118,7 @@ impl Discrepancy {
             after: None,
             before: None,
             movement: None,
-            detail: json!({"seal": number, "problem": message}),
+            facts: json!({"seal": number, "problem": message}),
         }
     }
 
@@ -132,6 +132,18 @@ impl Discrepancy {
         Some(difference.to_string())
     }
 
+    /// Facts for a reader. They are made here, because very many discrepancies may be in memory.
+    pub fn detail(&self) -> Value {
+        match (self.facts.clone(), self.movement) {
+            (facts, None) => facts,
+            (Value::Object(mut facts), Some(movement)) => {
+                facts.insert("movement".to_owned(), movement.into());
+                Value::Object(facts)
+            }
+            (_, Some(movement)) => json!({"movement": movement}),
+        }
+    }
+
     /// As it is kept with the run.
     pub fn to_json(&self) -> Value {
         let number = |text: &Option<String>| text.as_deref().map(exact);
@@ -139,7 +151,7 @@ impl Discrepancy {
             "kind": self.kind.name(), "inventory_id": self.item.as_ref().map(ItemId::to_json), "stripe": self.stripe,
             "expected": number(&self.expected), "actual": number(&self.actual),
             "difference": number(&self.difference()), "after_movement": self.after.map(|(id, _)| id),
-            "before_movement": self.before.map(|(id, _)| id), "detail": self.detail,
+            "before_movement": self.before.map(|(id, _)| id), "detail": self.detail(),
         })
     }
 

@@ -12,6 +12,9 @@ use crate::statements::audit::{self as statements, AuditNames};
 use crate::table::attachment::Attachment;
 use serde_json::Value;
 
+/// The most discrepancies that are kept with a run, and described by the movement before which they arose.
+pub const MOST_KEPT: usize = 10_000;
+
 /// A run that has done its work.
 pub struct Finished<'a> {
     /// audit, reconciliation or archive.

@@ -5,7 +5,7 @@ use crate::core::error::Result;
 use crate::pg::Oid;
 use crate::pg::args::Moment;
 use crate::pg::lock::{TableLock, try_lock_table};
-use crate::pg::lookup::{self, NewestColumns, key_index};
+use crate::pg::lookup::{self, NewestColumns, key_index_among};
 use crate::pg::relation;
 use crate::pg::spi::connected;
 use crate::pg::system_catalog::column_named;
@@ -50,6 +50,6 @@ fn newest_run(runs: Oid) -> Option<(Moment, i64)> {
     let number = |name| Some(column_named(runs, name)?.number);
     let columns =
         NewestColumns { kind: number("kind")?, moment: number("finished_at")?, count: number("discrepancies")? };
-    let key = key_index(runs, number("run_id")?)?;
+    let key = key_index_among(runs, number("run_id")?, |index| try_lock_table(index, TableLock::AccessShare))?;
     lookup::newest(runs, &key, "audit", &columns).map(|(moment, discrepancies)| (Moment(moment), discrepancies))
 }

@@ -6,7 +6,7 @@
 use crate::audit::access::require_member;
 use crate::audit::chain::{self, Acknowledged, CheckExtent};
 use crate::audit::discrepancy::{Discrepancy, Findings, Kind};
-use crate::audit::kept::{self, Finished, acknowledged, keep_run};
+use crate::audit::kept::{self, Finished, MOST_KEPT, acknowledged, keep_run};
 use crate::audit::scan::{self, Origin, ScanScope};
 use crate::audit::tables::{self, Audited};
 use crate::core::error::{Error, Result};
@@ -71,7 +71,10 @@ pub fn reconcile(key: &str, trust: Trust, apply: bool, context: &CallContext) ->
             require_number();
             work.lock()?;
         }
-        let found = work.found(rests_on.as_ref().is_some_and(|audit| audit.is_full))?;
+        let mut found = work.found(rests_on.as_ref().is_some_and(|audit| audit.is_full))?;
+        if let Some(audit) = rests_on.as_ref().filter(|audit| audit.is_cut) {
+            found.truncate(audit.of_stock().count());
+        }
         let steps = found.iter().map(|found| work.step(found)).collect::<Result<Vec<_>>>()?;
         let run = match rests_on {
             Some(audit) if !steps.is_empty() => Some(work.apply(&audit, &found, &steps, context)?),
@@ -119,6 +122,18 @@ struct NewestAudit {
     is_full: bool,
     /// What it found of the item.
     found: Vec<Value>,
+    /// It found more, of this item or of others.
+    is_cut: bool,
+}
+
+impl NewestAudit {
+    /// What it found beside what was sealed.
+    fn of_stock(&self) -> impl Iterator<Item = &Value> {
+        self.found.iter().filter(|value| {
+            let kind = value.get("kind").and_then(Value::as_str);
+            !Kind::ALL.iter().any(|known| known.is_of_seals() && Some(known.name()) == kind)
+        })
+    }
 }
 
 struct Reconciliation<'a> {
@@ -159,7 +174,8 @@ impl Reconciliation<'_> {
                 movements: 0,
             };
             let scanned = scan::read(self.spi, &self.stock.names, self.audited, &scope)?;
-            let mut found = Findings::up_to(usize::MAX).only(|kind| !kind.is_of_seals());
+            // Of more than these an audit says no more either.
+            let mut found = Findings::up_to(MOST_KEPT).only(|kind| !kind.is_of_seals());
             let extent = CheckExtent { full, all_seals: false, acknowledged: &known };
             chain::check(&scanned, self.audited.id_type, extent, &mut None, &mut found)?;
             Ok(found.list)
@@ -261,11 +277,12 @@ impl Reconciliation<'_> {
         let of_item: Vec<_> = found.iter().filter(|found| found.get("inventory_id") == Some(&id)).cloned().collect();
         // Of very many discrepancies not all are kept.
         let discrepancies: i64 = rows.required(0, c"discrepancies")?;
-        if of_item.is_empty() && usize::try_from(discrepancies).is_ok_and(|count| count > found.len()) {
+        let is_cut = usize::try_from(discrepancies).is_ok_and(|count| count > found.len());
+        if of_item.is_empty() && is_cut {
             return Err(Error::not_audited(self.item));
         }
         let (position, is_full) = (rows.required(0, c"position")?, rows.required(0, c"is_full")?);
-        Ok(NewestAudit { position, is_full, found: of_item })
+        Ok(NewestAudit { position, is_full, found: of_item, is_cut })
     }
 
     /// Refuses where the item has moved since the audit that has found this.
@@ -277,11 +294,7 @@ impl Reconciliation<'_> {
             let fact = |key: &str| value.get(key).cloned().unwrap_or(Value::Null).to_string();
             ["kind", "stripe", "expected", "actual", "after_movement"].map(fact)
         };
-        let is_of_seals = |value: &&Value| {
-            let kind = value.get("kind").and_then(Value::as_str);
-            Kind::ALL.iter().any(|known| known.is_of_seals() && Some(known.name()) == kind)
-        };
-        let mut reported: Vec<_> = audit.found.iter().filter(|value| !is_of_seals(value)).map(facts).collect();
+        let mut reported: Vec<_> = audit.of_stock().map(facts).collect();
         let mut now: Vec<_> = found.iter().map(|found| facts(&found.to_json())).collect();
         reported.sort();
         now.sort();

@@ -3,7 +3,7 @@
 use crate::audit::access::{as_owner, as_owner_of_all};
 use crate::audit::chain::{self, Acknowledged, CheckExtent};
 use crate::audit::discrepancy::{Discrepancy, Findings};
-use crate::audit::kept::{Finished, acknowledged, keep_run};
+use crate::audit::kept::{Finished, MOST_KEPT, acknowledged, keep_run};
 use crate::audit::scan::{self, Origin, ScanScope, hash_of};
 use crate::audit::sealing::{Previous, Sealer};
 use crate::audit::seals;
@@ -19,10 +19,8 @@ use crate::pg::spi::Connection;
 use crate::pg::transaction::{is_read_only, next_transaction, with_new_snapshot};
 use crate::statements::audit::{self as statements, AuditNames};
 use crate::table::attachment::Attachment;
-use serde_json::{Value, json};
+use serde_json::json;
 
-/// The most discrepancies that are kept with the run, and described by the movement before which they arose.
-const MOST_KEPT: usize = 10_000;
 /// With more broken items than this, the whole ledger is read.
 const MOST_BROKEN: usize = 10_000;
 
@@ -147,23 +145,27 @@ impl Run<'_> {
 
     /// Names the movement before which each discrepancy arose.
     fn describe(&self, found: &mut [Discrepancy]) -> Result<()> {
-        let sql = statements::describe_movement(&self.audited.ledger, self.audited.id_type);
-        for discrepancy in found.iter_mut().take(MOST_KEPT) {
-            let (Some(item), Some((movement, _))) = (&discrepancy.item, discrepancy.before) else { continue };
-            let rows = self.spi.run_active(&sql, &[Arg::item(item), Arg::owned(movement)]);
-            if rows.count() == 0 {
-                continue;
+        let (mut places, mut items, mut numbers) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, discrepancy) in found.iter().take(MOST_KEPT).enumerate() {
+            if let (Some(item), Some((movement, _))) = (&discrepancy.item, discrepancy.before) {
+                places.push(place);
+                items.push(item.clone());
+                numbers.push(movement);
             }
-            let mut facts = json!({
-                "kind": rows.text(0, c"kind"), "reference": rows.text(0, c"reference"),
-                "actor": rows.text(0, c"actor"), "xact_id": rows.text(0, c"transaction"),
-            });
-            if let (Value::Object(facts), Value::Object(known)) = (&mut facts, &discrepancy.detail) {
-                facts.extend(known.clone());
-            }
-            discrepancy.detail = facts;
         }
-        Ok(())
+        if places.is_empty() {
+            return Ok(());
+        }
+        let sql = statements::describe_movements(&self.audited.ledger, self.audited.id_type);
+        let args = [Arg::items(&items, self.audited.id_type), Arg::owned(numbers)];
+        self.spi.cursor(&sql, &args).each(&statements::DESCRIBED_TYPES, |row| {
+            let place = usize::try_from(row.number(0)? - 1).ok().and_then(|place| places.get(place));
+            let place = place.ok_or_else(|| Error::internal("a movement that was not asked for is described"))?;
+            found[*place].facts = json!({
+                "kind": row.text(1), "reference": row.text(2), "actor": row.text(3), "xact_id": row.text(4),
+            });
+            Ok(())
+        })
     }
 }
 

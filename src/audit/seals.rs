@@ -15,7 +15,6 @@ use crate::pg::transaction::with_new_snapshot;
 use crate::pg::types::SqlType;
 use crate::statements::audit::{self as statements, AuditNames, Range};
 use serde_json::{Value, json};
-use std::collections::HashMap;
 
 /// A seal as it is kept.
 struct Kept {
@@ -165,22 +164,6 @@ impl KeptSegment {
         })
     }
 
-    /// Whether it follows what was sealed of its chain before. What archiving has left stands alone.
-    fn follows(&self, heads: &mut HashMap<(ItemId, i16), (Hash, i64)>) -> bool {
-        let key = (self.item.clone(), self.stripe);
-        let known = heads.get(&key);
-        let is_left = |last: i64| self.previous == NOTHING && self.first == self.last && self.last <= last;
-        if known.is_some_and(|(_, last)| is_left(*last)) {
-            return true;
-        }
-        let follows = match known {
-            None => self.previous == NOTHING,
-            Some((head, last)) => self.previous == *head && self.first > *last,
-        };
-        heads.insert(key, (self.head, self.last));
-        follows
-    }
-
     fn is_intact(&self) -> bool {
         let mut tree = Tree::default();
         self.leaves().into_iter().for_each(|leaf| tree.push(leaf));
@@ -209,22 +192,17 @@ pub fn altered(
         }
         previous = *hash;
     }
+    altered_segments(spi, audited, tables, up_to, found)?;
     let mut of_seal = kept.iter().map(|kept| (kept.seal.number, Tree::default(), 0)).collect::<Vec<_>>();
-    let mut heads = HashMap::<(ItemId, i16), (Hash, i64)>::new();
-    let (sql, types) = statements::segments_in_order(tables, audited.id_type);
-    spi.cursor(&sql, &[Arg::owned(up_to)]).in_batches_of(FEW).each(&types, |row| {
-        let segment = KeptSegment::read(row)?;
-        if !segment.is_intact() || !segment.follows(&mut heads) {
-            let item = Some(segment.item.clone());
-            found.push(Discrepancy::of_seal(segment.seal, "what was sealed of an item was altered", item));
-        }
-        let place = of_seal.binary_search_by_key(&segment.seal, |(number, _, _)| *number);
+    spi.cursor(&statements::heads_in_order(tables), &[Arg::owned(up_to)]).each(&statements::HEAD_TYPES, |row| {
+        let (number, length) = (row.number(0)?, row.number(2)?);
+        let place = of_seal.binary_search_by_key(&number, |(number, _, _)| *number);
         if let Some((_, tree, movements)) = place.ok().and_then(|place| of_seal.get_mut(place)) {
-            tree.push(segment.head);
-            *movements += i64::try_from(segment.movements.len() / SEALED_BYTES).unwrap_or(0);
+            tree.push(hash_of(row, 1)?);
+            *movements += length / SEALED_BYTES as i64;
         } else {
             let problem = "something is kept for a seal that is not there";
-            found.push(Discrepancy::of_seal(segment.seal, problem, Some(segment.item)));
+            found.push(Discrepancy::of_seal(number, problem, None));
         }
         Ok(())
     })?;
@@ -234,6 +212,52 @@ pub fn altered(
         }
     }
     Ok(())
+}
+
+/// What was altered in the segments, chain by chain.
+fn altered_segments(
+    spi: &Connection,
+    audited: &Audited,
+    tables: &AuditNames,
+    up_to: i64,
+    found: &mut Findings,
+) -> Result<()> {
+    let mut chain: Option<SealedChain> = None;
+    let (sql, types) = statements::segments_by_chain(tables, audited.id_type);
+    spi.cursor(&sql, &[Arg::owned(up_to)]).in_batches_of(FEW).each(&types, |row| {
+        let segment = KeptSegment::read(row)?;
+        if chain.as_ref().is_none_or(|chain| (&chain.item, chain.stripe) != (&segment.item, segment.stripe)) {
+            chain = Some(SealedChain { item: segment.item.clone(), stripe: segment.stripe, end: None });
+        }
+        let follows = chain.as_mut().is_some_and(|chain| chain.is_followed_by(&segment));
+        if !segment.is_intact() || !follows {
+            let item = Some(segment.item);
+            found.push(Discrepancy::of_seal(segment.seal, "what was sealed of an item was altered", item));
+        }
+        Ok(())
+    })
+}
+
+/// What was sealed of a chain so far.
+struct SealedChain {
+    item: ItemId,
+    stripe: i16,
+    /// The hash of its last segment, and the last movement.
+    end: Option<(Hash, i64)>,
+}
+
+impl SealedChain {
+    /// Whether a segment follows. What archiving has left stands alone.
+    fn is_followed_by(&mut self, next: &KeptSegment) -> bool {
+        let is_left = |last: i64| next.previous == NOTHING && next.first == next.last && next.last <= last;
+        let follows = match self.end {
+            Some((_, last)) if is_left(last) => return true,
+            None => next.previous == NOTHING,
+            Some((head, last)) => next.previous == head && next.first > last,
+        };
+        self.end = Some((next.head, next.last));
+        follows
+    }
 }
 
 /// The proof that a movement is in the newest seal.
@@ -316,7 +340,7 @@ fn segment_of(
     (item, stripe, movement, hash): (&ItemId, i16, i64, Hash),
 ) -> Result<KeptSegment> {
     let (mut found, mut is_known) = (None, false);
-    let (_, types) = statements::segments_in_order(tables, audited.id_type);
+    let (_, types) = statements::segments_by_chain(tables, audited.id_type);
     let args = [Arg::item(item), Arg::owned(stripe), Arg::owned(movement)];
     spi.once(&statements::segment_of(tables, audited.id_type), &args).each(&types, |row| {
         // A later one may have what archiving has left under the number.
@@ -340,7 +364,7 @@ pub fn was_sealed_as(
     digits: &str,
 ) -> Result<bool> {
     let mut found = false;
-    let (_, types) = statements::segments_in_order(tables, audited.id_type);
+    let (_, types) = statements::segments_by_chain(tables, audited.id_type);
     let args = [Arg::item(item), Arg::owned(stripe), Arg::owned(movement)];
     spi.run_active(&statements::segment_of(tables, audited.id_type), &args).each(&types, |row| {
         let segment = KeptSegment::read(row)?;

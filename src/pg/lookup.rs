@@ -5,7 +5,6 @@ use crate::core::quantity::Quantity;
 use crate::pg::args::{Arg, read_id, read_quantity};
 use crate::pg::heap::TupleId;
 use crate::pg::types::SqlType;
-use pgrx::FromDatum;
 use pgrx::pg_sys::{self, Oid};
 
 /// A unique index on one column, in the order that PostgreSQL's own operators give.
@@ -21,6 +20,11 @@ pub struct KeyIndex {
 
 /// The index of a table that rows are found by, where there is one that needs nothing of a user's.
 pub fn key_index(table: Oid, column: i16) -> Option<KeyIndex> {
+    key_index_among(table, column, |_| true)
+}
+
+/// The same among those indexes that may be opened. Opening one waits for its lock.
+pub fn key_index_among(table: Oid, column: i16, may_open: impl Fn(Oid) -> bool) -> Option<KeyIndex> {
     let (no_lock, weak) = (pg_sys::NoLock as pg_sys::LOCKMODE, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
     // SAFETY: the table is locked by the caller; its indexes are opened and closed with a weak lock, and the arrays of
     // an open index have a member for each key.
@@ -29,7 +33,7 @@ pub fn key_index(table: Oid, column: i16) -> Option<KeyIndex> {
         let list = pg_sys::RelationGetIndexList(relation);
         let count = if list.is_null() { 0 } else { (*list).length };
         let found = (0..count).find_map(|place| {
-            let index = pg_sys::list_nth_oid(list, place);
+            let index = Some(pg_sys::list_nth_oid(list, place)).filter(|index| may_open(*index))?;
             let open = pg_sys::index_open(index, weak);
             let found = as_key(open, column).map(|(equal, collation)| KeyIndex { index, column, equal, collation });
             pg_sys::index_close(open, weak);
@@ -186,10 +190,7 @@ pub fn newest(table: Oid, key: &KeyIndex, kind: &str, columns: &NewestColumns) -
                 let value = pg_sys::heap_getattr(row, column.into(), (*relation).rd_att, &mut is_null);
                 (!is_null).then_some(value)
             };
-            let is_wanted = value(columns.kind)
-                .and_then(|value| <&[u8]>::from_datum(value, false))
-                .is_some_and(|text| text == kind.as_bytes());
-            if is_wanted {
+            if value(columns.kind).is_some_and(|value| is_short_text(value, kind)) {
                 found = value(columns.moment).zip(value(columns.count));
             }
         }
@@ -199,5 +200,15 @@ pub fn newest(table: Oid, key: &KeyIndex, kind: &str, columns: &NewestColumns) -
         pg_sys::index_close(index, weak);
         pg_sys::relation_close(relation, no_lock);
         found
+    }
+}
+
+/// Whether a text is this short one. A long one, which is compressed or kept elsewhere, is not read.
+unsafe fn is_short_text(value: pg_sys::Datum, text: &str) -> bool {
+    let value = value.cast_mut_ptr();
+    // SAFETY: the value is a text that is not null; only one that is there as a whole is read.
+    unsafe {
+        let is_there = pgrx::varatt_is_4b_u(value) || (pgrx::varatt_is_1b(value) && !pgrx::varatt_is_1b_e(value));
+        is_there && pgrx::varlena_to_byte_slice(value) == text.as_bytes()
     }
 }

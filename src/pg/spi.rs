@@ -192,7 +192,7 @@ impl Cursor<'_> {
 
     /// Calls `act` with each row, whose columns have these types, in this order.
     pub fn each(&mut self, types: &[SqlType], mut act: impl FnMut(&RowValues) -> Result<()>) -> Result<()> {
-        let mut memory = PgMemoryContexts::new("inventory_ext batch");
+        let mut memory = PgMemoryContexts::new("inventory_ext row");
         loop {
             // SAFETY: the cursor is open; both variables are set by the fetch.
             let rows = unsafe {
@@ -202,12 +202,15 @@ impl Cursor<'_> {
             if rows.count == 0 {
                 return Ok(());
             }
-            // What values take that are not stored as they are read is freed with their batch.
-            // SAFETY: nothing that is allocated there outlives the calls of `act`, whose results are Rust's.
-            unsafe {
-                memory.switch_to(|_| rows.each(types, &mut act))?;
-                memory.reset();
-            }
+            // What values take that are not stored as they are read is freed with their row.
+            rows.each(types, |row| {
+                // SAFETY: nothing that is allocated there outlives the call of `act`, whose result is Rust's.
+                unsafe {
+                    let result = memory.switch_to(|_| act(row));
+                    memory.reset();
+                    result
+                }
+            })?;
             check_for_interrupts!();
         }
     }

@@ -154,14 +154,29 @@ pub fn sealed(names: &Names, audit: &AuditNames, one: bool) -> Sql {
     Sql::new(text, &parameters)
 }
 
-/// The segments of all seals up to one, in the order in which they were sealed.
-pub fn segments_in_order(audit: &AuditNames, id_type: IdType) -> (Sql, [SqlType; 11]) {
+/// The types of the columns of [`heads_in_order`].
+pub const HEAD_TYPES: [SqlType; 3] = [SqlType::Int8, SqlType::Bytea, SqlType::Int8];
+
+/// The hashes of the segments of all seals up to one, and their lengths, in the order in which they were sealed.
+pub fn heads_in_order(audit: &AuditNames) -> Sql {
+    let text = format!(
+        "SELECT g.seal_number, g.head, pg_catalog.octet_length(g.movements)::pg_catalog.int8
+  FROM ONLY {} AS g
+ WHERE g.seal_number OPERATOR(pg_catalog.<=) $1
+ ORDER BY g.seal_number, g.place",
+        audit.segments
+    );
+    Sql::new(text, &[SqlType::Int8])
+}
+
+/// The segments of all seals up to one, chain by chain, in the order in which they were sealed.
+pub fn segments_by_chain(audit: &AuditNames, id_type: IdType) -> (Sql, [SqlType; 11]) {
     let text = format!(
         "SELECT g.seal_number, g.place, g.inventory_id, g.stripe, g.first_movement, g.last_movement, g.quantity,
        g.previous, g.root, g.head, g.movements
   FROM ONLY {} AS g
  WHERE g.seal_number OPERATOR(pg_catalog.<=) $1
- ORDER BY g.seal_number, g.place",
+ ORDER BY g.inventory_id, g.stripe, g.seal_number, g.place",
         audit.segments
     );
     let types = [
@@ -420,14 +435,19 @@ RETURNING run_id",
     )
 }
 
-/// A movement of an item, as a detail of what was found.
-pub fn describe_movement(ledger: &str, id_type: IdType) -> Sql {
+/// The types of the columns of [`describe_movements`].
+pub const DESCRIBED_TYPES: [SqlType; 5] = [SqlType::Int8, SqlType::Text, SqlType::Text, SqlType::Text, SqlType::Text];
+
+/// Movements of items, as details of what was found, each with its place among those that are asked for. The ledger is
+/// read once, however many they are.
+pub fn describe_movements(ledger: &str, id_type: IdType) -> Sql {
     let text = format!(
-        "SELECT m.kind, m.reference, m.actor, m.xact_id::pg_catalog.text AS transaction
-  FROM ONLY {ledger} AS m
- WHERE m.inventory_id OPERATOR(pg_catalog.=) $1 AND m.movement_id OPERATOR(pg_catalog.=) $2"
+        "SELECT wanted.place, m.kind, m.reference, m.actor, m.xact_id::pg_catalog.text
+  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) WITH ORDINALITY AS wanted (id, number, place)
+  JOIN ONLY {ledger} AS m
+    ON m.inventory_id OPERATOR(pg_catalog.=) wanted.id AND m.movement_id OPERATOR(pg_catalog.=) wanted.number"
     );
-    Sql::new(text, &[SqlType::of_id(id_type), SqlType::Int8])
+    Sql::new(text, &[SqlType::of_ids(id_type), SqlType::Int8Array])
 }
 
 /// The types of the columns of [`last_seal`].

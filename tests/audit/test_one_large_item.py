@@ -110,3 +110,65 @@ def test_hashes_are_not_compressed_in_vain(conn):
     assert audit(conn) == []
     column = "attrelid = 'inventory_audit_segment'::regclass AND attname = 'movements'"
     assert conn.execute(f"SELECT attstorage FROM pg_attribute WHERE {column}").fetchone() == ("e",)
+
+
+def test_an_archive_that_was_dropped_needs_no_more_memory(db, conn):
+    """Each movement of it is missing, until the one that archiving has left is read."""
+    assert audit(conn) == []
+    conn.execute("SELECT archive_movements(now())")
+    conn.execute("DROP TABLE inventory_movement_archive")
+    with db.connect() as auditor:
+        before = peak(auditor)
+        assert audit(auditor, full=True) == []
+        assert peak(auditor) - before < 64 * MB
+
+
+def test_all_movements_removed_is_told_in_little_memory(db, conn):
+    assert audit(conn) == []
+    past_the_triggers(conn, f"DELETE FROM inventory_movement WHERE inventory_id = '{ONE}' AND movement_id % 2 = 0")
+    with db.connect() as auditor:
+        before = peak(auditor)
+        found = auditor.execute("SELECT count(*) FROM audit_inventory(p_full => true)").fetchone()[0]
+        assert peak(auditor) - before < 128 * MB
+    assert found == 100_000, "as many as are returned"
+    counted = conn.execute("SELECT discrepancies FROM inventory_audit ORDER BY run_id DESC LIMIT 1").fetchone()[0]
+    assert counted == pytest.approx(SALES // 2, abs=5)
+
+
+def test_the_ledger_is_read_once_for_all_that_is_wrong_with_it(conn):
+    """It was read once for each discrepancy: a full audit took minutes where very much was wrong."""
+    assert audit(conn) == []
+    past_the_triggers(conn, "UPDATE inventory_movement SET actor = 'me' WHERE movement_id % 4000 = 0")
+    scans = "SELECT coalesce(seq_scan, 0) FROM pg_stat_user_tables WHERE relname = 'inventory_movement'"
+    conn.execute("SELECT pg_stat_force_next_flush()")
+    before = conn.execute(scans).fetchone()[0]
+    found = conn.execute("SELECT detail FROM audit_inventory(p_full => true)").fetchall()
+    assert len(found) == SALES // 4000
+    assert all((detail["kind"], detail["actor"]) == ("sale", "me") and detail["movement"] for (detail,) in found)
+    conn.execute("SELECT pg_stat_force_next_flush()")
+    assert conn.execute(scans).fetchone()[0] - before < 10
+
+
+def test_very_long_values_that_an_owner_has_planted_are_unpacked_one_by_one(db, conn):
+    past_the_triggers(
+        conn,
+        f"UPDATE inventory_movement SET reference = repeat('x', 30000000) WHERE inventory_id = '{TWO}'"
+        " OR movement_id IN (SELECT movement_id FROM inventory_movement WHERE stripe = 1 LIMIT 30)",
+    )
+    with db.connect() as auditor:
+        before = peak(auditor)
+        assert audit(auditor) == []
+        assert peak(auditor) - before < 256 * MB
+
+
+def test_very_many_movements_of_one_number_are_cancelled(conn):
+    """An owner without the primary key of the ledger can plant them; the audit of a superuser was not cancelled."""
+    assert audit(conn) == []
+    past_the_triggers(
+        conn,
+        "ALTER TABLE inventory_movement DROP CONSTRAINT inventory_movement_pkey",
+        "INSERT INTO inventory_movement (movement_id, inventory_id, kind, old_quantity, new_quantity, actor) OVERRIDING"
+        f" SYSTEM VALUE SELECT 5, '{ONE}', 'sale', n, n - 1, 'me' FROM generate_series(1, 200000) AS n",
+    )
+    [found] = audit(conn, full=True)
+    assert found[0] == "inserted_movement"

@@ -488,3 +488,18 @@ def test_one_of_very_many_items_that_are_wrong(db):
     for key in range(1, 1101):
         assert reconcile(conn, key, p_apply=True)["applied"] is True
     assert audit(conn) == []
+
+
+def test_more_breaks_of_an_item_than_an_audit_keeps_are_put_right_in_turns(conn):
+    """It could never be reconciled: what the audit had kept was not all that was found."""
+    past_the_triggers(
+        conn,
+        "INSERT INTO inventory_movement (inventory_id, kind, old_quantity, new_quantity, actor)"
+        f" SELECT '{ONE}', 'sale', 2 * n, 2 * n - 1, 'me' FROM generate_series(1, 10019) AS n",
+        f"UPDATE inventory SET quantity = 20037 WHERE id = '{ONE}'",
+    )
+    for wrong, put_right_now in ((10_019, 10_000), (19, 19)):
+        assert len(audit(conn, full=True)) == wrong
+        assert len(reconcile(conn, ONE)["steps"]) == put_right_now
+        assert len(reconcile(conn, ONE, p_apply=True)["steps"]) == put_right_now
+    assert_right(conn)

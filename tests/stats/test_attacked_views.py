@@ -5,9 +5,14 @@ from contextlib import contextmanager, suppress
 import psycopg
 import pytest
 
+from memory import MB, peak
 from shop import Aside, create_role, refused, until, until_waiting
 
 VIEWS = ("inventory_audits", "inventory_advice()", "inventory_lock_queue", "inventory_hot_items", "inventory_stats")
+COLUMNS = (
+    "kind, started_at, finished_at, is_full, checked_movements, checked_items, discrepancies, found, position,"
+    " oldest_transaction, next_transaction, actor"
+)
 ORDER = (
     """SELECT decrement_inventory_batch('[{"inventory_id": 1, "quantity": 1}, {"inventory_id": 2, "quantity": 1}]')"""
 )
@@ -103,18 +108,43 @@ def test_no_predicate_of_the_owner_is_evaluated_when_audits_are_read(db, owner, 
         assert session.heard == []
 
 
+def of_another_kind(kind, rows):
+    """A statement of the owner that puts rows beside the one of the audit."""
+    values = COLUMNS.replace("kind", kind)
+    table = "two.inventory_audit"
+    return f"INSERT INTO {table} ({COLUMNS}) SELECT {values} FROM {table}, generate_series(1, {rows})"
+
+
 def test_rows_of_other_kinds_do_not_hold_up_who_reads_the_audits(db, conn, owner, watcher):
     """An owner can put any number of them into the table of audits."""
-    columns = "kind, started_at, finished_at, is_full, checked_movements, checked_items, discrepancies, found," \
-        " position, oldest_transaction, next_transaction, actor"  # fmt: skip
-    values = columns.replace("kind", "'x'")
-    owner.execute(
-        f"INSERT INTO two.inventory_audit ({columns})"
-        f" SELECT {values} FROM two.inventory_audit, generate_series(1, 20000)"
-    )
+    owner.execute(of_another_kind("'x'", 20_000))
     with watch(db, watcher) as session:
         rows = session.execute("SELECT stock_table, discrepancies FROM inventory_audits ORDER BY 1").fetchall()
     assert rows == [("public.inventory", 0), ("two.inventory", None)]
+
+
+def test_texts_that_the_owner_has_blown_up_are_not_unpacked_when_audits_are_read(db, owner, watcher):
+    """Two hundred of 100 MB would have ended the server on a small machine."""
+    owner.execute(of_another_kind("repeat('x', 20000000)", 20))
+    with watch(db, watcher) as session:
+        before = peak(session)
+        rows = session.execute("SELECT stock_table, discrepancies FROM inventory_audits ORDER BY 1").fetchall()
+        assert rows == [("public.inventory", 0), ("two.inventory", 0)]
+        assert peak(session) - before < 16 * MB
+
+
+def test_an_index_that_the_owner_builds_anew_holds_up_no_view(db, owner, watcher):
+    """Its table can be read meanwhile, by those who do not need the index; nor is the index held up."""
+    audits = "SELECT stock_table, discrepancies FROM inventory_audits ORDER BY 1"
+    with owner.session(autocommit=False) as session, watch(db, watcher) as reader:
+        session.execute("REINDEX INDEX inventory_audit_pkey")
+        for view in VIEWS:
+            reader.execute(f"SELECT * FROM {view}")
+        assert reader.execute(audits).fetchall() == [("public.inventory", 0), ("two.inventory", None)]
+        session.rollback()
+        reader.autocommit = False
+        assert reader.execute(audits).fetchall() == [("public.inventory", 0), ("two.inventory", 0)]
+        session.execute("SET lock_timeout = '3s'; REINDEX INDEX inventory_audit_pkey")
 
 
 def test_no_predicate_of_the_owner_is_evaluated_when_the_queue_is_read(db, owner, watcher):

@@ -115,12 +115,12 @@ SELECT g.inventory_id, g.stripe, g.movements
  WHERE g.seal_number OPERATOR(pg_catalog.>=) 1 AND g.seal_number OPERATOR(pg_catalog.<=) $1
    AND g.inventory_id OPERATOR(pg_catalog.=) $2;
 
--- audit::segments_in_order: $1 Int8
+-- audit::segments_by_chain: $1 Int8
 SELECT g.seal_number, g.place, g.inventory_id, g.stripe, g.first_movement, g.last_movement, g.quantity,
        g.previous, g.root, g.head, g.movements
   FROM ONLY shop.stock_audit_segment AS g
  WHERE g.seal_number OPERATOR(pg_catalog.<=) $1
- ORDER BY g.seal_number, g.place;
+ ORDER BY g.inventory_id, g.stripe, g.seal_number, g.place;
 
 -- audit::segment_of (ordinary, uuids, numeric): $1 Uuid, $2 Int2, $3 Int8
 SELECT g.seal_number, g.place, g.inventory_id, g.stripe, g.first_movement, g.last_movement, g.quantity,
@@ -282,15 +282,17 @@ VALUES ($1, $2, pg_catalog.clock_timestamp(), $3, $4, $5, $6, $7::pg_catalog.jso
         ($16 OPERATOR(pg_catalog.*) '1 microsecond'::pg_catalog.interval), $17, $18, $19)
 RETURNING run_id;
 
--- audit::describe_movement (ordinary, uuids, numeric): $1 Uuid, $2 Int8
-SELECT m.kind, m.reference, m.actor, m.xact_id::pg_catalog.text AS transaction
-  FROM ONLY shop.stock_movement AS m
- WHERE m.inventory_id OPERATOR(pg_catalog.=) $1 AND m.movement_id OPERATOR(pg_catalog.=) $2;
+-- audit::describe_movements (ordinary, uuids, numeric): $1 UuidArray, $2 Int8Array
+SELECT wanted.place, m.kind, m.reference, m.actor, m.xact_id::pg_catalog.text
+  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) WITH ORDINALITY AS wanted (id, number, place)
+  JOIN ONLY shop.stock_movement AS m
+    ON m.inventory_id OPERATOR(pg_catalog.=) wanted.id AND m.movement_id OPERATOR(pg_catalog.=) wanted.number;
 
--- audit::describe_movement (partitioned, text ids, integer): $1 Text, $2 Int8
-SELECT m.kind, m.reference, m.actor, m.xact_id::pg_catalog.text AS transaction
-  FROM ONLY shop.stock_movement AS m
- WHERE m.inventory_id OPERATOR(pg_catalog.=) $1 AND m.movement_id OPERATOR(pg_catalog.=) $2;
+-- audit::describe_movements (partitioned, text ids, integer): $1 TextArray, $2 Int8Array
+SELECT wanted.place, m.kind, m.reference, m.actor, m.xact_id::pg_catalog.text
+  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) WITH ORDINALITY AS wanted (id, number, place)
+  JOIN ONLY shop.stock_movement AS m
+    ON m.inventory_id OPERATOR(pg_catalog.=) wanted.id AND m.movement_id OPERATOR(pg_catalog.=) wanted.number;
 
 -- audit::sold (ordinary, uuids, numeric)
 SELECT sale.receipt::pg_catalog.text AS reference,
