@@ -17,6 +17,8 @@ const PIECE: usize = 4 << 20;
 
 /// The bytes of a sealed movement: its number and its hash.
 pub const SEALED_BYTES: usize = 40;
+/// The most movements in one segment: it is read as a whole.
+pub const MOST_SEALED: usize = 4_096;
 
 /// What a movement means for the presence of its item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,8 +188,12 @@ impl Writer {
         Self { files, buffer: Vec::new() }
     }
 
-    /// Adds movements that were sealed together: of each its number and its hash.
+    /// Adds movements that were sealed together: of each its number and its hash. More than are sealed together were
+    /// altered, and are not read: they could need any memory.
     pub fn add_sealed(&mut self, item: &ItemId, stripe: i16, movements: &[u8]) {
+        if movements.len() > MOST_SEALED * SEALED_BYTES {
+            return;
+        }
         if let Some(last) = sealed(movements).map(|(number, _)| number).max() {
             self.add(item, stripe, What::SealedUpTo(last));
             self.add(item, stripe, What::Sealed(movements));
@@ -258,8 +264,8 @@ pub fn sealed(movements: &[u8]) -> impl Iterator<Item = (i64, Hash)> {
     })
 }
 
-/// Reads the records of a part in the order of chains, all at once or in pieces; what there is of one number of
-/// movement in a chain comes together.
+/// Reads the records of a part in the order of chains, all at once or in pieces; the movements of one number in a chain
+/// come together.
 pub fn each_sorted(files: &TempFiles, part: usize, mut act: impl FnMut(&[Record<'_>]) -> Result<()>) -> Result<()> {
     if files.size(part) <= IN_MEMORY {
         let bytes = files.read(part)?;
@@ -279,8 +285,9 @@ pub fn each_sorted(files: &TempFiles, part: usize, mut act: impl FnMut(&[Record<
     }
     let (mut piece, mut last) = (Vec::with_capacity(PIECE), 0);
     sort.each(|record| {
-        let number = number_of(record).ok_or_else(broken_file)?;
-        if piece.len() > PIECE && number_of(&piece[last..]).ok_or_else(broken_file)? != number {
+        let (number, kind) = number_of(record).ok_or_else(broken_file)?;
+        // Sealed movements come before all others of a number, and may come apart from them.
+        if piece.len() > PIECE && (kind <= SEALED || number_of(&piece[last..]).ok_or_else(broken_file)?.0 != number) {
             act(&read(&piece)?)?;
             piece.clear();
         }
@@ -292,10 +299,11 @@ pub fn each_sorted(files: &TempFiles, part: usize, mut act: impl FnMut(&[Record<
     act(&read(&piece)?)
 }
 
-/// The first bytes of a record, which say what number of movement in what chain it is about.
-fn number_of(record: &[u8]) -> Option<&[u8]> {
+/// The first bytes of a record, which say what number of movement in what chain it is about, and its kind.
+fn number_of(record: &[u8]) -> Option<(&[u8], u8)> {
     let item = Unread(record).array().map(u32::from_be_bytes)?;
-    record.get(..4 + item as usize + size_of::<i16>() + size_of::<i64>())
+    let (number, rest) = record.split_at_checked(4 + item as usize + size_of::<i16>() + size_of::<i64>())?;
+    rest.first().map(|kind| (number, *kind))
 }
 
 /// The records in bytes.

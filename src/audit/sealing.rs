@@ -1,6 +1,6 @@
 //! Seals what was verified: segments of chains, a tree over them, and the seal that follows the one before.
 
-use crate::audit::records::{ChainEnd, Link, Mark, SEALED_BYTES, sealed};
+use crate::audit::records::{ChainEnd, Link, MOST_SEALED, Mark, SEALED_BYTES, sealed};
 use crate::audit::tables::Audited;
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
@@ -9,8 +9,6 @@ use crate::pg::args::Arg;
 use crate::pg::spi::{Connection, connected};
 use crate::statements::audit::{self as statements, AuditNames};
 
-/// The most movements in one segment: it is read as a whole.
-const MOST_MOVEMENTS: usize = 4_096;
 /// The bytes, and the rows, that are written at once.
 const BATCH_BYTES: usize = 4 << 20;
 const BATCH_ROWS: usize = 2_000;
@@ -112,7 +110,7 @@ impl<'a> Sealer<'a> {
         new.movements.extend(link.id.to_be_bytes());
         new.movements.extend(link.hash);
         ChainEnd::set(&mut new.end, link);
-        if new.movements.len() < MOST_MOVEMENTS * SEALED_BYTES { Ok(()) } else { self.end_segment(item, stripe, new) }
+        if new.movements.len() < MOST_SEALED * SEALED_BYTES { Ok(()) } else { self.end_segment(item, stripe, new) }
     }
 
     /// Seals the rest of what is new in a chain, and keeps how far it was verified.

@@ -3,7 +3,7 @@
 use crate::audit::access::{as_owner, as_owner_of_all};
 use crate::audit::chain::{self, Acknowledged, CheckExtent};
 use crate::audit::discrepancy::{Discrepancy, Findings, Kind};
-use crate::audit::records::SEALED_BYTES;
+use crate::audit::records::{MOST_SEALED, SEALED_BYTES};
 use crate::audit::scan::{self, FEW, Movement, Origin, ScanScope, hash_of};
 use crate::audit::tables::{self, Audited};
 use crate::core::error::{Error, Result};
@@ -165,6 +165,9 @@ impl KeptSegment {
     }
 
     fn is_intact(&self) -> bool {
+        if self.movements.len() > MOST_SEALED * SEALED_BYTES {
+            return false;
+        }
         let mut tree = Tree::default();
         self.leaves().into_iter().for_each(|leaf| tree.push(leaf));
         let numbers = self.numbers();

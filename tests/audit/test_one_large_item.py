@@ -172,3 +172,19 @@ def test_very_many_movements_of_one_number_are_cancelled(conn):
     )
     [found] = audit(conn, full=True)
     assert found[0] == "inserted_movement"
+
+
+@pytest.mark.parametrize("bytes_each", [40_000_000, 160_000])
+def test_segments_that_an_owner_has_planted_are_reported_in_little_memory(db, conn, bytes_each):
+    """Zeros take no room on disk."""
+    assert audit(conn) == []
+    seal = digest(conn)
+    conn.execute(
+        f"INSERT INTO inventory_audit_segment SELECT 1, 1000 + n, '{TWO}', 0, 5, 1000000 + n, '0', '', '', '',"
+        f" decode(repeat('00', {bytes_each}), 'hex') FROM generate_series(1, {400_000_000 // bytes_each}) AS n"
+    )
+    with db.connect() as auditor:
+        before = peak(auditor)
+        assert {found[0] for found in audit(auditor, full=True)} >= {"altered_seal"}
+        assert verify(auditor, seal) != []
+        assert peak(auditor) - before < 256 * MB
