@@ -36,6 +36,53 @@ impl Drop for OfTransaction {
     }
 }
 
+/// A resource owner that lets go of all that is taken while it is in force.
+struct Passing {
+    before: pg_sys::ResourceOwner,
+    passing: pg_sys::ResourceOwner,
+}
+
+impl Passing {
+    fn begin() -> Self {
+        // SAFETY: variables of the backend; the new one ends with the one before, at the latest.
+        unsafe {
+            let before = pg_sys::CurrentResourceOwner;
+            let passing = pg_sys::ResourceOwnerCreate(before, c"inventory_ext".as_ptr());
+            pg_sys::CurrentResourceOwner = passing;
+            Self { before, passing }
+        }
+    }
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        // SAFETY: the owner that was in force before. While an error unwinds, PostgreSQL sets another one afterwards,
+        // and releases the passing one with it.
+        unsafe {
+            pg_sys::CurrentResourceOwner = self.before;
+            if !std::thread::panicking() {
+                use pg_sys::ResourceReleasePhase as Phase;
+                for phase in [
+                    Phase::RESOURCE_RELEASE_BEFORE_LOCKS,
+                    Phase::RESOURCE_RELEASE_LOCKS,
+                    Phase::RESOURCE_RELEASE_AFTER_LOCKS,
+                ] {
+                    // As in an abort, which releases locks instead of handing them on.
+                    pg_sys::ResourceOwnerRelease(self.passing, phase, false, false);
+                }
+                pg_sys::ResourceOwnerDelete(self.passing);
+            }
+        }
+    }
+}
+
+/// Runs statements that only read, and releases the locks that they took. A session that keeps the lock of a table it
+/// has read, and waits for another one, could deadlock with one that alters both.
+pub fn releasing_locks<T>(read: impl FnOnce() -> T) -> T {
+    let _passing = Passing::begin();
+    read()
+}
+
 /// The modes in which tables are locked.
 #[derive(Clone, Copy)]
 pub enum TableLock {

@@ -12,7 +12,7 @@ use crate::pg::Oid;
 use crate::pg::args::Arg;
 use crate::pg::encoding;
 use crate::pg::invalidation::{self, Watch};
-use crate::pg::lock::{TableLock, lock_alone, lock_for_writing, unlock_table};
+use crate::pg::lock::{TableLock, lock_alone, lock_for_writing, releasing_locks, unlock_table};
 use crate::pg::relation::{self, Facts};
 use crate::pg::report;
 use crate::pg::role::act_as_unfiltered;
@@ -407,7 +407,7 @@ fn striped_items(
 ) -> Result<(StripeCounts, HashSet<ItemId>)> {
     let _acting = act_as_unfiltered(table.owner, search_path);
     let partitioned = (table.kind == RelationKind::Partitioned).then_some((table.name.as_str(), id));
-    let rows = spi.once_latest(&statements::striped_items(stripes, partitioned), &[]);
+    let rows = releasing_locks(|| spi.once_latest(&statements::striped_items(stripes, partitioned), &[]));
     let (mut striped, mut away) = (HashMap::new(), HashSet::new());
     for row in 0..rows.count() {
         let id = rows.item(row, c"id")?;

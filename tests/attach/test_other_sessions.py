@@ -176,6 +176,19 @@ def test_a_sale_that_waits_for_an_alteration_acts_on_its_result(db, conn, change
         assert sale.result()["new_quantity"] == 98
 
 
+def test_a_session_keeps_no_lock_on_a_companion_that_it_has_only_read(db, conn):
+    """It deadlocked where it then waited for another table, in whose transaction this one was attached again."""
+    till = db.connect(autocommit=False)
+    sell(till, ONE, 1)
+    held = (
+        "SELECT relation::regclass::text, mode FROM pg_locks WHERE pid = %s AND relation IN"
+        " (SELECT oid FROM pg_class WHERE relname LIKE 'old%%' AND relkind = 'r') ORDER BY 1, 2"
+    )
+    assert conn.execute(held, (till.info.backend_pid,)).fetchall() == [
+        ("old", "RowExclusiveLock"), ("old", "RowShareLock"), ("old_movement", "RowExclusiveLock"),
+    ]  # fmt: skip
+
+
 def test_switching_under_fire_loses_and_invents_nothing(db, conn):
     """Six tills sell while the stock table is switched to and fro 40 times: each sale came from one table, wholly, and
     the only refusal heard is that nothing was attached at that moment."""
