@@ -88,19 +88,22 @@ fn read_digest(digest: &Value) -> Result<(i64, Hash)> {
 /// The seals up to one, in their order.
 fn seals(spi: &Connection, tables: &AuditNames, up_to: i64) -> Result<Vec<Kept>> {
     let mut kept = Vec::new();
-    spi.run_active(&statements::seals(tables), &[Arg::owned(1_i64)]).each(&statements::SEAL_TYPES, |row| {
-        let seal = Seal {
-            number: row.number(0)?,
-            movements: row.number(1).unwrap_or(-1),
-            time: row.number(2).unwrap_or(-1),
-            previous: hash_of(row, 3)?,
-            root: hash_of(row, 4)?,
-        };
-        if seal.number <= up_to {
-            kept.push(Kept { seal, hash: hash_of(row, 5)? });
-        }
-        Ok(())
-    })?;
+    spi.cursor(&statements::seals(tables), &[Arg::owned(1_i64)]).in_batches_of(FEW).each(
+        &statements::SEAL_TYPES,
+        |row| {
+            let seal = Seal {
+                number: row.number(0)?,
+                movements: row.number(1).unwrap_or(-1),
+                time: row.number(2).unwrap_or(-1),
+                previous: hash_of(row, 3)?,
+                root: hash_of(row, 4)?,
+            };
+            if seal.number <= up_to {
+                kept.push(Kept { seal, hash: hash_of(row, 5)? });
+            }
+            Ok(())
+        },
+    )?;
     Ok(kept)
 }
 

@@ -188,3 +188,21 @@ def test_segments_that_an_owner_has_planted_are_reported_in_little_memory(db, co
         assert {found[0] for found in audit(auditor, full=True)} >= {"altered_seal"}
         assert verify(auditor, seal) != []
         assert peak(auditor) - before < 256 * MB
+
+
+def test_very_long_seals_that_an_owner_has_planted_are_unpacked_one_by_one(db, conn):
+    assert audit(conn) == []
+    seal = digest(conn)
+    columns = (
+        "kind, started_at, finished_at, is_full, checked_movements, checked_items, discrepancies, found, position,"
+        " oldest_transaction, next_transaction, actor, sealed, sealed_at, previous_seal"
+    )
+    conn.execute(
+        f"INSERT INTO inventory_audit ({columns}, seal_number, seal, root)"
+        f" SELECT {columns}, 1000 + n, seal, decode(repeat('00', 30000000), 'hex')"
+        " FROM inventory_audit, generate_series(1, 30) AS n"
+    )
+    with db.connect() as auditor:
+        before = peak(auditor)
+        assert verify(auditor, seal) == [], "they are later than the digest"
+        assert peak(auditor) - before < 256 * MB
