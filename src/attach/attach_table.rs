@@ -27,7 +27,7 @@ use crate::table::configuration::{
     CATALOG_PATH, Configuration, Configured, configuration, configured, configured_with, is_subscribed,
 };
 use crate::table::cursors;
-use crate::table::health;
+use crate::table::trust;
 use serde_json::json;
 
 /// The arguments of attach_inventory.
@@ -100,18 +100,18 @@ fn attach_locked(
     require_suitable(table, [&options.id_column, &options.quantity_column])?;
     // Rows are written to them as the owner, even if later sales run with the rights of the caller.
     let facts: Vec<Facts> = companions.iter().filter_map(|found| relation::facts(found.oid)).collect();
-    if let Some(objection) = health::objection(&facts, table.owner) {
+    if let Some(objection) = trust::objection(&facts, table.owner) {
         return Err(objection);
     }
     if is_subscribed(spi, configuration, relation::with_partitions(table.oid)) {
         return Err(Error::subscriber(&table.name));
     }
-    let objection = health::objection(&health::stock_facts(table.oid), table.owner);
+    let objection = trust::objection(&trust::stock_facts(table.oid), table.owner);
     if let Some(objection) = objection.clone().filter(|_| options.run_as == "owner") {
         return Err(objection);
     }
     if companions::have_stripes(spi, table, home)? {
-        health::require_writable_by_caller(objection, table.owner)?;
+        trust::require_writable_by_caller(objection, table.owner)?;
     }
     let marked = companions::is_marked(spi, table)?;
     let (items, check_name) = {

@@ -24,6 +24,7 @@ use crate::table::choice;
 use crate::table::configuration::{CompanionOids, Configured, configuration, configured};
 use crate::table::cursors;
 use crate::table::health;
+use crate::table::trust;
 
 /// Detaches a table; None for the only one that is attached.
 pub fn detach(spi: &Connection, table: Option<Oid>) -> Result<()> {
@@ -67,10 +68,12 @@ fn merge_stripes(spi: &Connection, configured: &Configured, table: &Description)
     let companions = configured.companions.oids();
     // A trigger that is being created is waited for, and then seen.
     lock_for_writing(&companions);
+    // Neither comes a partition into other hands.
+    lock_for_writing(&relation::with_partitions(table.oid));
     let allowed = || {
-        let mut facts = health::stock_facts(table.oid);
+        let mut facts = trust::stock_facts(table.oid);
         facts.extend(companions.iter().copied().filter_map(relation::facts));
-        health::require_writable_by_caller(health::objection(&facts, table.owner), table.owner)
+        trust::require_writable_by_caller(trust::objection(&facts, table.owner), table.owner)
     };
     match cache::attached(table.oid) {
         Ok(stock) if stock.require_healthy().is_ok() && (!stock.has_striped() || allowed().is_ok()) => {

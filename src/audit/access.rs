@@ -25,6 +25,7 @@ pub fn stock_of_owner() -> Result<Rc<Attachment>> {
     let read = [stock.oid, stock.companions.stripes];
     read.into_iter().chain(stock.companions.movements).for_each(|table| lock_table(table, TableLock::AccessShare));
     cache::release(&stock);
+    stock.require_own_partitions()?;
     Ok(stock)
 }
 

@@ -13,6 +13,7 @@ use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
 use crate::core::json::exact;
 use crate::core::movement::MovementKind;
+use crate::core::part::Part;
 use crate::core::quantity::Quantity;
 use crate::ledger::attribution::{self, Extent as Rows};
 use crate::ledger::context::CallContext;
@@ -316,6 +317,7 @@ impl Reconciliation<'_> {
         let integer = self.stock.names.quantity_type.is_integer();
         let printed = if integer { quantity.canonical().to_string() } else { quantity.to_string() };
         let args = [Arg::item(self.item), Arg::text(printed.as_str())];
+        self.stock.ready(Some(Part::Stock))?;
         let written = attribution::writing_totals(self.stock.oid, vec![(self.item.clone(), printed.clone())], || {
             self.spi.once(&layout::show_total(&self.stock.names), &args)
         });

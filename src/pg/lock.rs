@@ -88,6 +88,8 @@ pub fn releasing_locks<T>(read: impl FnOnce() -> T) -> T {
 pub enum TableLock {
     /// As a statement that reads rows.
     AccessShare,
+    /// As a statement that locks rows.
+    RowShare,
     /// As a statement that writes rows.
     RowExclusive,
     /// As CREATE INDEX CONCURRENTLY and VACUUM.
@@ -104,6 +106,7 @@ impl TableLock {
     fn mode(self) -> pg_sys::LOCKMODE {
         (match self {
             Self::AccessShare => pg_sys::AccessShareLock,
+            Self::RowShare => pg_sys::RowShareLock,
             Self::RowExclusive => pg_sys::RowExclusiveLock,
             Self::ShareUpdateExclusive => pg_sys::ShareUpdateExclusiveLock,
             Self::Share => pg_sys::ShareLock,
@@ -139,12 +142,16 @@ pub fn unlock_table(table: Oid, lock: TableLock) {
 ///
 /// Taking a lock reads them too, but not where the transaction has the lock already; a schema can be renamed even then.
 pub fn lock_for_writing(tables: &[Oid]) {
-    let _owner = OfTransaction::begin();
-    tables.iter().for_each(|table| lock_table(*table, TableLock::RowExclusive));
     if !tables.is_empty() {
-        // SAFETY: calls back into pg::invalidation, and into PostgreSQL's own caches.
-        unsafe { pg_sys::AcceptInvalidationMessages() };
+        lock_and_look(tables, TableLock::RowExclusive);
     }
+}
+
+/// The same with locks of this mode, of which there may be none.
+pub fn lock_and_look(tables: &[Oid], lock: TableLock) {
+    tables.iter().for_each(|table| lock_table(*table, lock));
+    // SAFETY: calls back into pg::invalidation, and into PostgreSQL's own caches.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
 }
 
 /// Locks tables against their writers, in this order.

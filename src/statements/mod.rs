@@ -30,6 +30,7 @@ mod golden;
 
 use crate::core::error::{Error, Result};
 use crate::core::item_id::IdType;
+use crate::core::part::{Companion, Part};
 use crate::pg::spi::Sql;
 use crate::pg::types::SqlType;
 
@@ -96,6 +97,16 @@ impl Names {
     fn id_order(&self) -> String {
         let collation = if self.id_type == IdType::Text { " COLLATE pg_catalog.\"C\"" } else { "" };
         format!("stock.{}{collation}", self.id)
+    }
+
+    /// The name of a companion; none of a ledger that is not kept.
+    pub fn of(&self, companion: Companion) -> Option<&String> {
+        match companion {
+            Companion::Movements => self.movements.as_ref(),
+            Companion::Requests => Some(&self.requests),
+            Companion::Stripes => Some(&self.stripes),
+            Companion::Totals => Some(&self.totals),
+        }
     }
 
     fn ledger(&self) -> Result<&str> {
@@ -214,4 +225,18 @@ statements! {
     WriteTotals => totals::write;
     /// Keeps the totals that were written.
     KeepTotals => totals::keep;
+}
+
+impl Statement {
+    /// The table that it writes, on which triggers fire.
+    pub fn writes(self) -> Option<Part> {
+        match self {
+            Self::Deduct | Self::ChangeItems | Self::RepairItem | Self::WriteTotals => Some(Part::Stock),
+            Self::RecordItem | Self::RecordStripe | Self::RecordMany => Some(Part::Companion(Companion::Movements)),
+            Self::ClaimKey | Self::KeepResult => Some(Part::Companion(Companion::Requests)),
+            Self::ChangeStripe | Self::ChangeStripes => Some(Part::Companion(Companion::Stripes)),
+            Self::KeepTotals => Some(Part::Companion(Companion::Totals)),
+            _ => None,
+        }
+    }
 }

@@ -76,6 +76,7 @@ pub fn counted<T>(function: Function, act: impl FnOnce() -> Result<T>) -> Result
     match catch_unwind(AssertUnwindSafe(act)) {
         Ok(result) => {
             let error = result.as_ref().err();
+            have_place(memory, depth);
             let table = ended(memory, depth, error.map(|error| report::packed(error.code.sqlstate)));
             if let Some(error) = error.filter(|error| error.code.sqlstate == "IV001") {
                 refused_items(&error.detail, |item| hot::note(memory, HotList::Refusals, table, item, 1));
@@ -87,6 +88,15 @@ pub fn counted<T>(function: Function, act: impl FnOnce() -> Result<T>) -> Result
             resume_unwind(payload)
         }
     }
+}
+
+/// A call that failed before its table was known has no place yet; now the catalogs can still be read.
+fn have_place(memory: SharedMemory, depth: usize) {
+    RUNNING.with_borrow_mut(|running| {
+        if let Some(call) = running.get_mut(depth).filter(|call| call.place.is_none()) {
+            call.place = counters::prepare(memory, call.table, call.function);
+        }
+    });
 }
 
 /// Counts the call at this depth, and returns its table. Those that run within it have ended.

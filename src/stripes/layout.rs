@@ -6,6 +6,7 @@
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
 use crate::core::movement::MovementKind;
+use crate::core::part::{Companion, Part};
 use crate::core::quantity::Quantity;
 use crate::ledger::attribution::{self, Extent};
 use crate::ledger::context::CallContext;
@@ -74,6 +75,7 @@ pub fn merge(spi: &Connection, stock: &Attachment, id: &ItemId) -> Result<Quanti
 fn remove(spi: &Connection, stock: &Attachment, id: &ItemId) -> Result<Quantity> {
     let _acting = stock.act_on_companions();
     let args = [Arg::item(id)];
+    ready_for_stripes(stock)?;
     let deleted =
         attribution::writing(stock.companions.stripes, || spi.once(&layout::delete_stripes(&stock.names), &args));
     attribution::writing(stock.companions.totals, || spi.once(&layout::delete_total(&stock.names), &args).count());
@@ -89,6 +91,10 @@ fn remove(spi: &Connection, stock: &Attachment, id: &ItemId) -> Result<Quantity>
     }
 }
 
+fn ready_for_stripes(stock: &Attachment) -> Result<()> {
+    [Companion::Stripes, Companion::Totals].into_iter().try_for_each(|table| stock.ready(Some(Part::Companion(table))))
+}
+
 /// Writes the total into the row, and reads it back. It is written also where it is the same, so that PostgreSQL raises
 /// a serialization failure in a transaction with an older snapshot. Returns the quantity of the row then: a trigger of
 /// the owner may have changed it again.
@@ -96,6 +102,7 @@ fn show(spi: &Connection, stock: &Attachment, id: &ItemId, total: Quantity) -> R
     let integer = stock.names.quantity_type.is_integer();
     let printed = if integer { total.canonical().to_string() } else { total.to_string() };
     let args = [Arg::item(id), Arg::text(printed.as_str())];
+    stock.ready(Some(Part::Stock))?;
     let written = attribution::writing_totals(stock.oid, vec![(id.clone(), printed.clone())], || {
         spi.once(&layout::show_total(&stock.names), &args)
     });
@@ -113,6 +120,7 @@ pub fn divide(spi: &Connection, stock: &Attachment, id: &ItemId, total: Quantity
     let _acting = stock.act_on_companions();
     let shares = total.shares(count);
     let printed: Vec<String> = shares.iter().map(Quantity::to_string).collect();
+    ready_for_stripes(stock)?;
     let args = [Arg::item(id), Arg::owned((1..=count).collect::<Vec<i16>>()), Arg::owned(printed)];
     let insert = || spi.once(&layout::insert_stripes(&stock.names), &args).count();
     let made = attribution::writing(stock.companions.stripes, insert);

@@ -12,7 +12,8 @@ use crate::pg::Oid;
 use crate::pg::args::Arg;
 use crate::pg::encoding;
 use crate::pg::invalidation::{self, Watch};
-use crate::pg::lock::{TableLock, lock_table};
+use crate::pg::lock::{TableLock, lock_and_look, lock_table};
+use crate::pg::relation::{self, Facts};
 use crate::pg::role::{
     Acting, act_as, act_as_unfiltered, current_role, is_superuser, is_unfiltered, require_sale_rights,
 };
@@ -24,6 +25,7 @@ use crate::stats::divisions::{self, Known};
 use crate::table::catalog::Description;
 use crate::table::configuration::CompanionOids;
 use crate::table::native::Native;
+use crate::table::trust;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
@@ -75,6 +77,8 @@ pub struct Attachment {
     /// Locked with the stock table by each call, until the transaction ends: the ledger, and the companions and
     /// partitions on which others may create triggers, so that no trigger is created while the call runs.
     pub locked: Vec<Oid>,
+    /// The partitions of a partitioned table, of all levels; each statement locks them.
+    pub partitions: Vec<Oid>,
     /// The number of the invalidation message that it was read after.
     pub generation: u64,
     /// How rows are written natively; or why they are not.
@@ -115,7 +119,7 @@ pub enum Intent {
 }
 
 impl Attachment {
-    /// Runs a kept statement.
+    /// Runs a kept statement, as [`Attachment::ready`] allows it.
     pub fn run<'c>(&self, spi: &'c Connection, statement: Statement, args: &[Arg<'_>]) -> Rows<'c> {
         self.run_with(spi, statement, args, Snapshot::Isolation)
     }
@@ -128,11 +132,54 @@ impl Attachment {
         args: &[Arg<'_>],
         snapshot: Snapshot,
     ) -> Rows<'c> {
+        self.ready(statement.writes()).unwrap_or_else(|error| error.raise());
         let plan = self.plans.0[statement as usize][usize::from(is_unfiltered())].get_or_init(|| {
             let sql = statement.sql(&self.names).unwrap_or_else(|error| error.raise());
             spi.prepare(&sql)
         });
         spi.run(plan, args, snapshot)
+    }
+
+    /// Takes the table locks of a statement, and then refuses it where code that must not run as the owner has come to
+    /// a table since the attachment was looked up: a call may have waited meanwhile, for a row or for a key. PostgreSQL
+    /// runs such code when it plans, too; with the locks held none comes any more.
+    pub fn ready(&self, writes: Option<Part>) -> Result<()> {
+        let of_stock = if writes == Some(Part::Stock) { TableLock::RowExclusive } else { TableLock::RowShare };
+        if let Some(Part::Companion(companion)) = writes {
+            lock_and_look(self.companions.table(companion).as_slice(), TableLock::RowExclusive);
+        } else {
+            lock_and_look(&self.partitions, of_stock);
+        }
+        if self.is_fresh() { Ok(()) } else { self.require_as_looked_up(of_stock) }
+    }
+
+    /// Whether nothing about its tables has changed since it was looked up.
+    pub fn is_fresh(&self) -> bool {
+        self.generation == invalidation::generation(Watch::Table(self.oid))
+    }
+
+    fn require_as_looked_up(&self, lock: TableLock) -> Result<()> {
+        let stock = [(self.oid, &self.names.relation)];
+        let companions = self.companions.all().filter_map(|(companion, oid)| Some((oid, self.names.of(companion)?)));
+        for (table, name) in stock.into_iter().chain(companions) {
+            if relation::qualified_name(table) != *name {
+                return Err(Error::renamed_meanwhile(name));
+            }
+        }
+        if self.names.partitioned {
+            lock_and_look(&relation::with_partitions(self.oid), lock);
+        }
+        let companions = self.companions.oids();
+        let facts: Vec<Facts> = companions.into_iter().filter_map(relation::facts).collect();
+        trust::objection(&facts, self.owner).map_or(Ok(()), Err)?;
+        if self.run_as_caller && !is_unfiltered() {
+            return Ok(());
+        }
+        match trust::objection(&trust::stock_facts(self.oid), self.owner) {
+            // One that was there before has been decided on.
+            Some(found) if self.objection.as_ref().is_none_or(|known| known.reason() != found.reason()) => Err(found),
+            _ => Ok(()),
+        }
     }
 
     /// Which of two statements has the row lock in force: FOR UPDATE or FOR NO KEY UPDATE.
@@ -170,8 +217,7 @@ impl Attachment {
     /// How rows are written natively, where they are, and nothing about the tables has changed since that was found.
     pub fn native(&self) -> Option<&Native> {
         let native = self.native.as_ref().ok()?;
-        let is_fresh = self.generation == invalidation::generation(Watch::Table(self.oid));
-        (is_fresh && settings::may_write_natively()).then_some(native)
+        (self.is_fresh() && settings::may_write_natively()).then_some(native)
     }
 
     /// Whether changes are recorded.
@@ -227,8 +273,9 @@ impl Attachment {
         if caller == self.owner || !is_superuser(caller) {
             return Ok(None);
         }
-        if intent == Intent::Change {
-            self.require_trusted_code().map_err(Error::for_superuser)?;
+        match intent {
+            Intent::Change => self.require_trusted_code().map_err(Error::for_superuser)?,
+            Intent::Read => self.require_own_partitions()?,
         }
         Ok(Some(self.act_on_companions()))
     }
@@ -236,6 +283,13 @@ impl Attachment {
     /// Refuses to run statements as the owner where a trigger of the stock table must not run so.
     pub fn require_trusted_code(&self) -> Result<()> {
         self.objection.clone().map_or(Ok(()), Err)
+    }
+
+    /// Refuses to read a partition of another role as the owner.
+    pub fn require_own_partitions(&self) -> Result<()> {
+        self.ready(None)?;
+        let forbids = self.names.partitioned && trust::forbids_reading(self.objection.as_deref());
+        if forbids { self.require_trusted_code().map_err(Error::to_be_read) } else { Ok(()) }
     }
 
     /// Refuses a copy, a table that another one has replaced, and one without our triggers in force.

@@ -16,7 +16,7 @@ use crate::pg::types::SqlType;
 use crate::statements::companions;
 use crate::table::attachment::Attachment;
 use crate::table::companion::{Column, ITEM, MAX_NAME_BYTES, column, companion_name, nullable, problem};
-use crate::table::health;
+use crate::table::trust;
 
 const LEDGER: &str = "_movement";
 /// The digits of a hash in a name.
@@ -112,7 +112,7 @@ impl LedgerHome {
             return Err(not_ours(&problem));
         }
         if writing {
-            health::objection(&[facts], stock.owner).map_or(Ok(()), Err)?;
+            trust::objection(&[facts], stock.owner).map_or(Ok(()), Err)?;
         }
         Ok(Some(oid))
     }

@@ -12,11 +12,12 @@ use crate::pg::Oid;
 use crate::pg::args::Arg;
 use crate::pg::encoding;
 use crate::pg::invalidation::{self, Watch};
-use crate::pg::lock::{TableLock, lock_alone, lock_for_writing, releasing_locks, unlock_table};
+use crate::pg::lock::{TableLock, lock_alone, lock_and_look, lock_for_writing, releasing_locks, unlock_table};
 use crate::pg::relation::{self, Facts};
 use crate::pg::report;
 use crate::pg::role::act_as_unfiltered;
 use crate::pg::spi::{Connection, Snapshot, connected};
+use crate::pg::system_catalog;
 use crate::pg::trigger::Firing;
 use crate::pg::types::SqlType;
 use crate::pg::writability::StockColumns;
@@ -29,6 +30,7 @@ use crate::table::choice;
 use crate::table::configuration::{Configured, configuration, configured, configured_with};
 use crate::table::health;
 use crate::table::native;
+use crate::table::trust;
 use serde_json::json;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -49,10 +51,6 @@ thread_local! {
 
 fn cached(table: Oid) -> Option<Rc<Attachment>> {
     CACHE.with_borrow(|cache| cache.attachments.get(&table).cloned())
-}
-
-fn is_fresh(stock: &Attachment) -> bool {
-    stock.generation == invalidation::generation(Watch::Table(stock.oid))
 }
 
 /// The attached table that the caller means, locked against attach and detach until the transaction ends.
@@ -77,9 +75,9 @@ pub fn current() -> Result<Rc<Attachment>> {
 pub fn attached(table: Oid) -> Result<Rc<Attachment>> {
     if let Some(cached) = cached(table) {
         lock_for_writing(&[table]);
-        if is_fresh(&cached) {
+        if cached.is_fresh() {
             lock_for_writing(&cached.locked);
-            if is_fresh(&cached) {
+            if cached.is_fresh() {
                 return Ok(cached);
             }
             unlock_all(&cached.locked);
@@ -171,7 +169,7 @@ pub fn part_without_lock(firing: &Firing) -> Result<Option<(Oid, Part)>> {
         let stock = cache.stock_of.get(&table)?;
         cache.attachments.get(stock).cloned()
     });
-    if let Some(stock) = known.filter(|stock| is_fresh(stock))
+    if let Some(stock) = known.filter(|stock| stock.is_fresh())
         && let Some(part) = stock.part_of(firing)
     {
         return Ok(Some((stock.oid, part)));
@@ -190,6 +188,12 @@ fn unlock_all(tables: &[Oid]) {
     tables.iter().for_each(|table| unlock_table(*table, TableLock::RowExclusive));
 }
 
+/// The partitions of a stock table; none where it is an ordinary table, of which others may inherit.
+fn partitions(table: Oid, heirs: &[Oid]) -> Vec<Oid> {
+    let is_partitioned = system_catalog::table(table).is_some_and(|table| table.kind == b'p');
+    if is_partitioned { heirs.to_vec() } else { Vec::new() }
+}
+
 fn load(spi: &Connection, table: Oid) -> Result<Attachment> {
     let watch = Watch::Table(table);
     loop {
@@ -206,17 +210,23 @@ fn load(spi: &Connection, table: Oid) -> Result<Attachment> {
         if self::configured(spi, &configuration, table)?.as_ref() == Some(&configured)
             && generation == invalidation::generation(watch)
         {
-            let partitions = relation::with_partitions(table).into_iter().filter(|part| *part != table);
-            let grants = catalog::grants_of_trigger(spi, companions.into_iter().chain(partitions).collect())?;
+            let heirs: Vec<Oid> = relation::with_partitions(table).into_iter().filter(|heir| *heir != table).collect();
+            let partitions = partitions(table, &heirs);
+            let tables = companions.into_iter().chain(heirs).collect();
+            let grants = catalog::grants_of_trigger(spi, tables)?;
             grants.iter().for_each(|grant| invalidation::add_role(grant.grantee));
             let mut locked: Vec<Oid> =
                 grants.iter().filter(|grant| !grant.to_superuser).map(|grant| grant.table).collect();
             locked.dedup();
             locked.extend(configured.companions.movements);
             lock_for_writing(&locked);
+            // They are read below, and PostgreSQL runs code of their owners when it plans that.
+            lock_and_look(&partitions, TableLock::RowShare);
             if generation == invalidation::generation(watch) {
-                return build(spi, (configured, relation::schema_of(configuration.oid)), (generation, locked));
+                let locks = Locks { generation, locked, partitions };
+                return build(spi, (configured, relation::schema_of(configuration.oid)), locks);
             }
+            partitions.iter().for_each(|partition| unlock_table(*partition, TableLock::RowShare));
             unlock_all(&locked);
         }
         unlock_table(table, TableLock::RowExclusive);
@@ -235,10 +245,17 @@ fn require_plain_schema(table: &Description) -> Result<()> {
     ))
 }
 
+/// What was locked, and the number of the invalidation message after which it is looked up.
+struct Locks {
+    generation: u64,
+    locked: Vec<Oid>,
+    partitions: Vec<Oid>,
+}
+
 fn build(
     spi: &Connection,
     (configured, extension_schema): (Configured, Option<Oid>),
-    (generation, locked): (u64, Vec<Oid>),
+    Locks { generation, locked, partitions }: Locks,
 ) -> Result<Attachment> {
     let table = describe_configured(&configured)?;
     let columns = resolve(&configured, &table)?;
@@ -246,8 +263,11 @@ fn build(
     require_plain_schema(&table)?;
     let search_path = pinned_path(&table);
     let known = divisions::state(table.oid);
-    let (striped, away) = striped_items(spi, &companions.stripes, &table, (&columns.id.quoted, &search_path))?;
-    let facts = health::stock_facts(table.oid);
+    let facts = trust::stock_facts(table.oid);
+    let objection = trust::objection(&facts, table.owner);
+    let partitioned = table.kind == RelationKind::Partitioned && !trust::forbids_reading(objection.as_deref());
+    let id = partitioned.then_some(columns.id.quoted.as_str());
+    let (striped, away) = striped_items(spi, &companions.stripes, &table, (id, &search_path))?;
     let refusal = require_unrelated(spi, &table)
         .and_then(|()| refusal(&configured, &table, &facts, !striped.is_empty()))
         .and(companions.in_force)
@@ -295,8 +315,9 @@ fn build(
         seen_short: RefCell::new(None),
         looked: Cell::new(None),
         refusal,
-        objection: health::objection(&facts, table.owner),
+        objection,
         locked,
+        partitions,
         generation,
         plans: Plans::default(),
     })
@@ -398,15 +419,16 @@ fn learn_some(spi: &Connection, stock: &Attachment, ids: &[ItemId]) -> Result<bo
     Ok(changed)
 }
 
-/// The striped items; and those whose row is in a detached partition.
+/// The striped items; and those whose row is in a detached partition, where the id column of a partitioned table is
+/// given.
 fn striped_items(
     spi: &Connection,
     stripes: &str,
     table: &Description,
-    (id, search_path): (&str, &CStr),
+    (id, search_path): (Option<&str>, &CStr),
 ) -> Result<(StripeCounts, HashSet<ItemId>)> {
     let _acting = act_as_unfiltered(table.owner, search_path);
-    let partitioned = (table.kind == RelationKind::Partitioned).then_some((table.name.as_str(), id));
+    let partitioned = id.map(|id| (table.name.as_str(), id));
     let rows = releasing_locks(|| spi.once_latest(&statements::striped_items(stripes, partitioned), &[]));
     let (mut striped, mut away) = (HashMap::new(), HashSet::new());
     for row in 0..rows.count() {

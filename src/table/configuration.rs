@@ -114,6 +114,11 @@ impl CompanionOids {
         self.all().map(|(_, oid)| oid).collect()
     }
 
+    /// The table of a companion; none of a ledger that is not kept.
+    pub fn table(&self, companion: Companion) -> Option<Oid> {
+        self.all().find(|(of, _)| *of == companion).map(|(_, oid)| oid)
+    }
+
     /// The companion that a table is.
     pub fn companion(&self, table: Oid) -> Option<Companion> {
         self.all().find(|(_, oid)| *oid == table).map(|(companion, _)| companion)

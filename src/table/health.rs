@@ -2,8 +2,7 @@
 //!
 //! Checked when the attachment is looked up, under the lock on the stock table, and again after every change that
 //! PostgreSQL announces: no subscription writes to the tables, no other table took the name, our triggers are in force,
-//! companions have our columns and the owner of the stock table, and no trigger runs code of another role, or at
-//! commit, with the owner's rights.
+//! companions have our columns and the owner of the stock table. Whose code is on the tables is for `table::trust`.
 
 use crate::core::error::{Error, Result};
 use crate::core::item_id::IdType;
@@ -11,12 +10,11 @@ use crate::core::part::{Companion, Part};
 use crate::pg::Oid;
 use crate::pg::invalidation;
 use crate::pg::namespace;
-use crate::pg::relation::{self, Facts, TriggerFacts};
-use crate::pg::role::{current_role, is_superuser, role_name};
-use crate::table::catalog;
+use crate::pg::relation::{self, Facts};
 use crate::table::choice;
 use crate::table::configuration::Configured;
 use crate::table::triggers;
+use crate::table::trust;
 use serde_json::json;
 
 /// Refuses a copy that a subscription keeps, and a table whose name another one has taken.
@@ -61,7 +59,7 @@ pub fn companion(table: Oid, companion: Companion, owner: Oid, id_type: IdType) 
     if let Some(problem) = companion.problem(&facts, owner, Some(id_type)) {
         return Err(changed(&facts.name, &problem));
     }
-    match objection(std::slice::from_ref(&facts), owner) {
+    match trust::objection(std::slice::from_ref(&facts), owner) {
         Some(objection) => Err(objection),
         None => Ok(facts),
     }
@@ -107,53 +105,4 @@ pub fn ours_in_force(facts: &Facts, part: Part, (ledger, striped): (bool, bool))
         }
     }
     Ok(())
-}
-
-/// The first of these tables that has another owner, or a trigger that must not run with the rights of this one.
-pub fn objection(tables: &[Facts], owner: Oid) -> Option<Box<Error>> {
-    tables.iter().find_map(|facts| {
-        invalidation::add_role(facts.owner);
-        if facts.owner != owner && !is_superuser(facts.owner) {
-            return Some(Error::foreign_partition(&facts.name, &role_name(facts.owner)));
-        }
-        let of_users = facts.triggers.iter().filter(|trigger| !trigger.internal);
-        of_users.clone().for_each(|trigger| invalidation::add_function(trigger.function));
-        of_users.into_iter().find_map(|trigger| object_to(&facts.name, trigger, owner))
-    })
-}
-
-fn object_to(table: &str, trigger: &TriggerFacts, owner: Oid) -> Option<Box<Error>> {
-    if trigger.deferrable {
-        return Some(Error::deferrable_trigger(table, &trigger.name));
-    }
-    if trigger.condition {
-        let condition = match catalog::condition(trigger.oid, owner) {
-            Ok(condition) => condition,
-            Err(error) => return Some(error),
-        };
-        condition.functions.iter().copied().for_each(invalidation::add_function);
-        if !condition.plain {
-            return Some(Error::foreign_condition(table, &trigger.name));
-        }
-    }
-    // The function has not been dropped: the trigger would have gone with it.
-    let owner_of_function = relation::function_owner(trigger.function);
-    owner_of_function.into_iter().for_each(invalidation::add_role);
-    let foreign = owner_of_function.filter(|of| *of != owner && !is_superuser(*of));
-    foreign.map(|of| Error::foreign_trigger(table, &trigger.name, &role_name(of)))
-}
-
-/// Refuses to write rows as the owner under an objection, but for the owner itself, whose deferred trigger runs at the
-/// commit of the owner's own transaction.
-pub fn require_writable_by_caller(objection: Option<Box<Error>>, owner: Oid) -> Result<()> {
-    objection
-        .filter(|error| error.reason() != Some("deferrable_trigger") || current_role() != owner)
-        .map_or(Ok(()), Err)
-}
-
-/// The stock table and its partitions, as they are now.
-pub fn stock_facts(table: Oid) -> Vec<Facts> {
-    let tables = relation::with_partitions(table);
-    invalidation::add_relations(&tables);
-    tables.into_iter().filter_map(relation::facts).collect()
 }

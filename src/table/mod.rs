@@ -14,3 +14,4 @@ pub mod native;
 pub mod queue;
 pub mod rows;
 pub mod triggers;
+pub mod trust;

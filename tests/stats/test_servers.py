@@ -204,6 +204,25 @@ def test_places_of_databases_that_are_gone_become_free():
             ).fetchone() == (1,)
 
 
+def test_a_call_that_fails_before_its_table_is_known_finds_a_place_of_a_database_that_is_gone():
+    """Before, such calls were counted only while there were places that nothing had had."""
+    with Server(pg=PG, settings=NEEDED) as server:
+        with psycopg.connect(server.dsn(), autocommit=True) as admin:
+            admin.execute("CREATE DATABASE gone")
+            admin.execute("CREATE DATABASE bare")
+            with psycopg.connect(server.dsn("gone"), autocommit=True) as conn:
+                conn.execute("CREATE EXTENSION inventory_ext")
+                fill_places(conn, tables=PLACES // 10 + 1)
+                lost = info(conn)[3]
+            admin.execute("DROP DATABASE gone WITH (FORCE)")
+        with psycopg.connect(server.dsn("bare"), autocommit=True) as conn:
+            conn.execute("CREATE EXTENSION inventory_ext")
+            with pytest.raises(psycopg.Error):
+                sell(conn, ONE, 1)
+            assert conn.execute("SELECT stock_table, calls FROM inventory_stats").fetchall() == [(None, 1)]
+            assert info(conn)[3] == lost > 0
+
+
 def test_a_table_whose_drop_is_rolled_back_keeps_its_counters_where_all_places_are_taken():
     """The transaction that had dropped it took that for a fact, and freed its place."""
     with Server(pg=PG, settings=NEEDED) as server:

@@ -151,6 +151,9 @@ class Aside:
         self._thread.join(PATIENCE_SECONDS)
         assert not self._thread.is_alive(), "the other session never came to an end"
 
+    def is_running(self):
+        return self._thread.is_alive()
+
     def result(self):
         self._join()
         if self._error is not None:

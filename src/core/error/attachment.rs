@@ -85,6 +85,12 @@ impl Error {
         self
     }
 
+    /// The same with a HINT for who reads a partition as the owner, also of a table attached with the caller's rights.
+    pub fn to_be_read(mut self: Box<Self>) -> Box<Self> {
+        self.hint = "Give the partition to the table's owner with ALTER TABLE ... OWNER TO.";
+        self
+    }
+
     /// `55000`: code of another role would run with the rights of the table's owner.
     pub fn foreign_trigger(table: &str, trigger: &str, function_owner: &str) -> Box<Self> {
         Self::new(
@@ -188,6 +194,16 @@ impl Error {
             "a partition of the stock table belongs to another role",
             json!({"reason": "foreign_partition", "table": table, "owner": owner}),
             "Give it to the table's owner with ALTER TABLE ... OWNER TO, or attach with p_run_as => 'caller'.",
+        )
+    }
+
+    /// `55006`: by its name a statement would find another table.
+    pub fn renamed_meanwhile(table: &str) -> Box<Self> {
+        Self::new(
+            "55006",
+            "a table of the attachment, or its schema, was renamed while the call waited",
+            json!({"reason": "renamed_meanwhile", "table": table}),
+            "Call the function again.",
         )
     }
 

@@ -1,0 +1,67 @@
+//! Whether code on the tables of an attachment may run with the owner's rights: no table belongs to another role, and
+//! no trigger runs code of another role, or at commit.
+//!
+//! A partition of another role is not even read: PostgreSQL runs functions of its CHECKs and indexes when it plans.
+
+use crate::core::error::{Error, Result};
+use crate::pg::Oid;
+use crate::pg::invalidation;
+use crate::pg::relation::{self, Facts, TriggerFacts};
+use crate::pg::role::{current_role, is_superuser, role_name};
+use crate::table::catalog;
+
+/// The first of these tables that has another owner; else the first that has a trigger which must not run with the
+/// rights of this one.
+pub fn objection(tables: &[Facts], owner: Oid) -> Option<Box<Error>> {
+    tables.iter().for_each(|facts| invalidation::add_role(facts.owner));
+    let foreign = tables.iter().find(|facts| facts.owner != owner && !is_superuser(facts.owner));
+    if let Some(facts) = foreign {
+        return Some(Error::foreign_partition(&facts.name, &role_name(facts.owner)));
+    }
+    tables.iter().find_map(|facts| {
+        let of_users = facts.triggers.iter().filter(|trigger| !trigger.internal);
+        of_users.clone().for_each(|trigger| invalidation::add_function(trigger.function));
+        of_users.into_iter().find_map(|trigger| object_to(&facts.name, trigger, owner))
+    })
+}
+
+fn object_to(table: &str, trigger: &TriggerFacts, owner: Oid) -> Option<Box<Error>> {
+    if trigger.deferrable {
+        return Some(Error::deferrable_trigger(table, &trigger.name));
+    }
+    if trigger.condition {
+        let condition = match catalog::condition(trigger.oid, owner) {
+            Ok(condition) => condition,
+            Err(error) => return Some(error),
+        };
+        condition.functions.iter().copied().for_each(invalidation::add_function);
+        if !condition.plain {
+            return Some(Error::foreign_condition(table, &trigger.name));
+        }
+    }
+    // The function has not been dropped: the trigger would have gone with it.
+    let owner_of_function = relation::function_owner(trigger.function);
+    owner_of_function.into_iter().for_each(invalidation::add_role);
+    let foreign = owner_of_function.filter(|of| *of != owner && !is_superuser(*of));
+    foreign.map(|of| Error::foreign_trigger(table, &trigger.name, &role_name(of)))
+}
+
+/// Whether a table may not even be read as the owner.
+pub fn forbids_reading(objection: Option<&Error>) -> bool {
+    objection.is_some_and(|objection| objection.reason() == Some("foreign_partition"))
+}
+
+/// Refuses to write rows as the owner under an objection, but for the owner itself, whose deferred trigger runs at the
+/// commit of the owner's own transaction.
+pub fn require_writable_by_caller(objection: Option<Box<Error>>, owner: Oid) -> Result<()> {
+    objection
+        .filter(|error| error.reason() != Some("deferrable_trigger") || current_role() != owner)
+        .map_or(Ok(()), Err)
+}
+
+/// The stock table and its partitions, as they are now.
+pub fn stock_facts(table: Oid) -> Vec<Facts> {
+    let tables = relation::with_partitions(table);
+    invalidation::add_relations(&tables);
+    tables.into_iter().filter_map(relation::facts).collect()
+}
