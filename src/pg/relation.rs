@@ -234,6 +234,17 @@ pub fn qualified_name(relation: Oid) -> String {
     }
 }
 
+/// The schema and the name of a relation, as they are; None where there is no such relation.
+pub fn full_name(relation: Oid) -> Option<[String; 2]> {
+    // SAFETY: looks names up, which are copied into the current memory context, or null.
+    unsafe {
+        let schema = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(relation));
+        let name = pg_sys::get_rel_name(relation);
+        let is_there = !schema.is_null() && !name.is_null();
+        is_there.then(|| [schema, name].map(|text| encoding::from_c(CStr::from_ptr(text))))
+    }
+}
+
 /// A table and the tables that it is a partition of, on all levels.
 pub fn with_ancestors(table: Oid) -> Vec<Oid> {
     // SAFETY: looks a relation up; the ancestors are a list of oids in the current memory context.

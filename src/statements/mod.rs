@@ -99,16 +99,6 @@ impl Names {
         format!("stock.{}{collation}", self.id)
     }
 
-    /// The name of a companion; none of a ledger that is not kept.
-    pub fn of(&self, companion: Companion) -> Option<&String> {
-        match companion {
-            Companion::Movements => self.movements.as_ref(),
-            Companion::Requests => Some(&self.requests),
-            Companion::Stripes => Some(&self.stripes),
-            Companion::Totals => Some(&self.totals),
-        }
-    }
-
     fn ledger(&self) -> Result<&str> {
         self.movements.as_deref().ok_or_else(|| Error::internal("a movement is recorded where there is no ledger"))
     }

@@ -13,7 +13,7 @@ use crate::pg::args::Arg;
 use crate::pg::encoding;
 use crate::pg::invalidation::{self, Watch};
 use crate::pg::lock::{TableLock, lock_and_look, lock_table};
-use crate::pg::relation::{self, Facts};
+use crate::pg::relation;
 use crate::pg::role::{
     Acting, act_as, act_as_unfiltered, current_role, is_superuser, is_unfiltered, require_sale_rights,
 };
@@ -77,6 +77,8 @@ pub struct Attachment {
     /// Locked with the stock table by each call, until the transaction ends: the ledger, and the companions and
     /// partitions on which others may create triggers, so that no trigger is created while the call runs.
     pub locked: Vec<Oid>,
+    /// The schema and the name of the table and of its companions, by which statements find them.
+    pub called: Vec<(Oid, [String; 2])>,
     /// The partitions of a partitioned table, of all levels; each statement locks them.
     pub partitions: Vec<Oid>,
     /// The number of the invalidation message that it was read after.
@@ -159,19 +161,16 @@ impl Attachment {
     }
 
     fn require_as_looked_up(&self, lock: TableLock) -> Result<()> {
-        let stock = [(self.oid, &self.names.relation)];
-        let companions = self.companions.all().filter_map(|(companion, oid)| Some((oid, self.names.of(companion)?)));
-        for (table, name) in stock.into_iter().chain(companions) {
-            if relation::qualified_name(table) != *name {
-                return Err(Error::renamed_meanwhile(name));
-            }
+        let renamed = |(table, name): &&(Oid, [String; 2])| relation::full_name(*table).as_ref() != Some(name);
+        if let Some((table, _)) = self.called.iter().find(renamed) {
+            return Err(Error::renamed_meanwhile(&relation::qualified_name(*table)));
         }
         if self.names.partitioned {
             lock_and_look(&relation::with_partitions(self.oid), lock);
         }
-        let companions = self.companions.oids();
-        let facts: Vec<Facts> = companions.into_iter().filter_map(relation::facts).collect();
-        trust::objection(&facts, self.owner).map_or(Ok(()), Err)?;
+        for (companion, table) in self.companions.all() {
+            trust::companion(table, companion, self.owner, self.names.id_type)?;
+        }
         if self.run_as_caller && !is_unfiltered() {
             return Ok(());
         }

@@ -275,6 +275,9 @@ fn build(
     let stock = facts.first().ok_or_else(|| Error::stock_table_dropped(table.oid.to_u32()))?;
     let run_as_caller = configured.run_as == "caller";
     let Resolved { id, quantity, id_type, quantity_type, capacity } = columns;
+    let mut called = vec![table.oid];
+    called.extend(configured.companions.oids());
+    let called = called.into_iter().filter_map(|table| Some((table, relation::full_name(table)?))).collect();
     let names = Names {
         relation: table.name.clone(),
         partitioned: table.kind == RelationKind::Partitioned,
@@ -316,6 +319,7 @@ fn build(
         looked: Cell::new(None),
         refusal,
         objection,
+        called,
         locked,
         partitions,
         generation,
@@ -337,7 +341,7 @@ impl Companions {
         let oids = &configured.companions;
         let mut in_force = Ok(());
         let mut name = |oid: Oid, companion: Companion| -> Result<String> {
-            let facts = health::companion(oid, companion, table.owner, id_type)?;
+            let facts = trust::companion(oid, companion, table.owner, id_type)?;
             let ours = health::ours_in_force(&facts, Part::Companion(companion), (oids.movements.is_some(), false));
             in_force = std::mem::replace(&mut in_force, Ok(())).and(ours);
             Ok(relation::qualified_name(oid))

@@ -1,12 +1,11 @@
 //! Whether the configuration row still describes an attachment that may be sold from.
 //!
 //! Checked when the attachment is looked up, under the lock on the stock table, and again after every change that
-//! PostgreSQL announces: no subscription writes to the tables, no other table took the name, our triggers are in force,
-//! companions have our columns and the owner of the stock table. Whose code is on the tables is for `table::trust`.
+//! PostgreSQL announces: no subscription writes to the tables, no other table took the name, our triggers are in force.
+//! Whose code is on the tables is for `table::trust`.
 
 use crate::core::error::{Error, Result};
-use crate::core::item_id::IdType;
-use crate::core::part::{Companion, Part};
+use crate::core::part::Part;
 use crate::pg::Oid;
 use crate::pg::invalidation;
 use crate::pg::namespace;
@@ -14,8 +13,6 @@ use crate::pg::relation::{self, Facts};
 use crate::table::choice;
 use crate::table::configuration::Configured;
 use crate::table::triggers;
-use crate::table::trust;
-use serde_json::json;
 
 /// Refuses a copy that a subscription keeps, and a table whose name another one has taken.
 pub fn is_the_attached_table(configured: &Configured, name: &str) -> Result<()> {
@@ -50,37 +47,6 @@ fn is_at_home(found: Oid, stock: Oid) -> bool {
 /// Whether another table, which is not attached, has the name that the table had when it was attached.
 pub fn is_replaced(configured: &Configured, name: &str) -> bool {
     is_the_attached_table(configured, name).is_err_and(|error| error.reason() == Some("stock_table_swapped"))
-}
-
-/// A companion, with its columns and its owner as they must be, and no trigger that must not run with the owner's
-/// rights.
-pub fn companion(table: Oid, companion: Companion, owner: Oid, id_type: IdType) -> Result<Facts> {
-    let facts = relation::facts(table).ok_or_else(|| dropped(companion.reason_dropped(), table))?;
-    if let Some(problem) = companion.problem(&facts, owner, Some(id_type)) {
-        return Err(changed(&facts.name, &problem));
-    }
-    match trust::objection(std::slice::from_ref(&facts), owner) {
-        Some(objection) => Err(objection),
-        None => Ok(facts),
-    }
-}
-
-fn dropped(reason: &'static str, table: Oid) -> Box<Error> {
-    Error::broken_attachment(
-        reason,
-        "a table that belongs to the stock table was dropped",
-        json!({"oid": table.to_u32()}),
-        "Call detach_inventory, then attach_inventory again: it creates the missing table.",
-    )
-}
-
-fn changed(table: &str, problem: &str) -> Box<Error> {
-    Error::broken_attachment(
-        "companion_changed",
-        "a table that belongs to the stock table has other columns or another owner than it was created with",
-        json!({"table": table, "problem": problem}),
-        "Change the column or the owner back with ALTER TABLE.",
-    )
 }
 
 /// The triggers of ours on the partitions of a stock table, which PostgreSQL made of those of the whole: each can be

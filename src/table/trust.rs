@@ -1,14 +1,17 @@
-//! Whether code on the tables of an attachment may run with the owner's rights: no table belongs to another role, and
-//! no trigger runs code of another role, or at commit.
+//! Whether code on the tables of an attachment may run with the owner's rights: no table belongs to another role, the
+//! companions are as they were created, and no trigger runs code of another role, or at commit.
 //!
 //! A partition of another role is not even read: PostgreSQL runs functions of its CHECKs and indexes when it plans.
 
 use crate::core::error::{Error, Result};
+use crate::core::item_id::IdType;
+use crate::core::part::Companion;
 use crate::pg::Oid;
 use crate::pg::invalidation;
 use crate::pg::relation::{self, Facts, TriggerFacts};
 use crate::pg::role::{current_role, is_superuser, role_name};
 use crate::table::catalog;
+use serde_json::json;
 
 /// The first of these tables that has another owner; else the first that has a trigger which must not run with the
 /// rights of this one.
@@ -44,6 +47,37 @@ fn object_to(table: &str, trigger: &TriggerFacts, owner: Oid) -> Option<Box<Erro
     owner_of_function.into_iter().for_each(invalidation::add_role);
     let foreign = owner_of_function.filter(|of| *of != owner && !is_superuser(*of));
     foreign.map(|of| Error::foreign_trigger(table, &trigger.name, &role_name(of)))
+}
+
+/// A companion, with its columns and its owner as they must be, and no trigger that must not run with the owner's
+/// rights.
+pub fn companion(table: Oid, companion: Companion, owner: Oid, id_type: IdType) -> Result<Facts> {
+    let facts = relation::facts(table).ok_or_else(|| dropped(companion.reason_dropped(), table))?;
+    if let Some(problem) = companion.problem(&facts, owner, Some(id_type)) {
+        return Err(changed(&facts.name, &problem));
+    }
+    match objection(std::slice::from_ref(&facts), owner) {
+        Some(objection) => Err(objection),
+        None => Ok(facts),
+    }
+}
+
+fn dropped(reason: &'static str, table: Oid) -> Box<Error> {
+    Error::broken_attachment(
+        reason,
+        "a table that belongs to the stock table was dropped",
+        json!({"oid": table.to_u32()}),
+        "Call detach_inventory, then attach_inventory again: it creates the missing table.",
+    )
+}
+
+fn changed(table: &str, problem: &str) -> Box<Error> {
+    Error::broken_attachment(
+        "companion_changed",
+        "a table that belongs to the stock table has other columns or another owner than it was created with",
+        json!({"table": table, "problem": problem}),
+        "Change the column or the owner back with ALTER TABLE.",
+    )
 }
 
 /// Whether a table may not even be read as the owner.

@@ -36,10 +36,10 @@ def give_partition(admin, stranger, planned=False):
     put_code(stranger, PART, planned)
 
 
-def put_code(stranger, table, planned):
+def put_code(stranger, table, planned, column="id"):
     stranger.conn.execute(f"ALTER TABLE {table} ADD CONSTRAINT spy CHECK (tools.grab()) NOT VALID")
     if planned:
-        stranger.conn.execute(f"CREATE INDEX spy ON {table} (id) WHERE tools.grab()")
+        stranger.conn.execute(f"CREATE INDEX spy ON {table} ({column}) WHERE tools.grab()")
         stranger.has_run_its_code()
 
 
@@ -228,6 +228,34 @@ def test_a_partition_that_is_given_away_while_detach_waits_is_not_written(db, by
     store.audit()
 
 
+@pytest.mark.parametrize("table", [STRIPES, TOTALS])
+def test_a_companion_that_is_given_away_while_a_call_waits_is_not_written(db, table):
+    store = open_store(db)
+    stranger = with_code_of(store)
+    waiting = KeysHeld(store, statement(CALLS["sale"], TWO))
+    store.admin.execute(f'ALTER TABLE {table} OWNER TO "{stranger.role}"')
+    put_code(stranger, table, planned=True, column="inventory_id")
+    assert waiting.refusal().reason == "companion_changed"
+    stranger.assert_nothing_ran()
+    store.admin.execute(f"ALTER TABLE {table} DROP CONSTRAINT spy; DROP INDEX store.spy")
+    store.admin.execute(f'ALTER TABLE {table} OWNER TO "{store.owner_role}"')
+    assert available(store.admin, TWO) == 99
+    store.audit()
+
+
+def test_names_that_are_quoted_otherwise_are_the_same(db):
+    """A setting quotes every name; the tables have changed while the call waited, and are called as before."""
+    store = open_store(db)
+    clerk, holder = store.clerk(), store.db.connect(user=store.owner_role)
+    sell(clerk, ONE, 1)
+    holder.execute(f"BEGIN; SELECT 1 FROM {STOCK} FOR UPDATE")
+    clerk.execute("SET quote_all_identifiers = on")
+    call = Aside(sell, clerk, ONE, 1)
+    until_waiting(store.admin, clerk)
+    holder.execute(f"COMMENT ON TABLE {KEYS} IS 'changed'; ANALYZE {STRIPES}; COMMIT")
+    assert call.result()["new_quantity"] == 98
+
+
 @pytest.mark.parametrize("table", [KEYS, STRIPES])
 def test_a_table_that_takes_the_name_of_a_companion_while_a_call_waits_is_not_written(db, table):
     store = open_store(db)
@@ -237,7 +265,7 @@ def test_a_table_that_takes_the_name_of_a_companion_while_a_call_waits_is_not_wr
     conn.execute(f"CREATE TABLE {table} (LIKE store.away INCLUDING ALL); INSERT INTO {table} SELECT * FROM store.away")
     refusal = waiting.refusal()
     assert (refusal.sqlstate, refusal.reason) == ("55006", "renamed_meanwhile")
-    assert refusal.facts["table"] == table
+    assert refusal.facts["table"] == "store.away"
     store.admin.execute(f"DROP TABLE {table}; ALTER TABLE store.away RENAME TO {table.partition('.')[2]}")
     assert available(store.admin, TWO) == 99
     store.audit()
