@@ -13,15 +13,16 @@ use crate::core::json::spaced;
 use crate::pg::Oid;
 use crate::pg::args::Arg;
 use crate::pg::invalidation;
-use crate::pg::lock::{TableLock, lock_alone};
+use crate::pg::lock::{TableLock, lock_alone, lock_and_look};
 use crate::pg::relation::{self, Facts};
 use crate::pg::report;
 use crate::pg::role::act_as_unfiltered;
-use crate::pg::spi::Connection;
+use crate::pg::spi::{Connection, checked};
 use crate::pg::transaction::{has_one_snapshot, require_writable};
 use crate::statements::attach as statements;
 use crate::stock::call::require_no_other;
 use crate::table::cache::describe_configured;
+use crate::table::called::Called;
 use crate::table::catalog::{self, ColumnDescription, Columns, Description, RelationKind};
 use crate::table::configuration::{
     CATALOG_PATH, Configuration, Configured, configuration, configured, configured_with, is_subscribed,
@@ -80,7 +81,10 @@ pub fn attach(spi: &Connection, options: &Options) -> Result<String> {
     require_free(spi, &configuration, &table, &companions)?;
     companions::require_own_stripes(spi, &configuration, &table, &companions)?;
     let attachment = New { table: &table, home: &home, companions: &companions };
-    cursors::leaving_none(table.owner, || attach_locked(spi, options, &configuration, &attachment))
+    let called = Called::of(companions.iter().map(|found| found.oid).chain([table.oid]));
+    cursors::leaving_none(table.owner, || {
+        checked(called.into_check(), |spi| attach_locked(spi, options, &configuration, &attachment))
+    })
 }
 
 /// What is being attached, locked.
@@ -176,6 +180,8 @@ fn lock_table(spi: &Connection, options: &Options) -> Result<(Description, Home,
     let stock = relation::with_partitions(seen.oid);
     let tables: Vec<Oid> = companions.iter().map(|found| found.oid).chain(stock).collect();
     lock_alone(&tables, TableLock::AccessExclusive);
+    // Those that were attached meanwhile; with the table locked no more come.
+    lock_alone(&relation::with_partitions(seen.oid), TableLock::AccessExclusive);
     let locked = options.describe()?;
     require_ownership(&locked)?;
     Ok((locked, home, companions))
@@ -183,6 +189,8 @@ fn lock_table(spi: &Connection, options: &Options) -> Result<(Description, Home,
 
 /// A second attach: the same is a notice, anything else an error.
 fn already(spi: &Connection, options: &Options, configured: &Configured) -> Result<String> {
+    // Its rows are counted as the owner: what could change that is locked first.
+    lock_and_look(&relation::with_partitions(configured.table), TableLock::AccessShare);
     let attached = describe_configured(configured)?;
     let wanted = options.describe()?;
     let number = |column: &Option<ColumnDescription>| column.as_ref().map(|column| column.number);
@@ -194,6 +202,10 @@ fn already(spi: &Connection, options: &Options, configured: &Configured) -> Resu
         && is_home(spi, &wanted, options, configured)?;
     if !same {
         return Err(Error::already_attached(&attached.name));
+    }
+    if attached.kind == RelationKind::Partitioned {
+        let objection = trust::objection(&trust::stock_facts(attached.oid), attached.owner);
+        objection.filter(|found| trust::forbids_reading(Some(found))).map_or(Ok(()), Err)?;
     }
     report::notice(&format!("{} is attached already", attached.name));
     let _acting = act_as_unfiltered(attached.owner, CATALOG_PATH);

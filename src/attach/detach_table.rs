@@ -13,12 +13,13 @@ use crate::pg::invalidation;
 use crate::pg::lock::{TableLock, lock_alone, lock_for_writing};
 use crate::pg::relation;
 use crate::pg::report;
-use crate::pg::spi::Connection;
+use crate::pg::spi::{Connection, checked};
 use crate::pg::transaction::require_writable;
 use crate::statements::attach as statements;
 use crate::stock::call::require_no_other;
 use crate::stripes::layout;
 use crate::table::cache::{self, describe_configured};
+use crate::table::called::Called;
 use crate::table::catalog::{self, Columns, Description};
 use crate::table::choice;
 use crate::table::configuration::{CompanionOids, Configured, configuration, configured};
@@ -40,9 +41,18 @@ pub fn detach(spi: &Connection, table: Option<Oid>) -> Result<()> {
         lock_alone(&[table], TableLock::AccessExclusive);
         // Read again: another session may have detached the table, or attached it anew.
         let configured = attached()?;
+        let companions = configured.companions.oids();
+        if !configured.subscribed {
+            // A trigger that is being created, or a partition that is given away, is waited for, and then seen.
+            lock_for_writing(&companions);
+            lock_for_writing(&relation::with_partitions(table));
+        }
         let description = describe_configured(&configured)?;
         require_ownership(&description)?;
-        cursors::leaving_none(description.owner, || merge_stripes(spi, &configured, &description))?;
+        let called = Called::of(companions.into_iter().chain([table]));
+        cursors::leaving_none(description.owner, || {
+            checked(called.into_check(), |spi| merge_stripes(spi, &configured, &description))
+        })?;
         invalidation::announce_change(table);
     }
     let (relation, sharing) = (&configuration.relation, configuration.sharing());
@@ -66,10 +76,6 @@ fn merge_stripes(spi: &Connection, configured: &Configured, table: &Description)
         return triggers::drop_from_stock(spi, table);
     }
     let companions = configured.companions.oids();
-    // A trigger that is being created is waited for, and then seen.
-    lock_for_writing(&companions);
-    // Neither comes a partition into other hands.
-    lock_for_writing(&relation::with_partitions(table.oid));
     let allowed = || {
         let mut facts = trust::stock_facts(table.oid);
         facts.extend(companions.iter().copied().filter_map(relation::facts));

@@ -6,8 +6,8 @@ use crate::pg::encoding;
 use crate::pg::lock::{TableLock, lock_table};
 use crate::pg::relation::has_pending_triggers;
 use crate::pg::role::{act_as_unfiltered, current_role, has_rights_of, require_select};
-use crate::pg::spi::{Connection, connected};
-use crate::table::attachment::Attachment;
+use crate::pg::spi::{Connection, checked};
+use crate::table::attachment::{Attachment, Judged};
 use crate::table::cache;
 use crate::table::cursors;
 use std::rc::Rc;
@@ -39,7 +39,7 @@ pub fn as_owner<T>(act: impl FnOnce(&Connection, &Attachment) -> Result<T>) -> R
     let stock = stock_of_owner()?;
     cursors::leaving_none(stock.owner, || {
         let _acting = act_as_unfiltered(stock.owner, &stock.search_path);
-        connected(|spi| act(spi, &stock))
+        checked(stock.check(Judged::Reading), |spi| act(spi, &stock))
     })
 }
 
@@ -49,7 +49,7 @@ pub fn as_owner_of_all<T>(act: impl FnOnce(&Connection, &Attachment) -> Result<T
     cursors::leaving_none(stock.owner, || {
         let acting = act_as_unfiltered(stock.owner, &stock.search_path);
         acting.without_indexes();
-        connected(|spi| act(spi, &stock))
+        checked(stock.check(Judged::Reading), |spi| act(spi, &stock))
     })
 }
 

@@ -108,7 +108,7 @@ impl Archiving<'_> {
         if left.count() != cut.items.len() {
             return Err(Error::not_archived(&self.audited.ledger, 0));
         }
-        let mut sealer = Sealer::new(self.audited, self.tables, previous(spi, self.tables)?);
+        let mut sealer = Sealer::new(self.spi, self.audited, self.tables, previous(spi, self.tables)?);
         left.each(&audit_statements::movement_types(id_type), |row| {
             let item = row.item(1)?;
             let movement = Movement::read(row, &item, true)?;

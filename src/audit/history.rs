@@ -9,13 +9,13 @@ use crate::core::seal::hex;
 use crate::ledger::past;
 use crate::pg::args::{AnyNumeric, Arg, Moment};
 use crate::pg::role::current_role;
-use crate::pg::spi::{Connection, connected};
+use crate::pg::spi::{Connection, checked};
 use crate::pg::transaction::{is_standby, next_transaction, system, with_new_snapshot};
 use crate::statements::Statement;
 use crate::statements::audit::{self as statements, Range};
 use crate::statements::past as past_statements;
 use crate::stock::call::on_stock;
-use crate::table::attachment::{Attachment, Intent};
+use crate::table::attachment::{Attachment, Intent, Judged};
 use crate::table::cache;
 use crate::table::cursors;
 use serde_json::{Value, json};
@@ -89,7 +89,7 @@ pub fn changes(cursor: Option<&Value>, limit: i64) -> Result<Value> {
     require_reader(oid, ledger, role)?;
     cursors::leaving_none(stock.owner, || {
         let _acting = stock.act_on_companions();
-        connected(|spi| {
+        checked(stock.check(Judged::Companions), |spi| {
             let mut follower = Follower { spi, stock: &stock, ledger, archive: None, position };
             // Both are read before the snapshot: a transaction that has a number up to `last` had begun by then.
             let last = follower.last_number()?;

@@ -13,7 +13,7 @@ use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
 use crate::core::json::exact;
 use crate::core::movement::MovementKind;
-use crate::core::part::Part;
+use crate::core::part::{Access, Part};
 use crate::core::quantity::Quantity;
 use crate::ledger::attribution::{self, Extent as Rows};
 use crate::ledger::context::CallContext;
@@ -160,6 +160,7 @@ impl Reconciliation<'_> {
     /// What is wrong with the item now, as the audit would find it; what was sealed is not put right here.
     fn found(&self, full: bool) -> Result<Vec<Discrepancy>> {
         let _acting = act_as_unfiltered(self.stock.owner, &self.stock.search_path);
+        self.stock.require_own_partitions()?;
         with_new_snapshot(|| {
             let known = match &self.audited.tables {
                 Some(tables) => acknowledged(self.spi, tables, self.stock)?,
@@ -317,7 +318,7 @@ impl Reconciliation<'_> {
         let integer = self.stock.names.quantity_type.is_integer();
         let printed = if integer { quantity.canonical().to_string() } else { quantity.to_string() };
         let args = [Arg::item(self.item), Arg::text(printed.as_str())];
-        self.stock.ready(Some(Part::Stock))?;
+        self.stock.ready(Part::Stock, Access::Write)?;
         let written = attribution::writing_totals(self.stock.oid, vec![(self.item.clone(), printed.clone())], || {
             self.spi.once(&layout::show_total(&self.stock.names), &args)
         });

@@ -67,7 +67,7 @@ impl Run<'_> {
         let next_transaction = next_transaction()?;
         let previous = previous(spi, tables)?;
         let start = if self.full { Origin::First } else { self.start(tables)? };
-        let mut sealer = Some(Sealer::new(self.audited, tables, previous));
+        let mut sealer = Some(Sealer::new(self.spi, self.audited, tables, previous));
         let (checked, begun) = with_new_snapshot(|| {
             let begun = spi.run_active(&statements::snapshot(), &[]);
             self.check(&start, &mut sealer).map(|checked| (checked, begun))

@@ -9,19 +9,21 @@ use crate::core::error::{Error, Result};
 use crate::core::seal::numbers;
 use crate::pg::Oid;
 use crate::pg::args::{Arg, Moment};
+use crate::pg::lock::{TableLock, lock_table};
 use crate::pg::relation;
 use crate::pg::role::act_as_unfiltered;
-use crate::pg::spi::connected;
+use crate::pg::spi::{checked, connected};
 use crate::pg::system_catalog;
 use crate::pg::temp_files::TempFiles;
 use crate::pg::transaction::{check_interrupts, with_new_snapshot};
 use crate::pg::types::SqlType;
 use crate::statements::audit::{self as statements, DEDUCTED_TYPES, Sales};
-use crate::table::attachment::Attachment;
+use crate::table::attachment::{Attachment, Judged};
 use crate::table::beside_ledger;
 use crate::table::cursors;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 /// The parts into which both sides are divided: a million sales are some 10,000 in each.
 const PARTS: usize = 128;
@@ -57,6 +59,8 @@ pub struct Difference {
 /// Finds the differences. The sales are read with the rights of the caller.
 pub fn audit(sales: &SalesTable, since: Option<Moment>) -> Result<Vec<Difference>> {
     let stock = stock_of_owner()?;
+    // Before its name is read, by which the statement will find it.
+    lock_table(sales.table, TableLock::AccessShare);
     relation::schema_of(sales.table).ok_or_else(|| Error::no_table(sales.table.to_u32()))?;
     let table = relation::qualified_name(sales.table);
     let [reference, item, quantity] = [&sales.reference, &sales.item, &sales.quantity].map(|column| {
@@ -83,10 +87,10 @@ pub fn audit(sales: &SalesTable, since: Option<Moment>) -> Result<Vec<Difference
     })
 }
 
-fn deducted(stock: &Attachment, since: Option<Moment>, files: &mut TempFiles) -> Result<()> {
+fn deducted(stock: &Rc<Attachment>, since: Option<Moment>, files: &mut TempFiles) -> Result<()> {
     let ledger = stock.names.movements.as_deref().ok_or_else(|| Error::no_ledger(&stock.names.relation))?;
     let _acting = act_as_unfiltered(stock.owner, &stock.search_path);
-    connected(|spi| {
+    checked(stock.check(Judged::Companions), |spi| {
         let archive = beside_ledger::archive(spi, stock, false)?.map(|archive| archive.name);
         let sql = statements::deducted(ledger, archive.as_deref());
         spi.cursor(&sql, &[Arg::owned(since)]).each(&DEDUCTED_TYPES, |row| {

@@ -6,7 +6,7 @@ use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
 use crate::core::seal::{self, Hash, NOTHING, Seal, Segment, Tree};
 use crate::pg::args::Arg;
-use crate::pg::spi::{Connection, connected};
+use crate::pg::spi::Connection;
 use crate::statements::audit::{self as statements, AuditNames};
 
 /// The bytes, and the rows, that are written at once.
@@ -24,6 +24,7 @@ pub struct Previous {
 
 /// A seal in the making.
 pub struct Sealer<'a> {
+    spi: &'a Connection,
     audited: &'a Audited,
     tables: &'a AuditNames,
     previous: Previous,
@@ -89,8 +90,9 @@ struct NewChain {
 
 impl<'a> Sealer<'a> {
     /// Begins the seal after another one.
-    pub fn new(audited: &'a Audited, tables: &'a AuditNames, previous: Previous) -> Self {
+    pub fn new(spi: &'a Connection, audited: &'a Audited, tables: &'a AuditNames, previous: Previous) -> Self {
         Self {
+            spi,
             audited,
             tables,
             previous,
@@ -186,8 +188,9 @@ impl<'a> Sealer<'a> {
     /// Writes what is waiting, in a connection of its own, which frees its memory.
     fn write(&mut self) {
         self.bytes = 0;
-        connected(|spi| self.write_segments(spi));
-        connected(|spi| self.write_chains(spi));
+        let outer = self.spi;
+        outer.nested(|spi| self.write_segments(spi));
+        outer.nested(|spi| self.write_chains(spi));
     }
 
     fn write_segments(&mut self, spi: &Connection) {

@@ -22,6 +22,15 @@ pub enum Companion {
     Totals,
 }
 
+/// What a statement does with the rows of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reads them.
+    Read,
+    /// Writes them, or locks them to write them next: the lock of the table is not made stronger in between.
+    Write,
+}
+
 impl Companion {
     /// All of them, in the order in which they are locked.
     pub const ALL: [Self; 4] = [Self::Requests, Self::Stripes, Self::Totals, Self::Movements];

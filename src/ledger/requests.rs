@@ -6,7 +6,7 @@
 
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
-use crate::core::part::{Companion, Part};
+use crate::core::part::{Access, Companion, Part};
 use crate::ledger::attribution;
 use crate::pg::args::{Arg, Interval};
 use crate::pg::failpoint::{self, Point};
@@ -137,7 +137,7 @@ pub fn purge(stock: &Attachment, older_than: Interval) -> Result<i64> {
         if !spi.once(&requests::is_not_negative(), &args).required::<bool>(0, c"valid")? {
             return Err(Error::negative_interval("p_older_than"));
         }
-        stock.ready(Some(Part::Companion(Companion::Requests)))?;
+        stock.ready(Part::Companion(Companion::Requests), Access::Write)?;
         let delete = || spi.once(&requests::purge(&stock.names), &args).count() as i64;
         Ok(attribution::writing(stock.companions.requests, delete))
     })

@@ -88,8 +88,6 @@ pub fn releasing_locks<T>(read: impl FnOnce() -> T) -> T {
 pub enum TableLock {
     /// As a statement that reads rows.
     AccessShare,
-    /// As a statement that locks rows.
-    RowShare,
     /// As a statement that writes rows.
     RowExclusive,
     /// As CREATE INDEX CONCURRENTLY and VACUUM.
@@ -106,7 +104,6 @@ impl TableLock {
     fn mode(self) -> pg_sys::LOCKMODE {
         (match self {
             Self::AccessShare => pg_sys::AccessShareLock,
-            Self::RowShare => pg_sys::RowShareLock,
             Self::RowExclusive => pg_sys::RowExclusiveLock,
             Self::ShareUpdateExclusive => pg_sys::ShareUpdateExclusiveLock,
             Self::Share => pg_sys::ShareLock,

@@ -23,6 +23,8 @@ pub struct TriggerFacts {
     pub deferrable: bool,
     /// Made by PostgreSQL for a constraint.
     pub internal: bool,
+    /// Its function is given arguments.
+    pub has_arguments: bool,
 }
 
 /// One column of a table.
@@ -52,6 +54,8 @@ pub enum Source {
 
 /// The facts about one table that are read at once.
 pub struct Facts {
+    /// The table.
+    pub oid: Oid,
     /// The table's owner.
     pub owner: Oid,
     /// An ordinary table.
@@ -79,6 +83,7 @@ pub fn facts(table: Oid) -> Option<Facts> {
         }
         let class = &*(*relation).rd_rel;
         let facts = Facts {
+            oid: table,
             owner: class.relowner,
             ordinary: class.relkind as u8 == pg_sys::RELKIND_RELATION,
             inherits: class.relispartition || pg_sys::has_superclass(table) || has_children(table),
@@ -117,6 +122,7 @@ unsafe fn triggers(relation: pg_sys::Relation) -> Vec<TriggerFacts> {
             enabled: matches!(trigger.tgenabled as u8, b'O' | b'A'),
             deferrable: trigger.tgdeferrable,
             internal: trigger.tgisinternal,
+            has_arguments: trigger.tgnargs > 0,
         };
         triggers.iter().map(read).collect()
     }

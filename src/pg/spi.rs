@@ -16,6 +16,7 @@ use std::borrow::Cow;
 use std::ffi::CStr;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
+use std::rc::Rc;
 
 /// A statement and the types of its parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,16 +44,30 @@ impl Drop for Plan {
     }
 }
 
+/// What is asked before a statement is prepared, which finds its tables by their names.
+pub type StatementCheck = Rc<dyn Fn() -> Result<()>>;
+
 /// An open SPI connection, closed by [`connected`].
-pub struct Connection(());
+pub struct Connection {
+    check: Option<StatementCheck>,
+}
 
 /// Runs `act` inside an SPI connection of its own.
 ///
 /// Where PostgreSQL raises an error inside, its abort closes the connection.
 pub fn connected<T>(act: impl FnOnce(&Connection) -> T) -> T {
+    open(None, act)
+}
+
+/// The same with a check before each statement, whose error is raised.
+pub fn checked<T>(check: StatementCheck, act: impl FnOnce(&Connection) -> T) -> T {
+    open(Some(check), act)
+}
+
+fn open<T>(check: Option<StatementCheck>, act: impl FnOnce(&Connection) -> T) -> T {
     // SAFETY: paired with SPI_finish below; an error in between is cleaned up by the abort of the (sub)transaction.
     unsafe { pg_sys::SPI_connect() };
-    let result = act(&Connection(()));
+    let result = act(&Connection { check });
     // SAFETY: closes the connection opened above; `result` holds no SPI memory, its type cannot borrow the connection.
     unsafe { pg_sys::SPI_finish() };
     result
@@ -70,9 +85,17 @@ pub enum Snapshot {
 }
 
 impl Connection {
+    /// Runs `act` inside a connection in this one, with the same check.
+    pub fn nested<T>(&self, act: impl FnOnce(&Connection) -> T) -> T {
+        open(self.check.clone(), act)
+    }
+
     /// Prepares and keeps a statement, planned once for all parameters: every statement here finds its rows by key, so
     /// a plan for one value is no better, and must not be made again for each call.
     pub fn prepare(&self, sql: &Sql) -> Plan {
+        if let Some(check) = &self.check {
+            check().unwrap_or_else(|error| error.raise());
+        }
         let text = encoding::c_text(&sql.text);
         let mut types: Vec<Oid> = sql.parameters.iter().map(|parameter| parameter.oid()).collect();
         // SAFETY: the text and the types are copied by SPI_prepare, which raises an error for a bad statement; a kept

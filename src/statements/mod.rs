@@ -30,7 +30,7 @@ mod golden;
 
 use crate::core::error::{Error, Result};
 use crate::core::item_id::IdType;
-use crate::core::part::{Companion, Part};
+use crate::core::part::{Access, Companion, Part};
 use crate::pg::spi::Sql;
 use crate::pg::types::SqlType;
 
@@ -218,15 +218,28 @@ statements! {
 }
 
 impl Statement {
-    /// The table that it writes, on which triggers fire.
-    pub fn writes(self) -> Option<Part> {
+    /// The table that it names, which is one, and what it does there.
+    pub fn uses(self) -> (Part, Access) {
+        let companion = |companion, access| (Part::Companion(companion), access);
         match self {
-            Self::Deduct | Self::ChangeItems | Self::RepairItem | Self::WriteTotals => Some(Part::Stock),
-            Self::RecordItem | Self::RecordStripe | Self::RecordMany => Some(Part::Companion(Companion::Movements)),
-            Self::ClaimKey | Self::KeepResult => Some(Part::Companion(Companion::Requests)),
-            Self::ChangeStripe | Self::ChangeStripes => Some(Part::Companion(Companion::Stripes)),
-            Self::KeepTotals => Some(Part::Companion(Companion::Totals)),
-            _ => None,
+            Self::LookAtItem | Self::ReadAvailable | Self::VisibleItems | Self::FindLagging => {
+                (Part::Stock, Access::Read)
+            }
+            Self::LockEnough | Self::LockEnoughNoKey | Self::LockItem | Self::LockItemNoKey => {
+                (Part::Stock, Access::Write)
+            }
+            Self::LockItems | Self::LockItemsNoKey | Self::LockLagging => (Part::Stock, Access::Write),
+            Self::MayChangeItem | Self::ChangeableItems => (Part::Stock, Access::Write),
+            Self::Deduct | Self::ChangeItems | Self::RepairItem | Self::WriteTotals => (Part::Stock, Access::Write),
+            Self::RecordItem | Self::RecordStripe | Self::RecordMany => companion(Companion::Movements, Access::Write),
+            Self::ReadKey => companion(Companion::Requests, Access::Read),
+            Self::ClaimKey | Self::KeepResult => companion(Companion::Requests, Access::Write),
+            Self::LookAtStripes | Self::SumOfItem | Self::SumsOfItems => companion(Companion::Stripes, Access::Read),
+            Self::LockStripe | Self::LockStripes | Self::LockSomeStripes => {
+                companion(Companion::Stripes, Access::Write)
+            }
+            Self::ChangeStripe | Self::ChangeStripes => companion(Companion::Stripes, Access::Write),
+            Self::KeepTotals => companion(Companion::Totals, Access::Write),
         }
     }
 }

@@ -8,12 +8,12 @@ use crate::ledger::context::{CallContext, ContextText};
 use crate::ledger::recorder::recording;
 use crate::ledger::requests::{self, Request};
 use crate::pg::role::current_role;
-use crate::pg::spi::{Connection, connected};
+use crate::pg::spi::{Connection, checked};
 use crate::pg::transaction::check_interrupts;
 use crate::stats::function::Function;
 use crate::stats::meter;
 use crate::stripes::totals;
-use crate::table::attachment::{Attachment, Intent};
+use crate::table::attachment::{Attachment, Intent, Judged};
 use crate::table::cache;
 use crate::table::cursors;
 
@@ -58,7 +58,8 @@ pub fn on_stock<T>(intent: Intent, act: impl FnOnce(&Connection, &Attachment) ->
         let acting = stock.act(intent)?;
         cursors::guarded(acting.is_some() && caller != stock.owner, || {
             let _acting = acting;
-            connected(|spi| act(spi, &stock))
+            let judged = if stock.run_as_caller { Judged::Companions } else { Judged::Writing };
+            checked(stock.check(judged), |spi| act(spi, &stock))
         })
     })
 }

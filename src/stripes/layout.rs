@@ -6,7 +6,7 @@
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
 use crate::core::movement::MovementKind;
-use crate::core::part::{Companion, Part};
+use crate::core::part::{Access, Companion, Part};
 use crate::core::quantity::Quantity;
 use crate::ledger::attribution::{self, Extent};
 use crate::ledger::context::CallContext;
@@ -92,7 +92,8 @@ fn remove(spi: &Connection, stock: &Attachment, id: &ItemId) -> Result<Quantity>
 }
 
 fn ready_for_stripes(stock: &Attachment) -> Result<()> {
-    [Companion::Stripes, Companion::Totals].into_iter().try_for_each(|table| stock.ready(Some(Part::Companion(table))))
+    let ready = |companion| stock.ready(Part::Companion(companion), Access::Write);
+    [Companion::Stripes, Companion::Totals].into_iter().try_for_each(ready)
 }
 
 /// Writes the total into the row, and reads it back. It is written also where it is the same, so that PostgreSQL raises
@@ -102,7 +103,7 @@ fn show(spi: &Connection, stock: &Attachment, id: &ItemId, total: Quantity) -> R
     let integer = stock.names.quantity_type.is_integer();
     let printed = if integer { total.canonical().to_string() } else { total.to_string() };
     let args = [Arg::item(id), Arg::text(printed.as_str())];
-    stock.ready(Some(Part::Stock))?;
+    stock.ready(Part::Stock, Access::Write)?;
     let written = attribution::writing_totals(stock.oid, vec![(id.clone(), printed.clone())], || {
         spi.once(&layout::show_total(&stock.names), &args)
     });

@@ -6,7 +6,7 @@
 use crate::core::error::{Error, Result};
 use crate::core::item_id::{IdType, ItemId, MAX_ID_BYTES};
 use crate::core::obstacle::Obstacle;
-use crate::core::part::Part;
+use crate::core::part::{Access, Part};
 use crate::core::quantity::{Capacity, Quantity};
 use crate::pg::Oid;
 use crate::pg::args::Arg;
@@ -18,10 +18,11 @@ use crate::pg::role::{
     Acting, act_as, act_as_unfiltered, current_role, is_superuser, is_unfiltered, require_sale_rights,
 };
 use crate::pg::settings::{self, RowLock};
-use crate::pg::spi::{Connection, Plan, Rows, Snapshot};
+use crate::pg::spi::{Connection, Plan, Rows, Snapshot, StatementCheck};
 use crate::pg::trigger::{Firing, Operation};
 use crate::statements::{Names, Statement};
 use crate::stats::divisions::{self, Known};
+use crate::table::called::Called;
 use crate::table::catalog::Description;
 use crate::table::configuration::CompanionOids;
 use crate::table::native::Native;
@@ -77,8 +78,8 @@ pub struct Attachment {
     /// Locked with the stock table by each call, until the transaction ends: the ledger, and the companions and
     /// partitions on which others may create triggers, so that no trigger is created while the call runs.
     pub locked: Vec<Oid>,
-    /// The schema and the name of the table and of its companions, by which statements find them.
-    pub called: Vec<(Oid, [String; 2])>,
+    /// The names of the table and of its companions.
+    pub called: Called,
     /// The partitions of a partitioned table, of all levels; each statement locks them.
     pub partitions: Vec<Oid>,
     /// The number of the invalidation message that it was read after.
@@ -120,6 +121,17 @@ pub enum Intent {
     Change,
 }
 
+/// Of which tables the owners and triggers are looked at again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Judged {
+    /// Of the companions: the stock table is used with the rights of the caller, or not at all.
+    Companions,
+    /// Of the stock table too, which is only read.
+    Reading,
+    /// Of the stock table too, which is written.
+    Writing,
+}
+
 impl Attachment {
     /// Runs a kept statement, as [`Attachment::ready`] allows it.
     pub fn run<'c>(&self, spi: &'c Connection, statement: Statement, args: &[Arg<'_>]) -> Rows<'c> {
@@ -134,7 +146,8 @@ impl Attachment {
         args: &[Arg<'_>],
         snapshot: Snapshot,
     ) -> Rows<'c> {
-        self.ready(statement.writes()).unwrap_or_else(|error| error.raise());
+        let (part, access) = statement.uses();
+        self.ready(part, access).unwrap_or_else(|error| error.raise());
         let plan = self.plans.0[statement as usize][usize::from(is_unfiltered())].get_or_init(|| {
             let sql = statement.sql(&self.names).unwrap_or_else(|error| error.raise());
             spi.prepare(&sql)
@@ -143,16 +156,29 @@ impl Attachment {
     }
 
     /// Takes the table locks of a statement, and then refuses it where code that must not run as the owner has come to
-    /// a table since the attachment was looked up: a call may have waited meanwhile, for a row or for a key. PostgreSQL
-    /// runs such code when it plans, too; with the locks held none comes any more.
-    pub fn ready(&self, writes: Option<Part>) -> Result<()> {
-        let of_stock = if writes == Some(Part::Stock) { TableLock::RowExclusive } else { TableLock::RowShare };
-        if let Some(Part::Companion(companion)) = writes {
-            lock_and_look(self.companions.table(companion).as_slice(), TableLock::RowExclusive);
-        } else {
-            lock_and_look(&self.partitions, of_stock);
-        }
-        if self.is_fresh() { Ok(()) } else { self.require_as_looked_up(of_stock) }
+    /// a table since the attachment was looked up, or another table has got a name: a call may have waited meanwhile,
+    /// for a row, a key or a table. PostgreSQL runs such code when it plans, too; with the locks held none comes.
+    pub fn ready(&self, part: Part, access: Access) -> Result<()> {
+        let lock = match access {
+            Access::Read => TableLock::AccessShare,
+            Access::Write => TableLock::RowExclusive,
+        };
+        let Part::Companion(companion) = part else {
+            lock_and_look(&self.partitions, lock);
+            let judged = if self.run_as_caller && !is_unfiltered() { Judged::Companions } else { Judged::Writing };
+            return self.require_as_looked_up(judged, lock);
+        };
+        lock_and_look(self.companions.table(companion).as_slice(), lock);
+        self.require_as_looked_up(Judged::Companions, lock)
+    }
+
+    /// The same as the check of a connection, for statements on tables that are locked.
+    pub fn check(self: &Rc<Self>, judged: Judged) -> StatementCheck {
+        let stock = Rc::clone(self);
+        Rc::new(move || {
+            lock_and_look(&[], TableLock::AccessShare);
+            stock.require_as_looked_up(judged, TableLock::AccessShare)
+        })
     }
 
     /// Whether nothing about its tables has changed since it was looked up.
@@ -160,21 +186,22 @@ impl Attachment {
         self.generation == invalidation::generation(Watch::Table(self.oid))
     }
 
-    fn require_as_looked_up(&self, lock: TableLock) -> Result<()> {
-        let renamed = |(table, name): &&(Oid, [String; 2])| relation::full_name(*table).as_ref() != Some(name);
-        if let Some((table, _)) = self.called.iter().find(renamed) {
-            return Err(Error::renamed_meanwhile(&relation::qualified_name(*table)));
+    fn require_as_looked_up(&self, judged: Judged, lock: TableLock) -> Result<()> {
+        if self.is_fresh() {
+            return Ok(());
+        }
+        self.called.require()?;
+        for (companion, table) in self.companions.all() {
+            trust::companion(table, companion, self.owner, self.names.id_type)?;
+        }
+        if judged == Judged::Companions {
+            return Ok(());
         }
         if self.names.partitioned {
             lock_and_look(&relation::with_partitions(self.oid), lock);
         }
-        for (companion, table) in self.companions.all() {
-            trust::companion(table, companion, self.owner, self.names.id_type)?;
-        }
-        if self.run_as_caller && !is_unfiltered() {
-            return Ok(());
-        }
         match trust::objection(&trust::stock_facts(self.oid), self.owner) {
+            Some(found) if judged == Judged::Reading && !trust::forbids_reading(Some(&found)) => Ok(()),
             // One that was there before has been decided on.
             Some(found) if self.objection.as_ref().is_none_or(|known| known.reason() != found.reason()) => Err(found),
             _ => Ok(()),
@@ -286,7 +313,8 @@ impl Attachment {
 
     /// Refuses to read a partition of another role as the owner.
     pub fn require_own_partitions(&self) -> Result<()> {
-        self.ready(None)?;
+        lock_and_look(&self.partitions, TableLock::AccessShare);
+        self.require_as_looked_up(Judged::Reading, TableLock::AccessShare)?;
         let forbids = self.names.partitioned && trust::forbids_reading(self.objection.as_deref());
         if forbids { self.require_trusted_code().map_err(Error::to_be_read) } else { Ok(()) }
     }

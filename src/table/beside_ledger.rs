@@ -7,7 +7,7 @@ use crate::core::error::{Error, Result};
 use crate::core::seal::{hex, numbers};
 use crate::pg::Oid;
 use crate::pg::args::Arg;
-use crate::pg::lock::{TableLock, lock_for_writing, try_lock_table};
+use crate::pg::lock::{TableLock, lock_and_look, try_lock_table};
 use crate::pg::namespace;
 use crate::pg::relation;
 use crate::pg::spi::Connection;
@@ -100,8 +100,9 @@ impl LedgerHome {
             return Ok(None);
         }
         let oid: Oid = rows.required(0, c"oid")?;
-        if writing {
-            lock_for_writing(&[oid]);
+        lock_and_look(&[oid], if writing { TableLock::RowExclusive } else { TableLock::AccessShare });
+        if namespace::relation_in(self.schema, &namespace::name(&name)) != Some(oid) {
+            return Err(Error::renamed_meanwhile(&self.name(suffix)));
         }
         let not_ours = |problem: &str| Error::unsuitable_audit_table(&self.name(suffix), problem);
         let facts = relation::facts(oid).ok_or_else(|| not_ours("it is gone"))?;

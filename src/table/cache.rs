@@ -6,7 +6,7 @@
 
 use crate::core::error::{Error, Result};
 use crate::core::item_id::{IdType, ItemId};
-use crate::core::part::{Companion, Part};
+use crate::core::part::{Access, Companion, Part};
 use crate::core::quantity::Capacity;
 use crate::pg::Oid;
 use crate::pg::args::Arg;
@@ -25,6 +25,7 @@ use crate::statements::{Names, Statement, catalog as statements};
 use crate::stats::divisions::{self, Known};
 use crate::stats::meter;
 use crate::table::attachment::{Attachment, Division, Plans, StripeCounts, USER_SCHEMA, part_of, pinned_path};
+use crate::table::called::Called;
 use crate::table::catalog::{self, ColumnDescription, Columns, Description, RelationKind};
 use crate::table::choice;
 use crate::table::configuration::{Configured, configuration, configured, configured_with};
@@ -220,13 +221,17 @@ fn load(spi: &Connection, table: Oid) -> Result<Attachment> {
             locked.dedup();
             locked.extend(configured.companions.movements);
             lock_for_writing(&locked);
-            // They are read below, and PostgreSQL runs code of their owners when it plans that.
-            lock_and_look(&partitions, TableLock::RowShare);
-            if generation == invalidation::generation(watch) {
-                let locks = Locks { generation, locked, partitions };
-                return build(spi, (configured, relation::schema_of(configuration.oid)), locks);
+            // What is read below is locked before: else it could be renamed, or given away, while that waits.
+            let read: Vec<Oid> = partitions.iter().copied().chain(configured.companions.oids()).collect();
+            lock_and_look(&read, TableLock::AccessShare);
+            let is_current = || generation == invalidation::generation(watch);
+            let schema = relation::schema_of(configuration.oid);
+            let locks = Locks { generation, locked: locked.clone(), partitions };
+            let built = is_current().then(|| build(spi, (configured, schema), locks));
+            read.iter().for_each(|table| unlock_table(*table, TableLock::AccessShare));
+            if let Some(built) = built.filter(|_| is_current()) {
+                return built;
             }
-            partitions.iter().for_each(|partition| unlock_table(*partition, TableLock::RowShare));
             unlock_all(&locked);
         }
         unlock_table(table, TableLock::RowExclusive);
@@ -275,9 +280,7 @@ fn build(
     let stock = facts.first().ok_or_else(|| Error::stock_table_dropped(table.oid.to_u32()))?;
     let run_as_caller = configured.run_as == "caller";
     let Resolved { id, quantity, id_type, quantity_type, capacity } = columns;
-    let mut called = vec![table.oid];
-    called.extend(configured.companions.oids());
-    let called = called.into_iter().filter_map(|table| Some((table, relation::full_name(table)?))).collect();
+    let called = Called::of(configured.companions.oids().into_iter().chain([table.oid]));
     let names = Names {
         relation: table.name.clone(),
         partitioned: table.kind == RelationKind::Partitioned,
@@ -391,6 +394,7 @@ pub fn learn_divided(spi: &Connection, stock: &Attachment, ids: &[ItemId]) -> Re
     }
     let known = divisions::state(stock.oid);
     let _acting = act_as_unfiltered(stock.owner, &stock.search_path);
+    stock.ready(Part::Companion(Companion::Stripes), Access::Read)?;
     if known == Known::Unsettled && ids.len() <= MOST_LOOKED_AT {
         return learn_some(spi, stock, ids);
     }

@@ -3,6 +3,7 @@
 pub mod attachment;
 pub mod beside_ledger;
 pub mod cache;
+pub mod called;
 pub mod catalog;
 pub mod choice;
 pub mod companion;

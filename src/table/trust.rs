@@ -10,28 +10,37 @@ use crate::pg::Oid;
 use crate::pg::invalidation;
 use crate::pg::relation::{self, Facts, TriggerFacts};
 use crate::pg::role::{current_role, is_superuser, role_name};
+use crate::pg::spi::connected;
 use crate::table::catalog;
 use serde_json::json;
 
 /// The first of these tables that has another owner; else the first that has a trigger which must not run with the
-/// rights of this one.
+/// rights of this one. One that would run at commit comes last: its owner may run it so.
 pub fn objection(tables: &[Facts], owner: Oid) -> Option<Box<Error>> {
     tables.iter().for_each(|facts| invalidation::add_role(facts.owner));
     let foreign = tables.iter().find(|facts| facts.owner != owner && !is_superuser(facts.owner));
     if let Some(facts) = foreign {
         return Some(Error::foreign_partition(&facts.name, &role_name(facts.owner)));
     }
-    tables.iter().find_map(|facts| {
-        let of_users = facts.triggers.iter().filter(|trigger| !trigger.internal);
-        of_users.clone().for_each(|trigger| invalidation::add_function(trigger.function));
-        of_users.into_iter().find_map(|trigger| object_to(&facts.name, trigger, owner))
-    })
+    let of_users = || {
+        let all = tables.iter().flat_map(|facts| facts.triggers.iter().map(move |trigger| (facts, trigger)));
+        all.filter(|(_, trigger)| !trigger.internal)
+    };
+    of_users().for_each(|(_, trigger)| invalidation::add_function(trigger.function));
+    let at_commit = || of_users().find(|(_, trigger)| trigger.deferrable);
+    of_users()
+        .find_map(|(facts, trigger)| object_to(facts, trigger, owner))
+        .or_else(|| at_commit().map(|(facts, trigger)| Error::deferrable_trigger(&facts.name, &trigger.name)))
 }
 
-fn object_to(table: &str, trigger: &TriggerFacts, owner: Oid) -> Option<Box<Error>> {
-    if trigger.deferrable {
-        return Some(Error::deferrable_trigger(table, &trigger.name));
+fn object_to(table: &Facts, trigger: &TriggerFacts, owner: Oid) -> Option<Box<Error>> {
+    // The function has not been dropped: the trigger would have gone with it.
+    let owner_of_function = relation::function_owner(trigger.function);
+    owner_of_function.into_iter().for_each(invalidation::add_role);
+    if let Some(of) = owner_of_function.filter(|of| *of != owner && !is_superuser(*of)) {
+        return Some(Error::foreign_trigger(&table.name, &trigger.name, &role_name(of)));
     }
+    let mut has_text = trigger.has_arguments;
     if trigger.condition {
         let condition = match catalog::condition(trigger.oid, owner) {
             Ok(condition) => condition,
@@ -39,14 +48,23 @@ fn object_to(table: &str, trigger: &TriggerFacts, owner: Oid) -> Option<Box<Erro
         };
         condition.functions.iter().copied().for_each(invalidation::add_function);
         if !condition.plain {
-            return Some(Error::foreign_condition(table, &trigger.name));
+            return Some(Error::foreign_condition(&table.name, &trigger.name));
         }
+        has_text = has_text || !condition.functions.is_empty();
     }
-    // The function has not been dropped: the trigger would have gone with it.
-    let owner_of_function = relation::function_owner(trigger.function);
-    owner_of_function.into_iter().for_each(invalidation::add_role);
-    let foreign = owner_of_function.filter(|of| *of != owner && !is_superuser(*of));
-    foreign.map(|of| Error::foreign_trigger(table, &trigger.name, &role_name(of)))
+    match has_text.then(|| may_be_created_by_others(table.oid)) {
+        Some(Ok(true)) => Some(Error::foreign_arguments(&table.name, &trigger.name)),
+        Some(Err(error)) => Some(error),
+        _ => None,
+    }
+}
+
+/// Whether a role that is neither the owner nor a superuser may create triggers. Its text is then in their arguments:
+/// such a trigger has no owner, and whose it is cannot be seen.
+fn may_be_created_by_others(table: Oid) -> Result<bool> {
+    let grants = connected(|spi| catalog::grants_of_trigger(spi, vec![table]))?;
+    grants.iter().for_each(|grant| invalidation::add_role(grant.grantee));
+    Ok(grants.iter().any(|grant| !grant.to_superuser))
 }
 
 /// A companion, with its columns and its owner as they must be, and no trigger that must not run with the owner's

@@ -11,9 +11,10 @@ from attack_parties import outcome, statement
 from owner_shop import KEYS, ONE, STOCK, STRIPES, TOTALS, TWO, Stranger, assert_foreign, open_store
 from shop import Aside, attach, refusal_of, sell, until, until_waiting
 from striped import available
+from waiting_calls import (
+    add_partition, give_partition, partitioned, put_code, take_partition, until_wanted, with_code_of,
+)  # fmt: skip
 
-PART, HIGH = "store.part", "store.high"
-BOUND = "80000000-0000-0000-0000-000000000000"
 LINES = '[{"inventory_id": "{other}", "quantity": 1}, {"inventory_id": "{item}", "quantity": 1}]'
 CALLS = {
     "sale": "decrement_inventory('{item}', 1)",
@@ -24,43 +25,6 @@ CALLS = {
 }
 # PostgreSQL runs an immutable function already when it plans a statement on a table that has it in a CHECK.
 VOLATILITY = {"on_write": "VOLATILE", "on_planning": "IMMUTABLE"}
-
-
-def partitioned(db, **options):
-    """The shop, whose items are in one partition; there is none for high ids."""
-    return open_store(db, partition_by="RANGE (id)", bounds=f"FROM (MINVALUE) TO ('{BOUND}')", **options)
-
-
-def give_partition(admin, stranger, planned=False):
-    admin.execute(f'ALTER TABLE {PART} OWNER TO "{stranger.role}"')
-    put_code(stranger, PART, planned)
-
-
-def put_code(stranger, table, planned, column="id"):
-    stranger.conn.execute(f"ALTER TABLE {table} ADD CONSTRAINT spy CHECK (tools.grab()) NOT VALID")
-    if planned:
-        stranger.conn.execute(f"CREATE INDEX spy ON {table} ({column}) WHERE tools.grab()")
-        stranger.has_run_its_code()
-
-
-def take_partition(store):
-    give_back = f'ALTER TABLE {PART} OWNER TO "{store.owner_role}"'
-    store.admin.execute(f"ALTER TABLE {PART} DROP CONSTRAINT spy; DROP INDEX IF EXISTS store.spy; {give_back}")
-
-
-def with_code_of(store, volatility="IMMUTABLE"):
-    stranger = Stranger(store)
-    stranger.conn.execute(f"ALTER FUNCTION tools.grab() {volatility}")
-    store.admin.execute(f'GRANT CREATE ON SCHEMA store TO "{stranger.role}"')
-    return stranger
-
-
-def add_partition(store, stranger):
-    """By a superuser, who alone may; then the stranger puts its code there."""
-    store.owner.execute(f"CREATE TABLE {HIGH} (LIKE {STOCK} INCLUDING ALL)")
-    store.owner.execute(f"ALTER TABLE {STOCK} ATTACH PARTITION {HIGH} FOR VALUES FROM ('{BOUND}') TO (MAXVALUE)")
-    store.admin.execute(f'ALTER TABLE {HIGH} OWNER TO "{stranger.role}"')
-    put_code(stranger, HIGH, planned=True)
 
 
 def grant_trigger(store, stranger, table):
@@ -125,7 +89,7 @@ def test_a_partition_of_another_role_that_is_added_while_a_call_waits_is_not_pla
     assert waiting.refusal().reason == "foreign_partition"
     stranger.assert_nothing_ran()
     assert store.last_movement() == begin
-    store.admin.execute(f"DROP TABLE {HIGH}")
+    store.admin.execute("DROP TABLE store.high")
     assert [available(store.admin, item) for item in (ONE, TWO)] == [99, 99]
     store.audit()
 
@@ -194,7 +158,7 @@ def test_a_trigger_on_the_totals_that_is_granted_while_the_worker_waits_does_not
     holder = store.db.connect(user=store.owner_role)
     holder.execute(f"BEGIN; LOCK TABLE {STRIPES} IN ACCESS EXCLUSIVE MODE")
     waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
-    until(lambda: store.admin.execute(waits, (STRIPES,)).fetchone()[0], "the worker waits for the stripes")
+    until_wanted(store, STRIPES)
     grant_trigger(store, stranger, TOTALS)
     holder.execute("COMMIT")
     until(lambda: store.admin.execute(waits, (STRIPES,)).fetchone()[0] == 0, "the worker goes on")

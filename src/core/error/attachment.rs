@@ -187,6 +187,16 @@ impl Error {
         )
     }
 
+    /// `55000`: any role that may create a trigger writes its arguments, which its function may run as code.
+    pub fn foreign_arguments(table: &str, trigger: &str) -> Box<Self> {
+        Self::new(
+            "55000",
+            "a trigger has arguments, and another role may create triggers on the table",
+            json!({"reason": "foreign_trigger", "table": table, "trigger": trigger, "arguments": true}),
+            "Revoke TRIGGER on the table, and drop the triggers that were created with it.",
+        )
+    }
+
     /// `55000`: the owner of a partition could have code run with the rights of the table's owner.
     pub fn foreign_partition(table: &str, owner: &str) -> Box<Self> {
         Self::new(
