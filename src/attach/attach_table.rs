@@ -81,7 +81,7 @@ pub fn attach(spi: &Connection, options: &Options) -> Result<String> {
     require_free(spi, &configuration, &table, &companions)?;
     companions::require_own_stripes(spi, &configuration, &table, &companions)?;
     let attachment = New { table: &table, home: &home, companions: &companions };
-    let called = Called::of(companions.iter().map(|found| found.oid).chain([table.oid]));
+    let called = Called::of(companions.iter().map(|found| found.oid).chain([table.oid, configuration.oid]));
     cursors::leaving_none(table.owner, || {
         checked(called.into_check(), |spi| attach_locked(spi, options, &configuration, &attachment))
     })

@@ -49,7 +49,7 @@ pub fn detach(spi: &Connection, table: Option<Oid>) -> Result<()> {
         }
         let description = describe_configured(&configured)?;
         require_ownership(&description)?;
-        let called = Called::of(companions.into_iter().chain([table]));
+        let called = Called::of(companions.into_iter().chain([table, configuration.oid]));
         cursors::leaving_none(description.owner, || {
             checked(called.into_check(), |spi| merge_stripes(spi, &configured, &description))
         })?;

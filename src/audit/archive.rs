@@ -12,7 +12,7 @@ use crate::audit::sealing::Sealer;
 use crate::audit::tables::{self, Audited};
 use crate::core::error::{Error, Result};
 use crate::core::item_id::ItemId;
-use crate::core::part::Companion;
+use crate::core::part::{Access, Companion, Part};
 use crate::ledger::attribution;
 use crate::ledger::context;
 use crate::pg::Oid;
@@ -25,6 +25,7 @@ use crate::pg::types::SqlType;
 use crate::statements::archive as statements;
 use crate::statements::audit::{self as audit_statements, AuditNames};
 use crate::table::attachment::Attachment;
+use crate::table::beside_ledger;
 use serde_json::{Value, json};
 
 /// Archives what was written before a moment, and returns the result.
@@ -36,6 +37,9 @@ pub fn archive(moment: Moment) -> Result<Value> {
     let role = current_role();
     as_owner_of_all(|spi, stock| {
         let audited = tables::open(spi, stock, true)?;
+        // Before they are read: a lock that is made stronger later deadlocks with REINDEX.
+        stock.ready(Part::Companion(Companion::Movements), Access::Write)?;
+        beside_ledger::archive(spi, stock, true)?;
         // What is archived must be sealed, and be what was sealed: what is left of it is sealed anew.
         let found = keep_audit(spi, stock, &audited, role)?;
         if let Some(altered) = found.iter().find(|found| found.kind.is_of_seals()) {

@@ -27,7 +27,7 @@ pub enum Companion {
 pub enum Access {
     /// Reads them.
     Read,
-    /// Writes them, or locks them to write them next: the lock of the table is not made stronger in between.
+    /// Writes them; or reads or locks what is written next: a lock that is made stronger later deadlocks with REINDEX.
     Write,
 }
 

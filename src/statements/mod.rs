@@ -222,9 +222,9 @@ impl Statement {
     pub fn uses(self) -> (Part, Access) {
         let companion = |companion, access| (Part::Companion(companion), access);
         match self {
-            Self::LookAtItem | Self::ReadAvailable | Self::VisibleItems | Self::FindLagging => {
-                (Part::Stock, Access::Read)
-            }
+            Self::ReadAvailable => (Part::Stock, Access::Read),
+            // A write follows those that only read.
+            Self::LookAtItem | Self::VisibleItems | Self::FindLagging => (Part::Stock, Access::Write),
             Self::LockEnough | Self::LockEnoughNoKey | Self::LockItem | Self::LockItemNoKey => {
                 (Part::Stock, Access::Write)
             }

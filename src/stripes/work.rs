@@ -8,12 +8,12 @@ use crate::core::error::Result;
 use crate::pg::Oid;
 use crate::pg::failpoint::{self, Point};
 use crate::pg::lock::{Lock, Mode, TableLock, try_lock_table};
-use crate::pg::spi::{Connection, connected};
+use crate::pg::spi::{Connection, checked, connected};
 use crate::pg::worker::{self, Look, Work};
 use crate::stats::contention;
 use crate::stripes::automatic;
 use crate::stripes::totals::{is_lagging, update};
-use crate::table::attachment::Attachment;
+use crate::table::attachment::{Attachment, Judged};
 use crate::table::cache;
 use crate::table::configuration::{configuration, stripe_tables, striped_tables};
 use std::rc::Rc;
@@ -61,7 +61,7 @@ fn look(owner: Oid, table: Oid) -> Look {
     }
     let Some(stock) = striped_stock(table).filter(|stock| stock.owner == owner) else { return Look::Unchanged };
     let work = |spi: &Connection| update(spi, &stock).and_then(|look| automatic::merge_quiet(spi, &stock, look));
-    let look = connected(work).unwrap_or_else(|error| error.raise());
+    let look = checked(stock.check(Judged::Writing), work).unwrap_or_else(|error| error.raise());
     // Once more, while the transaction still has the lock.
     Lock::of_worker(owner).take_for_session();
     look

@@ -12,7 +12,7 @@ use crate::pg::Oid;
 use crate::pg::args::Arg;
 use crate::pg::encoding;
 use crate::pg::invalidation::{self, Watch};
-use crate::pg::lock::{TableLock, lock_and_look, lock_table};
+use crate::pg::lock::{TableLock, lock_and_look, lock_table, unlock_table};
 use crate::pg::relation;
 use crate::pg::role::{
     Acting, act_as, act_as_unfiltered, current_role, is_superuser, is_unfiltered, require_sale_rights,
@@ -190,15 +190,32 @@ impl Attachment {
         if self.is_fresh() {
             return Ok(());
         }
+        let companions = self.companions.oids();
+        loop {
+            // Everything is locked before it is looked at. Where something has changed while that waited, there may be
+            // more to lock.
+            let generation = invalidation::generation(Watch::Table(self.oid));
+            let is_stable = || generation == invalidation::generation(Watch::Table(self.oid));
+            lock_and_look(&companions, TableLock::AccessShare);
+            if judged != Judged::Companions && self.names.partitioned {
+                lock_and_look(&relation::with_partitions(self.oid), lock);
+            }
+            let found = is_stable().then(|| self.require_unchanged(judged));
+            lock_and_look(&[], lock);
+            companions.iter().for_each(|table| unlock_table(*table, TableLock::AccessShare));
+            if let Some(found) = found.filter(|_| is_stable()) {
+                return found;
+            }
+        }
+    }
+
+    fn require_unchanged(&self, judged: Judged) -> Result<()> {
         self.called.require()?;
         for (companion, table) in self.companions.all() {
             trust::companion(table, companion, self.owner, self.names.id_type)?;
         }
         if judged == Judged::Companions {
             return Ok(());
-        }
-        if self.names.partitioned {
-            lock_and_look(&relation::with_partitions(self.oid), lock);
         }
         match trust::objection(&trust::stock_facts(self.oid), self.owner) {
             Some(found) if judged == Judged::Reading && !trust::forbids_reading(Some(&found)) => Ok(()),

@@ -9,6 +9,7 @@ use crate::pg::spi::StatementCheck;
 use std::rc::Rc;
 
 /// Tables, each with its schema and its name.
+#[derive(Clone, PartialEq)]
 pub struct Called(Vec<(Oid, [String; 2])>);
 
 impl Called {

@@ -7,13 +7,14 @@ use crate::core::error::{Error, Result};
 use crate::core::part::Companion;
 use crate::pg::Oid;
 use crate::pg::args::Arg;
-use crate::pg::lock::lock_for_writing;
+use crate::pg::lock::{TableLock, lock_and_look, lock_for_writing};
 use crate::pg::namespace;
 use crate::pg::relation;
-use crate::pg::role::act_as;
+use crate::pg::role::{Acting, act_as};
 use crate::pg::spi::Connection;
 use crate::pg::system_catalog::{self, ExtensionRow};
 use crate::statements::catalog::{self, ConfiguredBy};
+use crate::table::called::Called;
 use std::ffi::CStr;
 
 /// The search_path of statements on the extension's own tables.
@@ -30,6 +31,10 @@ pub struct Configuration {
     pub relation: String,
     /// The schema of the extension, quoted.
     pub schema: String,
+    /// The table that says whether several tables have been attached at once.
+    sharing_oid: Oid,
+    /// The names of both tables. The owner of the schema, who need not be that of the extension, may rename it.
+    called: Called,
 }
 
 impl Configuration {
@@ -41,10 +46,9 @@ impl Configuration {
     /// Runs statements that write these two tables, as their owner, who is a superuser: no trigger of anybody may fire,
     /// whatever was granted on the tables. One that is being created is waited for, and then seen.
     pub fn writing<T>(&self, write: impl FnOnce() -> T) -> Result<T> {
-        let schema = relation::schema_of(self.oid);
-        let sharing = schema.and_then(|schema| namespace::relation_in(schema, c"inventory_sharing"));
-        let tables = [self.oid, sharing.ok_or_else(|| Error::internal("a table of the extension is missing"))?];
+        let tables = [self.oid, self.sharing_oid];
         lock_for_writing(&tables);
+        self.called.require()?;
         for facts in tables.into_iter().filter_map(relation::facts) {
             if let Some(trigger) = facts.triggers.first() {
                 return Err(Error::configuration_trigger(&facts.name, &trigger.name));
@@ -52,6 +56,13 @@ impl Configuration {
         }
         let _acting = act_as(self.owner, CATALOG_PATH);
         Ok(write())
+    }
+
+    /// Takes the locks of a statement that reads these two tables, and then refuses it where they have other names.
+    fn reading(&self) -> Result<Acting> {
+        lock_and_look(&[self.oid, self.sharing_oid], TableLock::AccessShare);
+        self.called.require()?;
+        Ok(act_as(self.owner, CATALOG_PATH))
     }
 }
 
@@ -144,8 +155,11 @@ pub fn configuration() -> Result<Configuration> {
     }
     let oid = namespace::relation_in(schema, c"inventory_attachment").ok_or_else(Error::not_attached)?;
     let missing = || Error::internal("a table of the extension is missing");
+    let sharing_oid = namespace::relation_in(schema, c"inventory_sharing").ok_or_else(missing)?;
     Ok(Configuration {
         oid,
+        sharing_oid,
+        called: Called::of([oid, sharing_oid]),
         owner: relation::owner(oid).ok_or_else(missing)?,
         relation: relation::qualified_name(oid),
         schema: system_catalog::quoted_schema(schema).ok_or_else(missing)?,
@@ -154,21 +168,21 @@ pub fn configuration() -> Result<Configuration> {
 
 /// The attached tables.
 pub fn attached(spi: &Connection, configuration: &Configuration) -> Result<AttachedTables> {
-    let _acting = act_as(configuration.owner, CATALOG_PATH);
+    let _acting = configuration.reading()?;
     let rows = spi.once_latest(&catalog::attached(&configuration.relation, &configuration.sharing()), &[]);
     Ok(AttachedTables { tables: rows.required(0, c"stock_tables")?, several: rows.required(0, c"several")? })
 }
 
 /// The attached tables of an owner that have had stripes.
 pub fn striped_tables(spi: &Connection, configuration: &Configuration, owner: Oid) -> Result<Vec<Oid>> {
-    let _acting = act_as(configuration.owner, CATALOG_PATH);
+    let _acting = configuration.reading()?;
     let rows = spi.once_latest(&catalog::striped_tables(&configuration.relation), &[Arg::owned(owner)]);
     (0..rows.count()).map(|row| rows.required(row, c"stock_table")).collect()
 }
 
 /// The tables of stripes of all attached tables of an owner.
 pub fn stripe_tables(spi: &Connection, configuration: &Configuration, owner: Oid) -> Result<Vec<Oid>> {
-    let _acting = act_as(configuration.owner, CATALOG_PATH);
+    let _acting = configuration.reading()?;
     let rows = spi.once_latest(&catalog::stripe_tables(&configuration.relation), &[Arg::owned(owner)]);
     (0..rows.count()).map(|row| rows.required(row, c"stripe_table")).collect()
 }
@@ -195,7 +209,7 @@ fn read(
     by: ConfiguredBy,
     argument: Arg<'_>,
 ) -> Result<Vec<Configured>> {
-    let _acting = act_as(configuration.owner, CATALOG_PATH);
+    let _acting = configuration.reading()?;
     let rows = spi.once_latest(&catalog::configured(&configuration.relation, by), &[argument]);
     let read = |row| {
         let table = rows.required(row, c"stock_table")?;

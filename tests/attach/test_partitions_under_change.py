@@ -2,7 +2,7 @@
 
 import pytest
 
-from shop import ONE, TWO, Aside, attach, fill, sell, until_waiting
+from shop import ONE, TWO, Aside, attach, fill, sell, until, until_waiting
 
 CALLS = {
     "sale": f"SELECT decrement_inventory('{ONE}', 1)",
@@ -43,6 +43,30 @@ def test_two_migrations_and_a_lock_on_a_partition_deadlock_with_no_call(partitio
     vacuum.execute("COMMIT")
     calling.result()
     altering.result()
+
+
+@pytest.mark.parametrize("call", ["sale", "restock"])
+def test_a_call_that_looks_whether_totals_lag_does_not_deadlock_with_reindex(partitioned, db, call):
+    """No worker runs, so the first call of a session looks, and waits for another partition; it read all of them."""
+    conn, caller, holder, admin = partitioned, *(db.connect() for _ in range(3))
+    conn.execute("SELECT stripe_inventory(%s, 2)", (TWO,))
+    mine = conn.execute("SELECT tableoid::regclass::text FROM inventory WHERE id = %s", (ONE,)).fetchone()[0]
+    other = "p1" if mine == "p0" else "p0"
+    workers = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'inventory_ext totals'"
+    until(lambda: conn.execute(workers + " AND datname = current_database()").fetchone()[0] == 0, "the worker ends")
+    holder.execute(f"BEGIN; LOCK TABLE {other} IN SHARE MODE")
+    calling = Aside(caller.execute, CALLS[call])
+    until_waiting(conn, caller)
+    reindexing = Aside(admin.execute, f"REINDEX TABLE {mine}")
+    until(lambda: not reindexing.is_running() or is_waiting(conn, admin), "REINDEX is over, or waits")
+    holder.execute("COMMIT")
+    calling.result()
+    reindexing.result()
+
+
+def is_waiting(watcher, conn):
+    waits = "SELECT 1 FROM pg_locks WHERE pid = %s AND NOT granted"
+    return watcher.execute(waits, (conn.info.backend_pid,)).fetchone()
 
 
 @pytest.mark.parametrize("call", ["sale", "restock"])

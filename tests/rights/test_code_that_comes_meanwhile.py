@@ -12,7 +12,8 @@ from owner_shop import KEYS, ONE, STOCK, STRIPES, TOTALS, TWO, Stranger, assert_
 from shop import Aside, attach, refusal_of, sell, until, until_waiting
 from striped import available
 from waiting_calls import (
-    add_partition, give_partition, partitioned, put_code, take_partition, until_wanted, with_code_of,
+    add_partition, give_partition, partitioned, put_code,
+    run, take_partition, until_wanted, with_code_of,
 )  # fmt: skip
 
 LINES = '[{"inventory_id": "{other}", "quantity": 1}, {"inventory_id": "{item}", "quantity": 1}]'
@@ -92,6 +93,45 @@ def test_a_partition_of_another_role_that_is_added_while_a_call_waits_is_not_pla
     store.admin.execute("DROP TABLE store.high")
     assert [available(store.admin, item) for item in (ONE, TWO)] == [99, 99]
     store.audit()
+
+
+@pytest.mark.parametrize(("by", "run_as"), [("clerk", "owner"), ("superuser", "caller")])
+def test_a_partition_that_is_given_away_while_others_are_looked_at_is_not_read(db, by, run_as):
+    """A partition is locked when the call looks at it; meanwhile two more come, of which the last is locked."""
+    store = partitioned(db, p_run_as=run_as)
+    stranger = with_code_of(store)
+    one, two = (store.clerk() if by == "clerk" else db.connect() for _ in range(2))
+    sale = statement(CALLS["sale"])
+    for conn in (one, two):
+        sell(conn, ONE, 1)
+        conn.execute("BEGIN; SELECT set_config('inventory_ext.idempotency_key', 'key', true)")
+    run(one, sale)
+    call = Aside(run, two, sale)
+    until_waiting(store.admin, two)
+    bounds = [f"'{digit}0000000-0000-0000-0000-000000000000'" for digit in "89a"] + ["MAXVALUE"]
+    owner, holders = db.connect(user=store.owner_role), [db.connect(user=store.owner_role) for _ in range(2)]
+
+    def make(number):
+        owner.execute(f"CREATE TABLE store.p{number} (LIKE {STOCK} INCLUDING ALL)")
+        between = f"FROM ({bounds[number]}) TO ({bounds[number + 1]})"
+        owner.execute(f"ALTER TABLE {STOCK} ATTACH PARTITION store.p{number} FOR VALUES {between}")
+
+    make(0)
+    holders[0].execute("BEGIN; LOCK TABLE store.p0 IN ACCESS EXCLUSIVE MODE")
+    one.execute("ROLLBACK")
+    until_wanted(store, "store.p0")
+    make(1)
+    make(2)
+    holders[1].execute("BEGIN; LOCK TABLE store.p2 IN ACCESS EXCLUSIVE MODE")
+    holders[0].execute("COMMIT")
+    until_wanted(store, "store.p2")
+    given = Aside(db.connect().execute, f'ALTER TABLE store.p1 OWNER TO "{stranger.role}"')
+    until_wanted(store, "store.p1")  # The call has locked it before it looks at it.
+    holders[1].execute("COMMIT")
+    assert '"new_quantity": 97' in call.result()[0][0]
+    two.execute("COMMIT")
+    given.result()
+    stranger.assert_nothing_ran()
 
 
 @pytest.mark.parametrize("call", CALLS)

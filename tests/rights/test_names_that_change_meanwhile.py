@@ -8,10 +8,10 @@ import psycopg
 import pytest
 
 from attack_parties import statement
-from owner_shop import KEYS, ONE, STRIPES, TWO, open_store
-from shop import left, sell, until
+from owner_shop import KEYS, ONE, STOCK, STRIPES, TOTALS, TWO, open_store
+from shop import Aside, left, sell, until, until_waiting
 from striped import available
-from waiting_calls import Held, Usurper, partitioned, run, until_wanted
+from waiting_calls import Held, Usurper, partitioned, put_code, run, until_wanted, with_code_of
 
 SALE = statement("decrement_inventory('{item}', 1)")
 LOCK = f"LOCK TABLE {STRIPES} IN ACCESS EXCLUSIVE MODE"
@@ -134,6 +134,75 @@ def test_sales_are_compared_with_the_ledger_of_the_shop_alone(db):
     usurper.take_the_name()
     assert held.refusal().reason == "renamed_meanwhile"
     usurper.assert_got_nothing()
+
+
+CONFIGURATION = """
+    ALTER SCHEMA public RENAME TO extension; CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC;
+    CREATE TABLE public.inventory_sharing (stock_table regclass PRIMARY KEY);
+    CREATE TABLE public.inventory_attachment (
+        stock_table regclass PRIMARY KEY, stock_schema name, stock_name name, check_name name, id_column name,
+        quantity_column name, run_as text, movement_table regclass, request_table regclass, stripe_table regclass,
+        total_table regclass, attached_at timestamptz DEFAULT now(), striped boolean DEFAULT false
+    );
+    GRANT ALL ON ALL TABLES IN SCHEMA public TO PUBLIC;
+"""
+WAITS = {
+    "first sale": ("clerk", STOCK, SALE),
+    "detach": ("owner", STOCK, "SELECT {}.detach_inventory()"),
+    "detach, later": ("owner", KEYS, "SELECT {}.detach_inventory()"),
+    "attach": ("owner", STOCK, "SELECT attach_inventory('store.inventory')"),
+}
+
+
+@pytest.mark.parametrize("code", ["index", "trigger"])
+@pytest.mark.parametrize("call", WAITS)
+def test_who_owns_the_schema_of_the_extension_is_no_superuser_for_it(db, call, code):
+    """The owner of the database owns `public`. Before, code on a table that had taken the name of the extension's ran
+    as the owner of the extension, who is a superuser."""
+    store = open_store(db)
+    stranger = with_code_of(store, "IMMUTABLE" if code == "index" else "VOLATILE")
+    store.admin.execute(f'ALTER DATABASE {db.name} OWNER TO "{stranger.role}"')
+    who, table, sql = WAITS[call]
+    if call == "attach":
+        store.owner.execute("SELECT detach_inventory()")
+    conn = store.clerk() if who == "clerk" else db.connect(user=store.owner_role)
+    held = Held(store, f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE", conn, sql.format("public"))
+    stranger.conn.execute(CONFIGURATION)
+    store.admin.execute("INSERT INTO public.inventory_attachment SELECT * FROM extension.inventory_attachment")
+    if code == "trigger":
+        stranger.trigger("public.inventory_attachment")
+        stranger.trigger("public.inventory_sharing")
+    else:
+        put_code(stranger, "public.inventory_attachment", column="stock_table")
+    assert held.refusal().reason == "renamed_meanwhile"
+    stranger.assert_nothing_ran()
+    stranger.conn.execute("DROP SCHEMA public CASCADE; ALTER SCHEMA extension RENAME TO public")
+    run(conn, sql.format("public"))
+    stranger.assert_nothing_ran()
+
+
+def test_names_are_compared_after_the_comparison_itself_has_waited(db):
+    """A grant on the table is a reason to compare; that waits for the totals, and meanwhile the name is taken."""
+    store = open_store(db)
+    usurper = Usurper(store)
+    put_code(usurper.stranger, "evil.inventory", name="spy_too")
+    store.settled(100)
+    one, two = store.clerk(), store.clerk()
+    for conn in (one, two):
+        sell(conn, ONE, 1)
+        conn.execute("BEGIN; SELECT set_config('inventory_ext.idempotency_key', 'key', true)")
+    run(one, SALE)
+    call = Aside(run, two, SALE)
+    until_waiting(store.admin, two)
+    owner, holder = (db.connect(user=store.owner_role) for _ in range(2))
+    owner.execute("GRANT SELECT ON store.inventory TO pg_monitor")
+    holder.execute(f"BEGIN; LOCK TABLE {TOTALS} IN ACCESS EXCLUSIVE MODE")
+    one.execute("ROLLBACK")
+    until_wanted(store, TOTALS)
+    usurper.take_the_name()
+    holder.execute("COMMIT")
+    assert call.refusal().reason == "renamed_meanwhile"
+    usurper.stranger.assert_nothing_ran()
 
 
 def test_keys_whose_name_another_table_has_taken_are_not_written(db):

@@ -22,10 +22,10 @@ def with_code_of(store, volatility="IMMUTABLE"):
     return stranger
 
 
-def put_code(stranger, table, planned=True, column="id"):
+def put_code(stranger, table, planned=True, column="id", name="spy"):
     stranger.conn.execute(f"ALTER TABLE {table} ADD CONSTRAINT spy CHECK (tools.grab()) NOT VALID")
     if planned:
-        stranger.conn.execute(f"CREATE INDEX spy ON {table} ({column}) WHERE tools.grab()")
+        stranger.conn.execute(f"CREATE INDEX {name} ON {table} ({column}) WHERE tools.grab()")
         stranger.has_run_its_code()
 
 
