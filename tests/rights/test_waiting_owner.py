@@ -260,3 +260,18 @@ def test_triggers_with_arguments_are_the_owners_where_no_other_role_may_create_a
     )
     sell(store.clerk(), ONE, 1)
     assert run(store.admin, f"SELECT changed IS NOT NULL FROM {STOCK} WHERE id = '{ONE}'") == [(True,)]
+
+
+def test_archiving_does_not_deadlock_with_reindex_of_the_ledger(db):
+    """It had read the ledger, waited for the archive, and then made its lock on the ledger stronger."""
+    store = open_store(db)
+    sell(store.owner, ONE, 1)
+    archive = "SELECT archive_movements(now()) ->> 'success'"
+    run(store.owner, archive)
+    sell(store.owner, ONE, 1)
+    conn, admin = db.connect(user=store.owner_role), db.connect()
+    held = Held(store, "LOCK TABLE store.inventory_movement_archive IN SHARE MODE", conn, archive)
+    reindexing = Aside(admin.execute, f"REINDEX TABLE {LEDGER}")
+    until_waiting(store.admin, admin)
+    assert held.result() == [("true",)]
+    reindexing.result()
