@@ -223,22 +223,30 @@ impl Statement {
         let companion = |companion, access| (Part::Companion(companion), access);
         match self {
             Self::ReadAvailable => (Part::Stock, Access::Read),
-            // A write follows those that only read.
-            Self::LookAtItem | Self::VisibleItems | Self::FindLagging => (Part::Stock, Access::Write),
-            Self::LockEnough | Self::LockEnoughNoKey | Self::LockItem | Self::LockItemNoKey => {
-                (Part::Stock, Access::Write)
-            }
-            Self::LockItems | Self::LockItemsNoKey | Self::LockLagging => (Part::Stock, Access::Write),
-            Self::MayChangeItem | Self::ChangeableItems => (Part::Stock, Access::Write),
-            Self::Deduct | Self::ChangeItems | Self::RepairItem | Self::WriteTotals => (Part::Stock, Access::Write),
+            // Some of these only read; a write follows.
+            Self::LookAtItem
+            | Self::VisibleItems
+            | Self::FindLagging
+            | Self::LockEnough
+            | Self::LockEnoughNoKey
+            | Self::LockItem
+            | Self::LockItemNoKey
+            | Self::LockItems
+            | Self::LockItemsNoKey
+            | Self::LockLagging
+            | Self::MayChangeItem
+            | Self::ChangeableItems
+            | Self::Deduct
+            | Self::ChangeItems
+            | Self::RepairItem
+            | Self::WriteTotals => (Part::Stock, Access::Write),
             Self::RecordItem | Self::RecordStripe | Self::RecordMany => companion(Companion::Movements, Access::Write),
             Self::ReadKey => companion(Companion::Requests, Access::Read),
             Self::ClaimKey | Self::KeepResult => companion(Companion::Requests, Access::Write),
             Self::LookAtStripes | Self::SumOfItem | Self::SumsOfItems => companion(Companion::Stripes, Access::Read),
-            Self::LockStripe | Self::LockStripes | Self::LockSomeStripes => {
+            Self::LockStripe | Self::LockStripes | Self::LockSomeStripes | Self::ChangeStripe | Self::ChangeStripes => {
                 companion(Companion::Stripes, Access::Write)
             }
-            Self::ChangeStripe | Self::ChangeStripes => companion(Companion::Stripes, Access::Write),
             Self::KeepTotals => companion(Companion::Totals, Access::Write),
         }
     }

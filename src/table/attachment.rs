@@ -13,7 +13,6 @@ use crate::pg::args::Arg;
 use crate::pg::encoding;
 use crate::pg::invalidation::{self, Watch};
 use crate::pg::lock::{TableLock, lock_and_look, lock_table, unlock_table};
-use crate::pg::relation;
 use crate::pg::role::{
     Acting, act_as, act_as_unfiltered, current_role, is_superuser, is_unfiltered, require_sale_rights,
 };
@@ -23,7 +22,7 @@ use crate::pg::trigger::{Firing, Operation};
 use crate::statements::{Names, Statement};
 use crate::stats::divisions::{self, Known};
 use crate::table::called::Called;
-use crate::table::catalog::Description;
+use crate::table::catalog::{Description, partitions};
 use crate::table::configuration::CompanionOids;
 use crate::table::native::Native;
 use crate::table::trust;
@@ -80,7 +79,7 @@ pub struct Attachment {
     pub locked: Vec<Oid>,
     /// The names of the table and of its companions.
     pub called: Called,
-    /// The partitions of a partitioned table, of all levels; each statement locks them.
+    /// A partitioned table and its partitions, of all levels; each statement locks them.
     pub partitions: Vec<Oid>,
     /// The number of the invalidation message that it was read after.
     pub generation: u64,
@@ -197,8 +196,8 @@ impl Attachment {
             let generation = invalidation::generation(Watch::Table(self.oid));
             let is_stable = || generation == invalidation::generation(Watch::Table(self.oid));
             lock_and_look(&companions, TableLock::AccessShare);
-            if judged != Judged::Companions && self.names.partitioned {
-                lock_and_look(&relation::with_partitions(self.oid), lock);
+            if judged != Judged::Companions {
+                lock_and_look(&partitions(self.oid), lock);
             }
             let found = is_stable().then(|| self.require_unchanged(judged));
             lock_and_look(&[], lock);

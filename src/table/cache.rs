@@ -17,7 +17,6 @@ use crate::pg::relation::{self, Facts};
 use crate::pg::report;
 use crate::pg::role::act_as_unfiltered;
 use crate::pg::spi::{Connection, Snapshot, connected};
-use crate::pg::system_catalog;
 use crate::pg::trigger::Firing;
 use crate::pg::types::SqlType;
 use crate::pg::writability::StockColumns;
@@ -189,12 +188,6 @@ fn unlock_all(tables: &[Oid]) {
     tables.iter().for_each(|table| unlock_table(*table, TableLock::RowExclusive));
 }
 
-/// The partitions of a stock table; none where it is an ordinary table, of which others may inherit.
-fn partitions(table: Oid, heirs: &[Oid]) -> Vec<Oid> {
-    let is_partitioned = system_catalog::table(table).is_some_and(|table| table.kind == b'p');
-    if is_partitioned { heirs.to_vec() } else { Vec::new() }
-}
-
 fn load(spi: &Connection, table: Oid) -> Result<Attachment> {
     let watch = Watch::Table(table);
     loop {
@@ -211,10 +204,9 @@ fn load(spi: &Connection, table: Oid) -> Result<Attachment> {
         if self::configured(spi, &configuration, table)?.as_ref() == Some(&configured)
             && generation == invalidation::generation(watch)
         {
-            let heirs: Vec<Oid> = relation::with_partitions(table).into_iter().filter(|heir| *heir != table).collect();
-            let partitions = partitions(table, &heirs);
-            let tables = companions.into_iter().chain(heirs).collect();
-            let grants = catalog::grants_of_trigger(spi, tables)?;
+            let heirs = relation::with_partitions(table).into_iter().filter(|heir| *heir != table);
+            let grants = catalog::grants_of_trigger(spi, companions.into_iter().chain(heirs).collect())?;
+            let partitions = catalog::partitions(table);
             grants.iter().for_each(|grant| invalidation::add_role(grant.grantee));
             let mut locked: Vec<Oid> =
                 grants.iter().filter(|grant| !grant.to_superuser).map(|grant| grant.table).collect();

@@ -111,6 +111,13 @@ impl ColumnDescription {
     }
 }
 
+/// A partitioned table and its partitions, of all levels; nothing of an ordinary table: tables that inherit from it
+/// hold nothing of the stock.
+pub fn partitions(table: Oid) -> Vec<Oid> {
+    let is_partitioned = system_catalog::table(table).is_some_and(|table| table.kind == b'p');
+    if is_partitioned { relation::with_partitions(table) } else { Vec::new() }
+}
+
 /// Describes a table; None where there is no such table.
 pub fn describe(table: Oid, columns: Columns<'_>) -> Option<Description> {
     let row = system_catalog::table(table)?;

@@ -15,6 +15,7 @@ use crate::pg::spi::Connection;
 use crate::pg::system_catalog::{self, ExtensionRow};
 use crate::statements::catalog::{self, ConfiguredBy};
 use crate::table::called::Called;
+use crate::table::catalog::partitions;
 use std::ffi::CStr;
 
 /// The search_path of statements on the extension's own tables.
@@ -195,12 +196,6 @@ pub fn configured(spi: &Connection, configuration: &Configuration, stock: Oid) -
 /// Reads the configuration rows in which one of these tables is the stock table or a companion.
 pub fn configured_with(spi: &Connection, configuration: &Configuration, tables: Vec<Oid>) -> Result<Vec<Configured>> {
     read(spi, configuration, ConfiguredBy::Tables, Arg::owned(tables))
-}
-
-/// The partitions of a table; of an ordinary one, tables that inherit from it hold nothing of the stock.
-fn partitions(table: Oid) -> Vec<Oid> {
-    let is_partitioned = system_catalog::table(table).is_some_and(|table| table.kind == b'p');
-    if is_partitioned { relation::with_partitions(table) } else { Vec::new() }
 }
 
 fn read(

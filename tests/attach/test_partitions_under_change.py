@@ -2,7 +2,7 @@
 
 import pytest
 
-from shop import ONE, TWO, Aside, attach, fill, sell, until, until_waiting
+from shop import ONE, TWO, Aside, attach, fill, is_waiting, sell, until, until_waiting
 
 CALLS = {
     "sale": f"SELECT decrement_inventory('{ONE}', 1)",
@@ -62,11 +62,6 @@ def test_a_call_that_looks_whether_totals_lag_does_not_deadlock_with_reindex(par
     holder.execute("COMMIT")
     calling.result()
     reindexing.result()
-
-
-def is_waiting(watcher, conn):
-    waits = "SELECT 1 FROM pg_locks WHERE pid = %s AND NOT granted"
-    return watcher.execute(waits, (conn.info.backend_pid,)).fetchone()
 
 
 @pytest.mark.parametrize("call", ["sale", "restock"])

@@ -9,11 +9,11 @@ import pytest
 
 from attack_parties import outcome, statement
 from owner_shop import KEYS, ONE, STOCK, STRIPES, TOTALS, TWO, Stranger, assert_foreign, open_store
-from shop import Aside, attach, refusal_of, sell, until, until_waiting
+from shop import Aside, attach, is_waiting, refusal_of, sell, until, until_waiting
 from striped import available
 from waiting_calls import (
-    add_partition, give_partition, partitioned, put_code,
-    run, take_partition, until_wanted, with_code_of,
+    Held, add_partition, give_partition, partitioned, put_code, take_partition, until_wanted,
+    waiting_for_a_key, with_code_of,
 )  # fmt: skip
 
 LINES = '[{"inventory_id": "{other}", "quantity": 1}, {"inventory_id": "{item}", "quantity": 1}]'
@@ -33,33 +33,19 @@ def grant_trigger(store, stranger, table):
     stranger.trigger(table)
 
 
-def is_waiting(db, conn):
-    with db.connect() as watcher:
-        sql = "SELECT 1 FROM pg_locks WHERE pid = %s AND NOT granted"
-        return watcher.execute(sql, (conn.info.backend_pid,)).fetchone() is not None
-
-
 def call_with_key(conn, sql):
     with conn.transaction():
         conn.execute("SELECT set_config('inventory_ext.idempotency_key', 'key', true)")
         return conn.execute(sql).fetchone()[0]
 
 
-class KeysHeld:
+def keys_held(store, sql):
     """A call waits for the table of keys, which a session of the owner has locked as CREATE INDEX does."""
-
-    def __init__(self, store, sql):
-        self.holder, clerk = store.db.connect(user=store.owner_role), store.clerk()
-        for item in (ONE, TWO):
-            sell(clerk, item, 1)
-        store.settled(99)
-        self.holder.execute(f"BEGIN; LOCK TABLE {KEYS} IN SHARE MODE")
-        self.call = Aside(call_with_key, clerk, sql)
-        until_waiting(store.admin, clerk)
-
-    def refusal(self):
-        self.holder.execute("COMMIT")
-        return self.call.refusal()
+    clerk = store.clerk()
+    for item in (ONE, TWO):
+        sell(clerk, item, 1)
+    store.settled(99)
+    return Held(store, f"LOCK TABLE {KEYS} IN SHARE MODE", clerk, sql, call_with_key)
 
 
 @pytest.mark.parametrize("item", [ONE, TWO], ids=["plain", "striped"])
@@ -68,7 +54,7 @@ class KeysHeld:
 def test_a_partition_that_is_given_away_while_a_call_waits_is_not_written(db, call, when, item):
     store = partitioned(db)
     stranger = with_code_of(store, VOLATILITY[when])
-    waiting = KeysHeld(store, statement(CALLS[call], item, TWO if item == ONE else ONE))
+    waiting = keys_held(store, statement(CALLS[call], item, TWO if item == ONE else ONE))
     give_partition(store.admin, stranger, planned=when == "on_planning")
     begin = store.last_movement()
     assert waiting.refusal().reason == "foreign_partition"
@@ -84,7 +70,7 @@ def test_a_partition_that_is_given_away_while_a_call_waits_is_not_written(db, ca
 def test_a_partition_of_another_role_that_is_added_while_a_call_waits_is_not_planned(db, call, item):
     store = partitioned(db)
     stranger = with_code_of(store)
-    waiting = KeysHeld(store, statement(CALLS[call], item, TWO if item == ONE else ONE))
+    waiting = keys_held(store, statement(CALLS[call], item, TWO if item == ONE else ONE))
     add_partition(store, stranger)
     begin = store.last_movement()
     assert waiting.refusal().reason == "foreign_partition"
@@ -101,13 +87,7 @@ def test_a_partition_that_is_given_away_while_others_are_looked_at_is_not_read(d
     store = partitioned(db, p_run_as=run_as)
     stranger = with_code_of(store)
     one, two = (store.clerk() if by == "clerk" else db.connect() for _ in range(2))
-    sale = statement(CALLS["sale"])
-    for conn in (one, two):
-        sell(conn, ONE, 1)
-        conn.execute("BEGIN; SELECT set_config('inventory_ext.idempotency_key', 'key', true)")
-    run(one, sale)
-    call = Aside(run, two, sale)
-    until_waiting(store.admin, two)
+    call = waiting_for_a_key(store, statement(CALLS["sale"]), (one, two))
     bounds = [f"'{digit}0000000-0000-0000-0000-000000000000'" for digit in "89a"] + ["MAXVALUE"]
     owner, holders = db.connect(user=store.owner_role), [db.connect(user=store.owner_role) for _ in range(2)]
 
@@ -138,7 +118,7 @@ def test_a_partition_that_is_given_away_while_others_are_looked_at_is_not_read(d
 def test_a_trigger_on_the_stripes_that_is_granted_while_a_call_waits_does_not_run(db, call):
     store = open_store(db)
     stranger = Stranger(store)
-    waiting = KeysHeld(store, statement(CALLS[call], TWO, ONE))
+    waiting = keys_held(store, statement(CALLS[call], TWO, ONE))
     grant_trigger(store, stranger, STRIPES)
     begin = store.last_movement()
     assert_foreign(waiting.refusal(), STRIPES)
@@ -220,8 +200,8 @@ def test_a_partition_that_is_given_away_while_detach_waits_is_not_written(db, by
     holder.execute(f"BEGIN; SELECT 1 FROM {STRIPES} FOR UPDATE")
     detach = Aside(outcome, conn, "SELECT public.detach_inventory()")
     until_waiting(giver, conn)
-    given = Aside(give_partition, giver, stranger)
-    until(lambda: not given.is_running() or is_waiting(store.db, giver), "the partition is given away, or waits")
+    given, watcher = Aside(give_partition, giver, stranger), store.db.connect()
+    until(lambda: not given.is_running() or is_waiting(watcher, giver), "the partition is given away, or waits")
     holder.execute("COMMIT")
     assert detach.result()[0] == "OK"
     given.result()
@@ -236,7 +216,7 @@ def test_a_partition_that_is_given_away_while_detach_waits_is_not_written(db, by
 def test_a_companion_that_is_given_away_while_a_call_waits_is_not_written(db, table):
     store = open_store(db)
     stranger = with_code_of(store)
-    waiting = KeysHeld(store, statement(CALLS["sale"], TWO))
+    waiting = keys_held(store, statement(CALLS["sale"], TWO))
     store.admin.execute(f'ALTER TABLE {table} OWNER TO "{stranger.role}"')
     put_code(stranger, table, planned=True, column="inventory_id")
     assert waiting.refusal().reason == "companion_changed"
@@ -263,7 +243,7 @@ def test_names_that_are_quoted_otherwise_are_the_same(db):
 @pytest.mark.parametrize("table", [KEYS, STRIPES])
 def test_a_table_that_takes_the_name_of_a_companion_while_a_call_waits_is_not_written(db, table):
     store = open_store(db)
-    waiting = KeysHeld(store, statement(CALLS["sale"], TWO))
+    waiting = keys_held(store, statement(CALLS["sale"], TWO))
     conn = waiting.holder if table == KEYS else store.owner
     conn.execute(f"ALTER TABLE {table} RENAME TO away")
     conn.execute(f"CREATE TABLE {table} (LIKE store.away INCLUDING ALL); INSERT INTO {table} SELECT * FROM store.away")

@@ -9,9 +9,11 @@ import pytest
 
 from attack_parties import statement
 from owner_shop import KEYS, ONE, STOCK, STRIPES, TOTALS, TWO, open_store
-from shop import Aside, left, sell, until, until_waiting
+from shop import left, sell, until
 from striped import available
-from waiting_calls import Held, Usurper, partitioned, put_code, run, until_wanted, with_code_of
+from waiting_calls import (
+    Held, Usurper, partitioned, put_code, run, until_wanted, waiting_for_a_key, with_code_of,
+)  # fmt: skip
 
 SALE = statement("decrement_inventory('{item}', 1)")
 LOCK = f"LOCK TABLE {STRIPES} IN ACCESS EXCLUSIVE MODE"
@@ -188,12 +190,7 @@ def test_names_are_compared_after_the_comparison_itself_has_waited(db):
     put_code(usurper.stranger, "evil.inventory", name="spy_too")
     store.settled(100)
     one, two = store.clerk(), store.clerk()
-    for conn in (one, two):
-        sell(conn, ONE, 1)
-        conn.execute("BEGIN; SELECT set_config('inventory_ext.idempotency_key', 'key', true)")
-    run(one, SALE)
-    call = Aside(run, two, SALE)
-    until_waiting(store.admin, two)
+    call = waiting_for_a_key(store, SALE, (one, two))
     owner, holder = (db.connect(user=store.owner_role) for _ in range(2))
     owner.execute("GRANT SELECT ON store.inventory TO pg_monitor")
     holder.execute(f"BEGIN; LOCK TABLE {TOTALS} IN ACCESS EXCLUSIVE MODE")

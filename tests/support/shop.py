@@ -187,6 +187,12 @@ def until_waiting(watcher, *connections):
         )
 
 
+def is_waiting(watcher, conn) -> bool:
+    """Whether the server reports that a connection waits for a lock."""
+    waits = "SELECT 1 FROM pg_locks WHERE pid = %s AND NOT granted"
+    return watcher.execute(waits, (conn.info.backend_pid,)).fetchone() is not None
+
+
 def create_role(conn, db, name: str, attributes="LOGIN") -> str:
     """A role of this test's own; roles belong to the whole server, so the name carries the database's."""
     role = f"{db.name}_{name}"

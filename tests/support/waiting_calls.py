@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from owner_shop import LEDGER, ONE, STOCK, Stranger, open_store
-from shop import Aside, until, until_waiting
+from shop import Aside, sell, until, until_waiting
 
 PART, HIGH = "store.part", "store.high"
 BOUND = "80000000-0000-0000-0000-000000000000"
@@ -55,7 +55,7 @@ def run(conn, sql):
 class Held:
     """A statement that waits for a session which holds a lock."""
 
-    def __init__(self, store, hold, conn, sql):
+    def __init__(self, store, hold, conn, sql, run=run):
         self.store, self.holder = store, store.db.connect(user=store.owner_role)
         self.holder.execute(f"BEGIN; {hold}")
         self.call = Aside(run, conn, sql)
@@ -68,6 +68,18 @@ class Held:
     def refusal(self):
         self.holder.execute("COMMIT")
         return self.call.refusal()
+
+
+def waiting_for_a_key(store, sql, sessions):
+    """The second session waits for the key that the first one has used in its open transaction."""
+    one, two = sessions
+    for conn in sessions:
+        sell(conn, ONE, 1)
+        conn.execute("BEGIN; SELECT set_config('inventory_ext.idempotency_key', 'key', true)")
+    run(one, sql)
+    call = Aside(run, two, sql)
+    until_waiting(store.admin, two)
+    return call
 
 
 def until_wanted(store, table, sessions=1):
